@@ -1,0 +1,10 @@
+"""OPT language models for fairseq: ``fairseq-train --user-dir metaseq_plugin …``.
+
+Importing this package registers every component, by explicit imports and nothing else: fairseq
+imports a user directory's ``tasks/`` and ``models/`` by itself, but not when the package has been
+imported before, and never its ``criterions/`` or ``optim/``.
+"""
+
+from metaseq_plugin.compat import startup
+
+startup.install()  # a no-op where the start-up hook is installed

@@ -1,0 +1,1 @@
+"""Checkpoint names and formats: fairseq's and Hugging Face's, and the way between them."""

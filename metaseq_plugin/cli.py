@@ -1,0 +1,50 @@
+"""The ``metaseq`` command: one screen of subcommands, each a thin call into the package.
+
+    metaseq prepare corpus.jsonl --destdir data
+    metaseq convert runs/quickstart/checkpoint_best.pt opt-hf --to hf
+
+A subcommand is a module with a docstring (its first line is the help), ``add_arguments(parser)``
+and ``run(args)``. ``metaseq doctor`` does not pass through here: it must work when torch or fairseq
+cannot be imported (``metaseq_plugin.compat.doctor``).
+"""
+
+import argparse
+import sys
+from importlib import import_module
+from typing import Optional, Sequence
+
+from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
+
+SUBCOMMANDS = {
+    "prepare": "metaseq_plugin.data.prepare",
+    "convert": "metaseq_plugin.checkpoint.convert",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="metaseq", description="OPT language models on fairseq.")
+    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    subparsers.add_parser("doctor", help="say whether this environment can train, and what to mend")
+    for name, module_name in SUBCOMMANDS.items():
+        module = import_module(module_name)
+        doc = module.__doc__ or ""
+        subparser = subparsers.add_parser(
+            name,
+            help=doc.split("\n", 1)[0],
+            description=doc,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one subcommand; the exit status: 0, or 2 after one sentence on what to set."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"metaseq {args.subcommand}: error: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_USER_ERROR
+    return 0

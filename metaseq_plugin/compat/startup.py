@@ -1,0 +1,103 @@
+"""Make the stock ``fairseq-*`` commands run on today's Python, NumPy and PyTorch.
+
+The start-up hook (``setup.py`` installs it as ``metaseq_plugin_hook.pth``) loads this module in
+every interpreter, spawned children included, before ``--user-dir`` is read. Therefore it imports
+neither torch nor fairseq nor anything slow, and never ``metaseq_plugin`` itself: fairseq skips a
+``--user-dir`` whose package is already imported.
+
+The steps:
+(1) ``install()`` puts one ``SeamFinder`` in front of ``sys.meta_path``;
+(2) when a module named in ``SEAMS`` is about to be imported, the finder applies each of its seams,
+    before the module runs (``before``) or right after (``after``);
+(3) every seam reports what it did, and ``metaseq doctor`` prints it.
+
+``METASEQ_PLUGIN_COMPAT=0`` in the environment turns all of it off.
+"""
+
+import os
+import sys
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import NamedTuple, Optional, Sequence
+
+SWITCH = "METASEQ_PLUGIN_COMPAT"
+
+
+class Seam(NamedTuple):
+    """One repair: ``when`` ("before" or "after") the import of ``target``, run ``module``."""
+
+    target: str
+    when: str
+    module: str
+
+
+# A seam is a module of this folder with `apply(target: ModuleType | None) -> str`, which returns
+# "applied", or "not needed" with the reason.
+SEAMS = (
+    # omegaconf is the first of the three to be imported on any path, and is what pytest's
+    # assertion-rewriting hook leaves to us when it claims hydra for itself.
+    Seam("omegaconf", "before", "mutable_defaults"),
+    Seam("hydra", "before", "mutable_defaults"),
+    Seam("fairseq", "before", "mutable_defaults"),
+    Seam("fairseq.data.data_utils", "after", "numpy_names"),
+    Seam("fairseq.data.language_pair_dataset", "after", "numpy_names"),
+    Seam("fairseq.data.token_block_dataset", "after", "numpy_names"),
+    Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints"),
+)
+
+# target module -> seam module -> what its apply() said; read by `metaseq doctor`.
+REPORT: dict[str, dict[str, str]] = {}
+
+
+def apply_seams(target: str, when: str, module: Optional[ModuleType]) -> None:
+    """Run every seam of ``target`` that belongs ``when``, once."""
+    for seam in SEAMS:
+        if seam.target == target and seam.when == when:
+            done = REPORT.setdefault(target, {})
+            if seam.module not in done:
+                repair = import_module(f"metaseq_plugin.compat.{seam.module}")
+                done[seam.module] = repair.apply(module)
+
+
+class SeamLoader:
+    """A module's own loader, followed by the module's "after" seams."""
+
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> object:  # get_source, is_package, … of the real loader
+        return getattr(self.inner, name)
+
+    def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
+        return self.inner.create_module(spec)  # type: ignore[attr-defined]
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.inner.exec_module(module)  # type: ignore[attr-defined]
+        apply_seams(module.__name__, "after", module)
+
+
+class SeamFinder:
+    """A finder that finds nothing itself: it notices imports and lets seams run around them."""
+
+    before = frozenset(seam.target for seam in SEAMS if seam.when == "before")
+    after = frozenset(seam.target for seam in SEAMS if seam.when == "after")
+
+    def find_spec(
+        self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> Optional[ModuleSpec]:
+        if name in self.before:
+            apply_seams(name, "before", None)
+        if name not in self.after:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None:
+            spec.loader = SeamLoader(spec.loader)  # type: ignore[assignment]
+        return spec
+
+
+def install() -> None:
+    """Put the finder in front, unless it is there already or the user switched it off."""
+    if os.environ.get(SWITCH) == "0" or any(isinstance(f, SeamFinder) for f in sys.meta_path):
+        return
+    sys.meta_path.insert(0, SeamFinder())  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Writing with a model: key-value cache, sampling and the generator."""

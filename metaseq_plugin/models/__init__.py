@@ -1,0 +1,1 @@
+"""One registered model a file; the file's name is the model's name."""
