@@ -134,7 +134,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dx, dw = ctx.saved_tensors
         if grad_output is None:
             return (None,) * 6
-        return _scaled(dx, grad_output, ctx.dtype), _scaled(dw, grad_output, ctx.dtype), *(None,) * 4
+        return (
+            _scaled(dx, grad_output, ctx.dtype),
+            _scaled(dw, grad_output, ctx.dtype),
+            *(None,) * 4,
+        )
 
 
 def _chunk(
@@ -194,7 +198,9 @@ def _scale(dtype: torch.dtype) -> float:
     return FP16_SCALE if dtype == torch.float16 else 1.0
 
 
-def _scaled(gradient: Optional[Tensor], grad_output: Tensor, dtype: torch.dtype) -> Optional[Tensor]:
+def _scaled(
+    gradient: Optional[Tensor], grad_output: Tensor, dtype: torch.dtype
+) -> Optional[Tensor]:
     """``gradient``, which carries ``_scale(dtype)``, times the gradient that arrives, as ``dtype``."""
     if gradient is None:
         return None

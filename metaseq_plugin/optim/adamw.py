@@ -10,6 +10,8 @@ One update, as fairseq's trainer makes it:
     and are updated in fp32 copies, some millions of elements at a time, then rounded to nearest.
 
 Plain ``--fp16`` and ``--bf16`` hand this optimizer fp32 master weights, so (3) does not concern them.
+fairseq saves only the model's 16 bits of these and resumes from them; here the state holds the masters
+too, so that a resumed run goes on exactly.
 
 Weight decay acts on every parameter, as it did in OPT: metaseq gives its Adam one group of flattened
 parameters. ``--no-decay-vectors`` spares biases and LayerNorms, as other trainers do.
@@ -46,13 +48,29 @@ class AdamWConfig(FairseqDataclass):
     )
     weight_decay: float = field(
         default=0.1,
-        metadata={"help": "fraction of a weight taken off an update, in units of the learning rate"},
+        metadata={
+            "help": "fraction of a weight taken off an update, in units of the learning rate"
+        },
     )
     no_decay_vectors: bool = field(
         default=False,
         metadata={"help": "do not decay biases and LayerNorm weights (OPT decayed them)"},
     )
     lr: List[float] = II("optimization.lr")
+    # These say whether the parameters given are fp32 copies of the model's (has_master_weights).
+    fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
+    memory_efficient_fp16: bool = II("common.memory_efficient_fp16")
+    memory_efficient_bf16: bool = II("common.memory_efficient_bf16")
+    ddp_backend: str = II("distributed_training.ddp_backend")
+
+
+def has_master_weights(cfg: AdamWConfig) -> bool:
+    """Whether ``Trainer._build_optimizer`` gives copies of the parameters, to be saved with the state."""
+    is_copied_mode = (cfg.fp16 or cfg.bf16) and not (
+        cfg.memory_efficient_fp16 or cfg.memory_efficient_bf16
+    )
+    return is_copied_mode and not (cfg.fp16 and cfg.ddp_backend == "fully_sharded")
 
 
 def check_config(cfg: AdamWConfig) -> None:
@@ -237,6 +255,13 @@ class FairseqAdamW(FairseqOptimizer):
         super().zero_grad()
         self._factor = 1.0
 
+    def state_dict(self) -> Dict[str, Any]:
+        """PyTorch's, and the parameters themselves where they are nowhere else in the checkpoint."""
+        state_dict = self.optimizer.state_dict()
+        if has_master_weights(self.cfg):
+            state_dict["master_weights"] = [p.detach() for p in self.params]
+        return state_dict
+
     def load_state_dict(
         self, state_dict: Dict[str, Any], optimizer_overrides: Optional[Dict[str, Any]] = None
     ) -> None:
@@ -261,3 +286,6 @@ class FairseqAdamW(FairseqOptimizer):
         for group, ours in zip(self.param_groups, settings):  # noqa: B905 (checked above)
             group.update(ours)
             group.update(optimizer_overrides or {})
+        if has_master_weights(self.cfg) and "master_weights" in state_dict:
+            for param, saved in zip(self.params, state_dict["master_weights"]):  # noqa: B905
+                param.data.copy_(saved)

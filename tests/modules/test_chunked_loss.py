@@ -58,9 +58,7 @@ def test_confident_and_hopeless_tokens(sharpness: float) -> None:
     target = torch.where(torch.arange(8) < 7, best, (best + 1) % 50)
     batch = (features * sharpness, weight, target)
     fp32 = reference(*batch, dtype=torch.float32)
-    for got, expected, torchs_own in zip(
-        chunked(*batch, 3), reference(*batch), fp32, strict=True
-    ):
+    for got, expected, torchs_own in zip(chunked(*batch, 3), reference(*batch), fp32, strict=True):
         assert torch.isfinite(got).all()
         assert relative_error(got, expected) <= max(1e-6, 2 * relative_error(torchs_own, expected))
 
