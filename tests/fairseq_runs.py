@@ -39,12 +39,14 @@ def write_split(folder: Path, split: str, documents: Sequence[Sequence[int]]) ->
     builder.finalize(index_file_path(prefix))
 
 
-def write_data(folder: Path, vocab_size: int = 40, documents: int = 60, seed: int = 0) -> Path:
-    """A data folder with ``train`` and ``valid`` of random documents of 5 to 40 tokens."""
+def write_data(
+    folder: Path, vocab_size: int = 40, documents: int = 60, longest: int = 40, seed: int = 0
+) -> Path:
+    """A data folder with ``train`` and ``valid`` of random documents of 5 to ``longest`` tokens."""
     write_dictionary(folder, vocab_size)
     random = np.random.default_rng(seed)
     for split, count in (("train", documents), ("valid", max(2, documents // 10))):
-        lengths = random.integers(5, 40, count)
+        lengths = random.integers(5, longest, count)  # </s> comes on top
         write_split(folder, split, [random.integers(FIRST_SYMBOL, vocab_size, n) for n in lengths])
     return folder
 
