@@ -24,6 +24,7 @@ from fairseq.models import (
     register_model,
     register_model_architecture,
 )
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -47,10 +48,6 @@ class OPTSize(NamedTuple):
     word_embed_dim: Optional[int] = None  # E, where it is not D
     post_norm: bool = False
 
-    @property
-    def ffn_embed_dim(self) -> int:
-        return 4 * self.embed_dim
-
 
 # Table 1 of arXiv:2205.01068; 8m and 760m are metaseq's own (opt_job_constants.py). The released
 # 350M differs from its siblings: post-norm, no final norm, 512-dim word embeddings.
@@ -73,28 +70,32 @@ for _name, _size in SIZES.items():
 
 @dataclass
 class OPTConfig(FairseqDataclass):
-    """Every dimension of the decoder; the defaults are the 125M's."""
+    """Every dimension of the decoder; what is left out is the arch's, and of bare ``opt`` the 125M's."""
 
-    decoder_layers: int = field(default=12, metadata={"help": "number of decoder layers"})
-    decoder_embed_dim: int = field(
-        default=768, metadata={"help": "model dimension D, a multiple of the number of heads"}
+    decoder_layers: Optional[int] = field(
+        default=None, metadata={"help": "number of decoder layers (default: the --arch's)"}
     )
-    decoder_attention_heads: int = field(
-        default=12, metadata={"help": "number of attention heads H"}
+    decoder_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={"help": "model dimension D, a multiple of the heads (default: the --arch's)"},
     )
-    decoder_ffn_embed_dim: int = field(
-        default=3072, metadata={"help": "inner dimension F of the feed-forward block; OPT's is 4·D"}
+    decoder_attention_heads: Optional[int] = field(
+        default=None, metadata={"help": "number of attention heads H (default: the --arch's)"}
+    )
+    decoder_ffn_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={"help": "inner dimension F of the feed-forward block (default: 4·D)"},
     )
     decoder_word_embed_dim: Optional[int] = field(
         default=None,
         metadata={"help": "word-embedding dimension E where it is not D (OPT-350M: 512)"},
     )
+    decoder_post_norm: Optional[bool] = field(
+        default=None,
+        metadata={"help": "normalise after each block and not at the end, as OPT-350M does"},
+    )
     decoder_max_positions: int = field(
         default=2048, metadata={"help": "longest input in tokens; OPT's is 2048"}
-    )
-    decoder_post_norm: bool = field(
-        default=False,
-        metadata={"help": "normalise after each block and not at the end, as OPT-350M does"},
     )
     dropout: float = field(
         default=0.1, metadata={"help": "probability of dropping a block's output element"}
@@ -117,6 +118,27 @@ class OPTConfig(FairseqDataclass):
     compile: bool = field(
         default=False, metadata={"help": "run the layers through torch.compile while training"}
     )
+
+
+def fill_size(cfg: Any, arch: str) -> None:
+    """Give ``cfg`` the dimensions of ``arch`` where the user left them out.
+
+    Called with a Namespace for the command line and with an omegaconf node for hydra and for
+    checkpoints, so that all three know the same sizes.
+    """
+    size = SIZES.get(arch.removeprefix("opt_"), SIZES["125m"])
+    rows = {
+        "decoder_layers": size.layers,
+        "decoder_embed_dim": size.embed_dim,
+        "decoder_attention_heads": size.heads,
+        "decoder_word_embed_dim": size.word_embed_dim,
+        "decoder_post_norm": size.post_norm,
+    }
+    for name, value in rows.items():
+        if name not in cfg or getattr(cfg, name) is None:
+            setattr(cfg, name, value)
+    if "decoder_ffn_embed_dim" not in cfg or cfg.decoder_ffn_embed_dim is None:
+        cfg.decoder_ffn_embed_dim = 4 * cfg.decoder_embed_dim
 
 
 def check_config(cfg: OPTConfig) -> None:
@@ -339,7 +361,8 @@ class OPTLanguageModel(FairseqLanguageModel):
 
     @classmethod
     def build_model(cls, cfg: OPTConfig, task: Any) -> "OPTLanguageModel":
-        """Check ``cfg`` and build for ``task``'s dictionary."""
+        """Complete and check ``cfg``, and build for ``task``'s dictionary."""
+        fill_size(cfg, cfg._name or "opt")
         check_config(cfg)
         model = cls(OPTDecoder(cfg, task.source_dictionary))
         if cfg.compile:
@@ -369,17 +392,15 @@ class OPTLanguageModel(FairseqLanguageModel):
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 
-def _register_size(name: str, size: OPTSize) -> None:
-    @register_model_architecture("opt", f"opt_{name}")
-    def opt_size(args: Any) -> None:
-        given = vars(args)  # holds only what the user typed, so typed options win over the size
-        given.setdefault("decoder_layers", size.layers)
-        given.setdefault("decoder_embed_dim", size.embed_dim)
-        given.setdefault("decoder_attention_heads", size.heads)
-        given.setdefault("decoder_ffn_embed_dim", size.ffn_embed_dim)
-        given.setdefault("decoder_word_embed_dim", size.word_embed_dim)
-        given.setdefault("decoder_post_norm", size.post_norm)
+def _register_arch(arch: str) -> None:
+    @register_model_architecture("opt", arch)
+    def fill(args: Any) -> None:
+        fill_size(args, arch)
+
+    node = OPTConfig()
+    node._name = arch  # type: ignore[assignment]
+    ConfigStore.instance().store(name=arch, group="model", node=node, provider="metaseq_plugin")
 
 
-for _name, _size in SIZES.items():
-    _register_size(_name, _size)
+for _name in SIZES:
+    _register_arch(f"opt_{_name}")
