@@ -9,6 +9,7 @@ import importlib
 import multiprocessing
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Sequence
 
@@ -74,7 +75,11 @@ def _child(
         sys.argv = [f"fairseq-{command}", *argv]
         module = importlib.import_module(f"fairseq_cli.{command.replace('-', '_')}")
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
-            module.cli_main()
+            try:
+                module.cli_main()
+            except Exception:
+                traceback.print_exc()
+                raise
 
 
 def run_fairseq(

@@ -35,6 +35,11 @@ HOST_MISTAKES = (
     ),
     (
         AssertionError,
+        r"--sampling requires --nbest to be equal to --beam",
+        "`--nbest` must equal `--beam` with --sampling, but does not. Set both to the same number.",
+    ),
+    (
+        AssertionError,
         r"(?P<option>--[a-z-]+) (?P<rest>(?:requires|cannot|must) .*)",
         "`{option}` {rest}.",
     ),

@@ -381,14 +381,24 @@ class OPTLanguageModel(FairseqLanguageModel):
         model_cfg: Optional[DictConfig] = None,
         args: Optional[Any] = None,
     ) -> Any:
-        """As fairseq's, but a checkpoint of another shape is refused by the name of its tensor."""
-        for name, parameter in self.state_dict().items():
-            if name in state_dict and state_dict[name].shape != parameter.shape:
-                raise UserError(
-                    f"The checkpoint must fit the model and its dictionary: `{name}` must have shape "
-                    f"{tuple(parameter.shape)}, but is {tuple(state_dict[name].shape)}. "
-                    "Set the --arch and the data folder (dict.txt) that it was trained with."
+        """As fairseq's, but a checkpoint of another model is refused by the name of its tensor."""
+        ours = self.state_dict()
+        problem = ""
+        for name in sorted(ours.keys() & state_dict.keys()):
+            if ours[name].shape != state_dict[name].shape and not problem:
+                problem = (
+                    f"`{name}` must have shape {tuple(ours[name].shape)}, "
+                    f"but is {tuple(state_dict[name].shape)}"
                 )
+        strangers = sorted(ours.keys() ^ state_dict.keys()) if strict else []
+        if strangers and not problem:
+            holder = "the model" if strangers[0] in ours else "the checkpoint"
+            problem = f"`{strangers[0]}` must be in both, but is only in {holder}"
+        if problem:
+            raise UserError(
+                f"The checkpoint must fit the model and its dictionary: {problem}. "
+                "Set the --arch and the data folder (dict.txt) that it was trained with."
+            )
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 
