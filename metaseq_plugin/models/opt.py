@@ -384,10 +384,10 @@ class OPTLanguageModel(FairseqLanguageModel):
         """As fairseq's, but a checkpoint of another model is refused by the name of its tensor."""
         ours = self.state_dict()
         problem = ""
-        for name in sorted(ours.keys() & state_dict.keys()):
-            if ours[name].shape != state_dict[name].shape and not problem:
+        for name, tensor in ours.items():
+            if not problem and name in state_dict and state_dict[name].shape != tensor.shape:
                 problem = (
-                    f"`{name}` must have shape {tuple(ours[name].shape)}, "
+                    f"`{name}` must have shape {tuple(tensor.shape)}, "
                     f"but is {tuple(state_dict[name].shape)}"
                 )
         strangers = sorted(ours.keys() ^ state_dict.keys()) if strict else []
