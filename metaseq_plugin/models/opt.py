@@ -32,6 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.kv_cache import KVCache, attention_mask
+from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.offload import maybe_offload
 
 # Position p (from 0) of the non-padding tokens uses row p + 2; rows 0 and 1 belong to <s> and <pad>,
@@ -179,10 +180,10 @@ class OPTAttention(nn.Module):
         super().__init__()
         self.head_dim = embed_dim // num_heads
         self.dropout = dropout
-        self.q_proj = nn.Linear(embed_dim, embed_dim)
-        self.k_proj = nn.Linear(embed_dim, embed_dim)
-        self.v_proj = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj = Linear(embed_dim, embed_dim)
+        self.k_proj = Linear(embed_dim, embed_dim)
+        self.v_proj = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
 
     def forward(
         self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache], layer: int
@@ -213,8 +214,8 @@ class OPTDecoderLayer(nn.Module):
         self.dropout = cfg.dropout
         self.self_attn = OPTAttention(dim, cfg.decoder_attention_heads, cfg.attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, cfg.decoder_ffn_embed_dim)
-        self.fc2 = nn.Linear(cfg.decoder_ffn_embed_dim, dim)
+        self.fc1 = Linear(dim, cfg.decoder_ffn_embed_dim)
+        self.fc2 = Linear(cfg.decoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache]) -> Tensor:
@@ -256,8 +257,8 @@ class OPTDecoder(FairseqDecoder):
             cfg.decoder_max_positions + POSITION_OFFSET, dim, self.padding_idx
         )
         has_projections = word_dim != dim
-        self.project_in_dim = nn.Linear(word_dim, dim, bias=False) if has_projections else None
-        self.project_out_dim = nn.Linear(dim, word_dim, bias=False) if has_projections else None
+        self.project_in_dim = Linear(word_dim, dim, bias=False) if has_projections else None
+        self.project_out_dim = Linear(dim, word_dim, bias=False) if has_projections else None
         self.layers = nn.ModuleList(OPTDecoderLayer(cfg, i) for i in range(cfg.decoder_layers))
         self.layer_norm = None if cfg.decoder_post_norm else nn.LayerNorm(dim)
         self.reset_parameters()
@@ -329,9 +330,7 @@ class OPTDecoder(FairseqDecoder):
             # Padding on the right is behind every query that counts: no mask, the fast kernels.
             masked = num_new > 1 and bool((is_pad[:, :-1] & ~is_pad[:, 1:]).any())
         else:
-            cache.is_pad[:, cache.length : cache.length + num_new] = is_pad
-            cache.has_pad = cache.has_pad or bool(is_pad.any())
-            so_far = cache.is_pad[:, : cache.length + num_new]  # (B, S)
+            so_far = cache.observe(is_pad)  # (B, S)
             masked = cache.has_pad or (num_new > 1 and cache.length > 0)
         row = (~so_far).cumsum(1)[:, -num_new:] + (POSITION_OFFSET - 1)
         positions = row.masked_fill(is_pad, self.padding_idx)  # (B, T)
@@ -346,7 +345,7 @@ class OPTDecoder(FairseqDecoder):
 
     def output_layer(self, features: Tensor, **kwargs: Any) -> Tensor:
         """Features (…, E) → logits (…, V), through the token embedding itself."""
-        return F.linear(features, self.embed_tokens.weight)
+        return linear(features, self.embed_tokens.weight)
 
     def max_positions(self) -> int:
         """Longest input in tokens; fairseq's iterators and generators ask for it."""
