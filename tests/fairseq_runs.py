@@ -6,6 +6,7 @@ instead of five and cannot disturb the next.
 
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -74,6 +75,13 @@ def _child(
             prepare()
         sys.argv = [f"fairseq-{command}", *argv]
         module = importlib.import_module(f"fairseq_cli.{command.replace('-', '_')}")
+        # What the command's module sets up when it is imported first, which here it may not be.
+        logging.basicConfig(
+            format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
+            level=logging.INFO,
+            stream=stream,
+            force=True,
+        )
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
             try:
                 module.cli_main()
