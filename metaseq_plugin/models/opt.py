@@ -372,13 +372,21 @@ class OPTLanguageModel(FairseqLanguageModel):
 def _register_size(name: str, size: OPTSize) -> None:
     @register_model_architecture("opt", f"opt_{name}")
     def opt_size(args: Any) -> None:
-        given = vars(args)  # holds only what the user typed, so typed options win over the size
-        given.setdefault("decoder_layers", size.layers)
-        given.setdefault("decoder_embed_dim", size.embed_dim)
-        given.setdefault("decoder_attention_heads", size.heads)
-        given.setdefault("decoder_ffn_embed_dim", size.ffn_embed_dim)
-        given.setdefault("decoder_word_embed_dim", size.word_embed_dim)
-        given.setdefault("decoder_post_norm", size.post_norm)
+        # fairseq calls this twice: with the Namespace, which holds only what the user typed, so that
+        # typed options win over the size; and with the DictConfig made of it when it builds the
+        # model, where everything is set. (`vars` of a DictConfig would hide its entries.)
+        given = args if isinstance(args, DictConfig) else vars(args)
+        values = {
+            "decoder_layers": size.layers,
+            "decoder_embed_dim": size.embed_dim,
+            "decoder_attention_heads": size.heads,
+            "decoder_ffn_embed_dim": size.ffn_embed_dim,
+            "decoder_word_embed_dim": size.word_embed_dim,
+            "decoder_post_norm": size.post_norm,
+        }
+        for option, value in values.items():
+            if option not in given:
+                given[option] = value
 
 
 for _name, _size in SIZES.items():
