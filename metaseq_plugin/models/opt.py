@@ -38,6 +38,7 @@ from metaseq_plugin.modules.offload import maybe_offload
 # Position p (from 0) of the non-padding tokens uses row p + 2; rows 0 and 1 belong to <s> and <pad>,
 # which is how fairseq's learned positions count. Hugging Face calls it the offset.
 POSITION_OFFSET = 2
+FFN_RATIO = 4  # every OPT has F = 4·D
 
 
 class OPTSize(NamedTuple):
@@ -48,6 +49,10 @@ class OPTSize(NamedTuple):
     heads: int
     word_embed_dim: Optional[int] = None  # E, where it is not D
     post_norm: bool = False
+
+    @property
+    def ffn_embed_dim(self) -> int:
+        return FFN_RATIO * self.embed_dim
 
 
 # Table 1 of arXiv:2205.01068; 8m and 760m are metaseq's own (opt_job_constants.py). The released
@@ -139,7 +144,7 @@ def fill_size(cfg: Any, arch: str) -> None:
         if name not in cfg or getattr(cfg, name) is None:
             setattr(cfg, name, value)
     if "decoder_ffn_embed_dim" not in cfg or cfg.decoder_ffn_embed_dim is None:
-        cfg.decoder_ffn_embed_dim = 4 * cfg.decoder_embed_dim
+        cfg.decoder_ffn_embed_dim = FFN_RATIO * cfg.decoder_embed_dim
 
 
 def check_config(cfg: OPTConfig) -> None:
