@@ -169,7 +169,7 @@ class Fp32StateAdamW(torch.optim.AdamW):
         super().load_state_dict(state_dict)
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
-        for saved_id, param in zip(saved_ids, params):  # noqa: B905 (torch checked the lengths)
+        for saved_id, param in zip(saved_ids, params):
             if param.dtype != torch.float32 and saved_id in state_dict["state"]:
                 for name in ("exp_avg", "exp_avg_sq"):
                     saved = state_dict["state"][saved_id][name]
@@ -283,9 +283,9 @@ class FairseqAdamW(FairseqOptimizer):
             for group in self.param_groups
         ]
         self.optimizer.load_state_dict(state_dict)
-        for group, ours in zip(self.param_groups, settings):  # noqa: B905 (checked above)
+        for group, ours in zip(self.param_groups, settings):
             group.update(ours)
             group.update(optimizer_overrides or {})
         if has_master_weights(self.cfg) and "master_weights" in state_dict:
-            for param, saved in zip(self.params, state_dict["master_weights"]):  # noqa: B905
+            for param, saved in zip(self.params, state_dict["master_weights"]):
                 param.data.copy_(saved)
