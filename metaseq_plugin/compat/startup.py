@@ -44,6 +44,17 @@ SEAMS = (
     Seam("fairseq.data.language_pair_dataset", "after", "numpy_names"),
     Seam("fairseq.data.token_block_dataset", "after", "numpy_names"),
     Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors"),
+    Seam("fairseq.options", "after", "door"),
+    Seam("fairseq.utils", "after", "user_dir"),
+    Seam("fairseq_cli.hydra_train", "after", "user_dir"),
+    Seam("fairseq_cli.eval_lm", "after", "door"),
+    Seam("fairseq_cli.generate", "after", "door"),
+    Seam("fairseq_cli.hydra_train", "after", "door"),
+    Seam("fairseq_cli.interactive", "after", "door"),
+    Seam("fairseq_cli.preprocess", "after", "door"),
+    Seam("fairseq_cli.train", "after", "door"),
+    Seam("fairseq_cli.validate", "after", "door"),
 )
 
 # target module -> seam module -> what its apply() said; read by `metaseq doctor`.

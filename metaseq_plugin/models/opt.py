@@ -24,6 +24,7 @@ from fairseq.models import (
     register_model,
     register_model_architecture,
 )
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -31,6 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.kv_cache import KVCache, attention_mask
+from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.offload import maybe_offload
 
 # Position p (from 0) of the non-padding tokens uses row p + 2; rows 0 and 1 belong to <s> and <pad>,
@@ -46,10 +48,6 @@ class OPTSize(NamedTuple):
     heads: int
     word_embed_dim: Optional[int] = None  # E, where it is not D
     post_norm: bool = False
-
-    @property
-    def ffn_embed_dim(self) -> int:
-        return 4 * self.embed_dim
 
 
 # Table 1 of arXiv:2205.01068; 8m and 760m are metaseq's own (opt_job_constants.py). The released
@@ -73,28 +71,32 @@ for _name, _size in SIZES.items():
 
 @dataclass
 class OPTConfig(FairseqDataclass):
-    """Every dimension of the decoder; the defaults are the 125M's."""
+    """Every dimension of the decoder; what is left out is the arch's, and of bare ``opt`` the 125M's."""
 
-    decoder_layers: int = field(default=12, metadata={"help": "number of decoder layers"})
-    decoder_embed_dim: int = field(
-        default=768, metadata={"help": "model dimension D, a multiple of the number of heads"}
+    decoder_layers: Optional[int] = field(
+        default=None, metadata={"help": "number of decoder layers (default: the --arch's)"}
     )
-    decoder_attention_heads: int = field(
-        default=12, metadata={"help": "number of attention heads H"}
+    decoder_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={"help": "model dimension D, a multiple of the heads (default: the --arch's)"},
     )
-    decoder_ffn_embed_dim: int = field(
-        default=3072, metadata={"help": "inner dimension F of the feed-forward block; OPT's is 4·D"}
+    decoder_attention_heads: Optional[int] = field(
+        default=None, metadata={"help": "number of attention heads H (default: the --arch's)"}
+    )
+    decoder_ffn_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={"help": "inner dimension F of the feed-forward block (default: 4·D)"},
     )
     decoder_word_embed_dim: Optional[int] = field(
         default=None,
         metadata={"help": "word-embedding dimension E where it is not D (OPT-350M: 512)"},
     )
+    decoder_post_norm: Optional[bool] = field(
+        default=None,
+        metadata={"help": "normalise after each block and not at the end, as OPT-350M does"},
+    )
     decoder_max_positions: int = field(
         default=2048, metadata={"help": "longest input in tokens; OPT's is 2048"}
-    )
-    decoder_post_norm: bool = field(
-        default=False,
-        metadata={"help": "normalise after each block and not at the end, as OPT-350M does"},
     )
     dropout: float = field(
         default=0.1, metadata={"help": "probability of dropping a block's output element"}
@@ -117,6 +119,27 @@ class OPTConfig(FairseqDataclass):
     compile: bool = field(
         default=False, metadata={"help": "run the layers through torch.compile while training"}
     )
+
+
+def fill_size(cfg: Any, arch: str) -> None:
+    """Give ``cfg`` the dimensions of ``arch`` where the user left them out.
+
+    Called with a Namespace for the command line and with an omegaconf node for hydra and for
+    checkpoints, so that all three know the same sizes.
+    """
+    size = SIZES.get(arch.removeprefix("opt_"), SIZES["125m"])
+    rows = {
+        "decoder_layers": size.layers,
+        "decoder_embed_dim": size.embed_dim,
+        "decoder_attention_heads": size.heads,
+        "decoder_word_embed_dim": size.word_embed_dim,
+        "decoder_post_norm": size.post_norm,
+    }
+    for name, value in rows.items():
+        if name not in cfg or getattr(cfg, name) is None:
+            setattr(cfg, name, value)
+    if "decoder_ffn_embed_dim" not in cfg or cfg.decoder_ffn_embed_dim is None:
+        cfg.decoder_ffn_embed_dim = 4 * cfg.decoder_embed_dim
 
 
 def check_config(cfg: OPTConfig) -> None:
@@ -157,10 +180,10 @@ class OPTAttention(nn.Module):
         super().__init__()
         self.head_dim = embed_dim // num_heads
         self.dropout = dropout
-        self.q_proj = nn.Linear(embed_dim, embed_dim)
-        self.k_proj = nn.Linear(embed_dim, embed_dim)
-        self.v_proj = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj = Linear(embed_dim, embed_dim)
+        self.k_proj = Linear(embed_dim, embed_dim)
+        self.v_proj = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
 
     def forward(
         self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache], layer: int
@@ -191,8 +214,8 @@ class OPTDecoderLayer(nn.Module):
         self.dropout = cfg.dropout
         self.self_attn = OPTAttention(dim, cfg.decoder_attention_heads, cfg.attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, cfg.decoder_ffn_embed_dim)
-        self.fc2 = nn.Linear(cfg.decoder_ffn_embed_dim, dim)
+        self.fc1 = Linear(dim, cfg.decoder_ffn_embed_dim)
+        self.fc2 = Linear(cfg.decoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache]) -> Tensor:
@@ -234,8 +257,8 @@ class OPTDecoder(FairseqDecoder):
             cfg.decoder_max_positions + POSITION_OFFSET, dim, self.padding_idx
         )
         has_projections = word_dim != dim
-        self.project_in_dim = nn.Linear(word_dim, dim, bias=False) if has_projections else None
-        self.project_out_dim = nn.Linear(dim, word_dim, bias=False) if has_projections else None
+        self.project_in_dim = Linear(word_dim, dim, bias=False) if has_projections else None
+        self.project_out_dim = Linear(dim, word_dim, bias=False) if has_projections else None
         self.layers = nn.ModuleList(OPTDecoderLayer(cfg, i) for i in range(cfg.decoder_layers))
         self.layer_norm = None if cfg.decoder_post_norm else nn.LayerNorm(dim)
         self.reset_parameters()
@@ -307,9 +330,7 @@ class OPTDecoder(FairseqDecoder):
             # Padding on the right is behind every query that counts: no mask, the fast kernels.
             masked = num_new > 1 and bool((is_pad[:, :-1] & ~is_pad[:, 1:]).any())
         else:
-            cache.is_pad[:, cache.length : cache.length + num_new] = is_pad
-            cache.has_pad = cache.has_pad or bool(is_pad.any())
-            so_far = cache.is_pad[:, : cache.length + num_new]  # (B, S)
+            so_far = cache.observe(is_pad)  # (B, S)
             masked = cache.has_pad or (num_new > 1 and cache.length > 0)
         row = (~so_far).cumsum(1)[:, -num_new:] + (POSITION_OFFSET - 1)
         positions = row.masked_fill(is_pad, self.padding_idx)  # (B, T)
@@ -324,7 +345,7 @@ class OPTDecoder(FairseqDecoder):
 
     def output_layer(self, features: Tensor, **kwargs: Any) -> Tensor:
         """Features (…, E) → logits (…, V), through the token embedding itself."""
-        return F.linear(features, self.embed_tokens.weight)
+        return linear(features, self.embed_tokens.weight)
 
     def max_positions(self) -> int:
         """Longest input in tokens; fairseq's iterators and generators ask for it."""
@@ -339,7 +360,8 @@ class OPTLanguageModel(FairseqLanguageModel):
 
     @classmethod
     def build_model(cls, cfg: OPTConfig, task: Any) -> "OPTLanguageModel":
-        """Check ``cfg`` and build for ``task``'s dictionary."""
+        """Complete and check ``cfg``, and build for ``task``'s dictionary."""
+        fill_size(cfg, cfg._name or "opt")
         check_config(cfg)
         model = cls(OPTDecoder(cfg, task.source_dictionary))
         if cfg.compile:
@@ -358,36 +380,36 @@ class OPTLanguageModel(FairseqLanguageModel):
         model_cfg: Optional[DictConfig] = None,
         args: Optional[Any] = None,
     ) -> Any:
-        """As fairseq's, but a checkpoint of another shape is refused by the name of its tensor."""
-        for name, parameter in self.state_dict().items():
-            if name in state_dict and state_dict[name].shape != parameter.shape:
-                raise UserError(
-                    f"The checkpoint must fit the model and its dictionary: `{name}` must have shape "
-                    f"{tuple(parameter.shape)}, but is {tuple(state_dict[name].shape)}. "
-                    "Set the --arch and the data folder (dict.txt) that it was trained with."
+        """As fairseq's, but a checkpoint of another model is refused by the name of its tensor."""
+        ours = self.state_dict()
+        problem = ""
+        for name, tensor in ours.items():
+            if not problem and name in state_dict and state_dict[name].shape != tensor.shape:
+                problem = (
+                    f"`{name}` must have shape {tuple(tensor.shape)}, "
+                    f"but is {tuple(state_dict[name].shape)}"
                 )
+        strangers = sorted(ours.keys() ^ state_dict.keys()) if strict else []
+        if strangers and not problem:
+            holder = "the model" if strangers[0] in ours else "the checkpoint"
+            problem = f"`{strangers[0]}` must be in both, but is only in {holder}"
+        if problem:
+            raise UserError(
+                f"The checkpoint must fit the model and its dictionary: {problem}. "
+                "Set the --arch and the data folder (dict.txt) that it was trained with."
+            )
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 
-def _register_size(name: str, size: OPTSize) -> None:
-    @register_model_architecture("opt", f"opt_{name}")
-    def opt_size(args: Any) -> None:
-        # fairseq calls this twice: with the Namespace, which holds only what the user typed, so that
-        # typed options win over the size; and with the DictConfig made of it when it builds the
-        # model, where everything is set. (`vars` of a DictConfig would hide its entries.)
-        given = args if isinstance(args, DictConfig) else vars(args)
-        values = {
-            "decoder_layers": size.layers,
-            "decoder_embed_dim": size.embed_dim,
-            "decoder_attention_heads": size.heads,
-            "decoder_ffn_embed_dim": size.ffn_embed_dim,
-            "decoder_word_embed_dim": size.word_embed_dim,
-            "decoder_post_norm": size.post_norm,
-        }
-        for option, value in values.items():
-            if option not in given:
-                given[option] = value
+def _register_arch(arch: str) -> None:
+    @register_model_architecture("opt", arch)
+    def fill(args: Any) -> None:
+        fill_size(args, arch)
+
+    node = OPTConfig()
+    node._name = arch  # type: ignore[assignment]
+    ConfigStore.instance().store(name=arch, group="model", node=node, provider="metaseq_plugin")
 
 
-for _name, _size in SIZES.items():
-    _register_size(_name, _size)
+for _name in SIZES:
+    _register_arch(f"opt_{_name}")
