@@ -21,7 +21,7 @@ import argparse
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 from fairseq import options
@@ -56,7 +56,7 @@ from metaseq_plugin.checkpoint.tokenizer_files import (
     write_generation_config,
 )
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.models.opt import SIZES, OPTConfig, OPTDecoder, check_config
+from metaseq_plugin.models.opt import SIZES, OPTConfig, OPTDecoder, check_config, fill_size
 from metaseq_plugin.tasks.opt_language_modeling import load_dictionary
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -125,8 +125,7 @@ def to_hf_folder(
 ) -> List[str]:
     """Convert a fairseq checkpoint; what was written, in lines for people."""
     source = read_checkpoint(src)
-    known = {f.name for f in fields(OPTConfig)} & source.model_settings.keys()
-    cfg = OPTConfig(**{name: source.model_settings[name] for name in known})
+    cfg = complete_config(source.model_settings)
     vocab_size = len(source.tensors[EMBEDDING])
     check_tensors(source.tensors, expected_shapes(cfg, vocab_size), str(source.path))
     folder = data or find_data(source)
@@ -137,7 +136,7 @@ def to_hf_folder(
     _, dtype_name = dtype_of(source.tensors, dtype)
     tensors = {to_hf(name): tensor for name, tensor in source.tensors.items()}
     with new_folder(dst, needed_bytes(tensors, dtype)) as partial:
-        write_json(partial / HF_CONFIG, to_hf_config(vars(cfg), vocab_size, dtype_name))
+        write_json(partial / HF_CONFIG, to_hf_config(cfg, vocab_size, dtype_name))
         write_generation_config(partial)
         written = write_weights(partial, tensors, dtype, max_shard_bytes)
         note = (
@@ -158,7 +157,7 @@ def to_fairseq_folder(
             "For a fairseq checkpoint set --to hf."
         )
     config, source = read_json(src / HF_CONFIG), str(src / HF_CONFIG)
-    cfg = OPTConfig(**from_hf_config(config, source))
+    cfg = complete_config(from_hf_config(config, source))
     check_config(cfg)
     vocab_size = vocab_size_of(config, PADDED_MULTIPLE, source)
     tensors = rename_to_fairseq(read_weights(src), str(src))
@@ -174,7 +173,15 @@ def to_fairseq_folder(
     return report(src, dst, tensors, dtype, FAIRSEQ_CHECKPOINT, note)
 
 
-def expected_shapes(cfg: OPTConfig, vocab_size: int) -> Dict[str, torch.Size]:
+def complete_config(settings: Mapping[str, Any]) -> Any:
+    """``OPTConfig`` as fairseq hands it to the model; what ``settings`` leaves out is its arch's."""
+    known = {f.name for f in fields(OPTConfig)} & settings.keys()
+    cfg = OmegaConf.merge(OmegaConf.structured(OPTConfig), {name: settings[name] for name in known})
+    fill_size(cfg, cfg._name or "opt")
+    return cfg
+
+
+def expected_shapes(cfg: Any, vocab_size: int) -> Dict[str, torch.Size]:
     """Name and shape of every tensor of the model that ``cfg`` describes."""
     dictionary = Dictionary()
     for number in range(len(dictionary), vocab_size):
@@ -201,7 +208,7 @@ def check_dictionary_size(num_types: int, vocab_size: int, folder: Path) -> None
         )
 
 
-def fairseq_cfg(cfg: OPTConfig, data: Path) -> Dict[str, Any]:
+def fairseq_cfg(cfg: Any, data: Path) -> Dict[str, Any]:
     """A complete fairseq configuration, as a run with default options would have saved it."""
     arguments = ["", "--task", "opt_language_modeling", "--arch", "opt"]
     parsed = options.parse_args_and_arch(options.get_training_parser(), arguments)
@@ -209,23 +216,18 @@ def fairseq_cfg(cfg: OPTConfig, data: Path) -> Dict[str, Any]:
         convert_namespace_to_omegaconf(parsed), resolve=True, enum_to_str=True
     )
     assert isinstance(container, dict)
-    container["model"] = {**vars(cfg), "_name": arch_of(cfg)}
+    container["model"] = {**OmegaConf.to_container(cfg), "_name": arch_of(cfg)}
     container["task"]["data"] = str(data.resolve())
     container["task"]["tokens_per_sample"] = cfg.decoder_max_positions
     return container
 
 
-def arch_of(cfg: OPTConfig) -> str:
+def arch_of(cfg: Any) -> str:
     """The name of the size that ``cfg`` has, or the bare ``opt``."""
-    for name, size in SIZES.items():
-        if (
-            size.layers == cfg.decoder_layers
-            and size.embed_dim == cfg.decoder_embed_dim
-            and size.heads == cfg.decoder_attention_heads
-            and size.ffn_embed_dim == cfg.decoder_ffn_embed_dim
-            and size.word_embed_dim == cfg.decoder_word_embed_dim
-            and size.post_norm == cfg.decoder_post_norm
-        ):
+    for name in SIZES:
+        size = argparse.Namespace()
+        fill_size(size, f"opt_{name}")
+        if all(cfg[option] == value for option, value in vars(size).items()):
             return f"opt_{name}"
     return "opt"
 
