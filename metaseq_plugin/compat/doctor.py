@@ -181,7 +181,7 @@ def seam_rows(report: dict[str, dict[str, str]]) -> list[Row]:
     rows = []
     for seam in startup.SEAMS:
         said = report.get(seam.target, {}).get(seam.module, "not reached")
-        host = measured[seam.target.partition(".")[0]]
+        host = measured[seam.target.partition(".")[0].removesuffix("_cli")]
         version = installed_version(host.distribution)
         if version != host.measured:
             said = f"unknown version ({host.distribution} {version}, measured with {host.measured}); {said}"
