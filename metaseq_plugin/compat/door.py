@@ -1,0 +1,137 @@
+"""Refuse a user's mistake in one sentence with exit status 2, from every ``fairseq-*`` command.
+
+fairseq answers a mistake with a traceback, or with 200 lines of usage. This seam stands around
+``cli_main`` of each command: a ``UserError`` anywhere in the chain of exceptions is printed as its
+sentence; the few mistakes that fairseq itself detects are put into the same grammar. Everything
+else is a bug, and keeps its traceback and exit status 1.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from functools import wraps
+from types import ModuleType
+from typing import Any, Callable, Iterator, NoReturn, Optional
+
+from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
+
+# What fairseq says of a user's mistake -> what we say of it, with the groups of the pattern.
+HOST_MISTAKES = (
+    (
+        FileNotFoundError,
+        r"(?P<path>.*metaseq_plugin)",
+        "`--user-dir` must name the plugin's folder, but {path} is none. Set --user-dir metaseq_plugin.",
+    ),
+    (
+        OSError,
+        r"Model file not found: (?P<path>.*)",
+        "`--path` must name a checkpoint, but {path} does not exist. Set one that does.",
+    ),
+    (
+        ValueError,
+        r"--finetune-from-model (?P<path>.*) does not exist",
+        "`--finetune-from-model` must name a checkpoint, but {path} does not exist. Set one that does.",
+    ),
+    (
+        AssertionError,
+        r"--sampling requires --nbest to be equal to --beam",
+        "`--nbest` must equal `--beam` with --sampling, but does not. Set both to the same number.",
+    ),
+    (
+        AssertionError,
+        r"(?P<option>--[a-z-]+) (?P<rest>(?:requires|cannot|must) .*)",
+        "`{option}` {rest}.",
+    ),
+    (
+        AssertionError,
+        r"(?:Must|Please) specify batch size either with --max-tokens or --batch-size",
+        "`--batch-size` or `--max-tokens` must be given, but neither is. Set one of them.",
+    ),
+)
+
+
+def chain(error: Optional[BaseException]) -> Iterator[BaseException]:
+    """``error`` and the exceptions it was raised from, or while handling which it was raised."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def sentence_of(error: BaseException) -> Optional[str]:
+    """The sentence for the user, or None where ``error`` is not a user's mistake."""
+    for link in chain(error):
+        if isinstance(link, UserError):
+            # A data worker's exception arrives with its traceback as text; the sentence is at its end.
+            return str(link).rsplit("UserError: ", 1)[-1].strip()
+    for link in chain(error):
+        for kind, pattern, message in HOST_MISTAKES:
+            match = re.fullmatch(pattern, str(link))
+            if isinstance(link, kind) and match:
+                return message.format(**match.groupdict())
+    return None
+
+
+def refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """What argparse's ``error`` says, without the usage of 200 options in front of it."""
+    wrong = re.fullmatch(
+        r"argument (?P<option>\S+?)(?:/-\w)?: invalid choice: '(?P<value>.*?)' \(choose from (?P<choices>.*)\)",
+        message,
+    )
+    if wrong:
+        choices = [choice.strip().strip("'") for choice in wrong["choices"].split(",")]
+        near = difflib.get_close_matches(wrong["value"], choices, n=3, cutoff=0.5) or choices[:8]
+        raise UserError(
+            f"`{wrong['option']}` must be one of its registered names, but is {wrong['value']}. "
+            f"Set for example {', '.join(near)}, and --user-dir metaseq_plugin for those of OPT."
+        )
+    argument = re.fullmatch(r"argument (?P<option>\S+?)(?:/-\w)?: (?P<problem>.*)", message)
+    if argument:
+        problem = re.sub(
+            r"^invalid (\S+) value: ", r"must be of type \1, but is ", argument["problem"]
+        )
+        raise UserError(f"`{argument['option']}` {problem}. See {parser.prog} --help.")
+    raise UserError(f"{message[:1].upper()}{message[1:]}. See {parser.prog} --help.")
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """``argparse.ArgumentParser`` whose mistakes are ``UserError``s."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse_usage(self, message)
+
+
+def guarded(cli_main: Callable[..., Any], command: str) -> Callable[..., Any]:
+    """``cli_main``, ending in one sentence and exit status 2 on a user's mistake."""
+
+    @wraps(cli_main)
+    def guard(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return cli_main(*args, **kwargs)
+        except Exception as error:
+            sentence = sentence_of(error)
+            if sentence is None:
+                raise
+            sys.stdout.flush()
+            print(f"{command}: error: {sentence}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(EXIT_USER_ERROR) from None
+
+    return guard
+
+
+def apply(target: Optional[ModuleType]) -> str:
+    assert target is not None
+    if target.__name__ == "fairseq.options":
+        target.argparse = _with_parser(argparse)  # type: ignore[attr-defined]
+    else:
+        command = target.__name__.rsplit(".", 1)[-1].replace("_", "-")
+        target.cli_main = guarded(target.cli_main, f"fairseq-{command}")  # type: ignore[attr-defined]
+    return "applied"
+
+
+def _with_parser(module: ModuleType) -> ModuleType:
+    """A stand-in for ``argparse`` in one module, whose ``ArgumentParser`` is ours."""
+    stand_in = ModuleType(module.__name__)
+    stand_in.__dict__.update(vars(module))
+    stand_in.ArgumentParser = OneSentenceParser  # type: ignore[attr-defined]
+    return stand_in

@@ -1,0 +1,376 @@
+"""OPT (Zhang et al. 2022, arXiv:2205.01068): the decoder as the paper has it, in plain PyTorch.
+
+    fairseq-train DATA --user-dir metaseq_plugin --task opt_language_modeling --arch opt_125m …
+
+Legend: B batch, T new tokens, S all tokens so far, D model dim, E word-embedding dim (= D except in
+the 350M), H heads, K head dim (D = H·K), F feed-forward dim, V vocabulary. Everything inside is
+batch-first (B, T, D); fairseq's own decoders are time-first.
+
+Read it top to bottom: settings (the sizes stand in ``_sizes.py``) → attention → layer → decoder → the fairseq model. Sharding
+and parallelism are applied from outside; nothing here knows of them.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import (
+    FairseqDecoder,
+    FairseqLanguageModel,
+    register_model,
+    register_model_architecture,
+)
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from metaseq_plugin.checkpoint.fit import check_fits
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.models._sizes import FFN_RATIO, SIZES
+from metaseq_plugin.modules.compile import compile_layers
+from metaseq_plugin.modules.kv_cache import KVCache, attention_mask
+from metaseq_plugin.modules.linear import Linear, linear
+from metaseq_plugin.modules.offload import maybe_offload
+
+# Position p (from 0) of the non-padding tokens uses row p + 2; rows 0 and 1 belong to <s> and <pad>,
+# which is how fairseq's learned positions count. Hugging Face calls it the offset.
+POSITION_OFFSET = 2
+
+
+@dataclass
+class OPTConfig(FairseqDataclass):
+    """Every dimension of the decoder; what is left out is the arch's, and of bare ``opt`` the 125M's."""
+
+    decoder_layers: Optional[int] = field(
+        default=None, metadata={"help": "number of decoder layers (default: the --arch's)"}
+    )
+    decoder_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={"help": "model dimension D, a multiple of the heads (default: the --arch's)"},
+    )
+    decoder_attention_heads: Optional[int] = field(
+        default=None, metadata={"help": "number of attention heads H (default: the --arch's)"}
+    )
+    decoder_ffn_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={"help": "inner dimension F of the feed-forward block (default: 4·D)"},
+    )
+    decoder_word_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={"help": "word-embedding dimension E where it is not D (OPT-350M: 512)"},
+    )
+    decoder_post_norm: Optional[bool] = field(
+        default=None,
+        metadata={"help": "normalise after each block and not at the end, as OPT-350M does"},
+    )
+    decoder_max_positions: int = field(
+        default=2048, metadata={"help": "longest input in tokens; OPT's is 2048"}
+    )
+    dropout: float = field(
+        default=0.1, metadata={"help": "probability of dropping a block's output element"}
+    )
+    attention_dropout: float = field(
+        default=0.1, metadata={"help": "probability of dropping an attention weight"}
+    )
+    init_std: float = field(
+        default=0.006,
+        metadata={
+            "help": "standard deviation of initial weights; blocks' outputs get 1/√(2·layers) of it"
+        },
+    )
+    checkpoint_activations: bool = field(
+        default=False,
+        metadata={
+            "help": "keep only each layer's input for the backward pass and recompute the rest"
+        },
+    )
+    offload_activations: bool = field(
+        default=False,
+        metadata={"help": "with --checkpoint-activations: keep those inputs in CPU memory"},
+    )
+    compile: bool = field(
+        default=False, metadata={"help": "run the layers through torch.compile while training"}
+    )
+
+
+def fill_size(cfg: Any, arch: str) -> None:
+    """Give ``cfg`` the dimensions of ``arch`` where the user left them out.
+
+    Called with a Namespace for the command line and with an omegaconf node for hydra and for
+    checkpoints, so that all three know the same sizes.
+    """
+    size = SIZES.get(arch.removeprefix("opt_"), SIZES["125m"])
+    rows = {
+        "decoder_layers": size.layers,
+        "decoder_embed_dim": size.embed_dim,
+        "decoder_attention_heads": size.heads,
+        "decoder_word_embed_dim": size.word_embed_dim,
+        "decoder_post_norm": size.post_norm,
+    }
+    for name, value in rows.items():
+        if name not in cfg or getattr(cfg, name) is None:
+            setattr(cfg, name, value)
+    if "decoder_ffn_embed_dim" not in cfg or cfg.decoder_ffn_embed_dim is None:
+        cfg.decoder_ffn_embed_dim = FFN_RATIO * cfg.decoder_embed_dim
+
+
+def check_config(cfg: OPTConfig) -> None:
+    """Refuse what no decoder can be built from, all problems in one message."""
+    problems = []
+    for name in ("decoder_layers", "decoder_embed_dim", "decoder_attention_heads",
+                 "decoder_ffn_embed_dim", "decoder_max_positions"):  # fmt: skip
+        value = getattr(cfg, name)
+        if value < 1:
+            problems.append(f"`--{name.replace('_', '-')}` must be at least 1, but is {value}.")
+    if not problems and cfg.decoder_embed_dim % cfg.decoder_attention_heads:
+        dim = cfg.decoder_embed_dim
+        fits = [h for h in range(1, dim + 1) if dim % h == 0 and 32 <= dim // h <= 128] or [1]
+        problems.append(
+            f"`--decoder-attention-heads` must divide `--decoder-embed-dim` ({dim}), but is "
+            f"{cfg.decoder_attention_heads}. Set one of {', '.join(map(str, fits))}."
+        )
+    for name in ("dropout", "attention_dropout"):
+        value = getattr(cfg, name)
+        if not 0 <= value < 1:
+            problems.append(
+                f"`--{name.replace('_', '-')}` must be in [0, 1), but is {value}. OPT's is 0.1."
+            )
+    if cfg.init_std <= 0:
+        problems.append(f"`--init-std` must be positive, but is {cfg.init_std}. OPT's is 0.006.")
+    if cfg.offload_activations and not cfg.checkpoint_activations:
+        problems.append(
+            "`--offload-activations` must come with --checkpoint-activations, but comes alone. Add it."
+        )
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+class OPTAttention(nn.Module):
+    """Causal multi-head self-attention with biases everywhere."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.head_dim = embed_dim // num_heads
+        self.dropout = dropout
+        self.q_proj = Linear(embed_dim, embed_dim)
+        self.k_proj = Linear(embed_dim, embed_dim)
+        self.v_proj = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
+
+    def forward(
+        self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache], layer: int
+    ) -> Tensor:
+        """x (B, T, D) → (B, T, D). mask: (B, 1, T, S) bool, or None for plain causality."""
+        # The number of heads is read off the projection's output: a tensor-parallel rank holds H/tp.
+        split = (x.size(0), x.size(1), -1, self.head_dim)
+        q = self.q_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
+        k = self.k_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
+        v = self.v_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # (B, H, S, K)
+        # One query sees every key, so causality asks nothing of it.
+        is_causal = mask is None and q.size(2) > 1
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=is_causal)
+        return self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
+
+
+class OPTDecoderLayer(nn.Module):
+    """Attention, then feed-forward, each with its LayerNorm, dropout and residual."""
+
+    def __init__(self, cfg: OPTConfig, layer: int) -> None:
+        super().__init__()
+        dim = cfg.decoder_embed_dim
+        self.layer = layer
+        self.post_norm = cfg.decoder_post_norm
+        self.dropout = cfg.dropout
+        self.self_attn = OPTAttention(dim, cfg.decoder_attention_heads, cfg.attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.fc1 = Linear(dim, cfg.decoder_ffn_embed_dim)
+        self.fc2 = Linear(cfg.decoder_ffn_embed_dim, dim)
+        self.final_layer_norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache]) -> Tensor:
+        """x (B, T, D) → (B, T, D)."""
+        if self.post_norm:
+            x = self.self_attn_layer_norm(x + self.attend(x, mask, cache))
+            return self.final_layer_norm(x + self.feed_forward(x))
+        x = x + self.attend(self.self_attn_layer_norm(x), mask, cache)
+        return x + self.feed_forward(self.final_layer_norm(x))
+
+    def attend(self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache]) -> Tensor:
+        y = self.self_attn(x, mask, cache, self.layer)
+        return F.dropout(y, self.dropout, self.training)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        y = self.fc2(F.relu(self.fc1(x), inplace=True))  # (B, T, F) → (B, T, D)
+        return F.dropout(y, self.dropout, self.training)
+
+
+class OPTDecoder(FairseqDecoder):
+    """Embeddings, layers and the tied output projection.
+
+    Args:
+        dictionary: its length is V, its padding symbol is skipped by positions and attention.
+    """
+
+    def __init__(self, cfg: OPTConfig, dictionary: Dictionary) -> None:
+        super().__init__(dictionary)
+        dim = cfg.decoder_embed_dim
+        word_dim = cfg.decoder_word_embed_dim or dim
+        # Plain values: reading an omegaconf node costs microseconds, and these are read every step.
+        self.init_std: float = cfg.init_std
+        self.longest: int = cfg.decoder_max_positions
+        self.checkpoint_activations: bool = cfg.checkpoint_activations
+        self.offload_activations: bool = cfg.offload_activations
+        self.padding_idx: int = dictionary.pad()
+        self.embed_tokens = nn.Embedding(len(dictionary), word_dim, self.padding_idx)
+        self.embed_positions = nn.Embedding(
+            cfg.decoder_max_positions + POSITION_OFFSET, dim, self.padding_idx
+        )
+        has_projections = word_dim != dim
+        self.project_in_dim = Linear(word_dim, dim, bias=False) if has_projections else None
+        self.project_out_dim = Linear(dim, word_dim, bias=False) if has_projections else None
+        self.layers = nn.ModuleList(OPTDecoderLayer(cfg, i) for i in range(cfg.decoder_layers))
+        self.layer_norm = None if cfg.decoder_post_norm else nn.LayerNorm(dim)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Weights N(0, σ), block outputs N(0, σ/√(2·layers)), biases 0 (section A of the paper)."""
+        std = self.init_std
+        out_std = std / math.sqrt(2 * len(self.layers))
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                is_block_output = name.endswith(("self_attn.out_proj", "fc2"))
+                module.weight.normal_(0.0, out_std if is_block_output else std)
+                if isinstance(module, nn.Embedding):
+                    module.weight[self.padding_idx].zero_()
+                elif module.bias is not None:
+                    module.bias.zero_()
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor] = None,
+        cache: Optional[KVCache] = None,
+        features_only: bool = False,
+    ) -> Tuple[Tensor, Dict[str, Any]]:
+        """Predict the token after each token.
+
+        Args:
+            src_tokens: (B, T) ids; padding may stand anywhere. With ``cache``, only the new tokens.
+            src_lengths: ignored; fairseq passes it.
+            features_only: leave out the output projection.
+
+        Returns:
+            logits (B, T, V), or features (B, T, E); and an empty dict, as fairseq expects.
+
+        Raises:
+            UserError: more tokens in a row than ``--decoder-max-positions``.
+        """
+        x = self.extract_features(src_tokens, cache)
+        return (x if features_only else self.output_layer(x)), {}
+
+    def extract_features(self, src_tokens: Tensor, cache: Optional[KVCache] = None) -> Tensor:  # type: ignore[override]
+        """Token ids (B, T) → features (B, T, E), ready for ``output_layer``."""
+        positions, mask = self.positions_and_mask(src_tokens, cache)
+        x = self.embed_tokens(src_tokens)  # (B, T, E)
+        if self.project_in_dim is not None:
+            x = self.project_in_dim(x)  # (B, T, D)
+        x = x + self.embed_positions(positions)
+        for layer in self.layers:
+            if self.checkpoint_activations and self.training:
+                with maybe_offload(self.offload_activations, x.device):
+                    x = checkpoint(layer, x, mask, cache, use_reentrant=False)
+            else:
+                x = layer(x, mask, cache)
+        if cache is not None:
+            cache.advance(src_tokens.size(1))
+        if self.layer_norm is not None:
+            x = self.layer_norm(x)
+        return x if self.project_out_dim is None else self.project_out_dim(x)  # (B, T, E)
+
+    def positions_and_mask(
+        self, tokens: Tensor, cache: Optional[KVCache]
+    ) -> Tuple[Tensor, Optional[Tensor]]:
+        """Rows of the position table, (B, T), and the attention mask where causality is not enough."""
+        num_new = tokens.size(1)
+        is_pad = tokens.eq(self.padding_idx)  # (B, T)
+        if cache is None:
+            so_far = is_pad
+            # Padding on the right is behind every query that counts: no mask, the fast kernels.
+            masked = num_new > 1 and bool((is_pad[:, :-1] & ~is_pad[:, 1:]).any())
+        else:
+            so_far = cache.observe(is_pad)  # (B, S)
+            masked = cache.has_pad or (num_new > 1 and cache.length > 0)
+        row = (~so_far).cumsum(1)[:, -num_new:] + (POSITION_OFFSET - 1)
+        positions = row.masked_fill(is_pad, self.padding_idx)  # (B, T)
+        if so_far.size(1) > self.longest:
+            longest = int((~so_far).sum(1).max())
+            if longest > self.longest:
+                raise UserError(
+                    f"The input must have at most {self.longest} tokens "
+                    f"(`--decoder-max-positions`), but has {longest}. Shorten it."
+                )
+        return positions, attention_mask(so_far, num_new) if masked else None
+
+    def output_layer(self, features: Tensor, **kwargs: Any) -> Tensor:
+        """Features (…, E) → logits (…, V), through the token embedding itself."""
+        return linear(features, self.embed_tokens.weight)
+
+    def max_positions(self) -> int:
+        """Longest input in tokens; fairseq's iterators and generators ask for it."""
+        return self.longest
+
+
+@register_model("opt", dataclass=OPTConfig)
+class OPTLanguageModel(FairseqLanguageModel):
+    """The decoder as fairseq holds a language model."""
+
+    decoder: OPTDecoder
+
+    @classmethod
+    def build_model(cls, cfg: OPTConfig, task: Any) -> "OPTLanguageModel":
+        """Complete and check ``cfg``, and build for ``task``'s dictionary."""
+        fill_size(cfg, cfg._name or "opt")
+        check_config(cfg)
+        model = cls(OPTDecoder(cfg, task.source_dictionary))
+        if cfg.compile:
+            compile_layers(model.decoder.layers)
+        return model
+
+    @property
+    def output_weight(self) -> nn.Parameter:
+        """The tied embedding, (V, E): criterions project features with it themselves."""
+        return self.decoder.embed_tokens.weight
+
+    def load_state_dict(  # type: ignore[override]
+        self,
+        state_dict: Mapping[str, Any],
+        strict: bool = True,
+        model_cfg: Optional[DictConfig] = None,
+        args: Optional[Any] = None,
+    ) -> Any:
+        """As fairseq's, but a checkpoint of another model is refused by the name of its tensor."""
+        check_fits(self.state_dict(), state_dict, strict)
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
+
+
+def _register_arch(arch: str) -> None:
+    @register_model_architecture("opt", arch)
+    def fill(args: Any) -> None:
+        fill_size(args, arch)
+
+    node = OPTConfig()
+    node._name = arch
+    ConfigStore.instance().store(name=arch, group="model", node=node, provider="metaseq_plugin")
+
+
+for _name in SIZES:
+    _register_arch(f"opt_{_name}")

@@ -1,0 +1,1 @@
+"""Parts that models and criterions share and that fairseq registers nothing of."""

@@ -1,0 +1,212 @@
+"""Output projection and cross entropy in one step, without the logits of the whole batch.
+
+N tokens of the batch, n tokens of a chunk, D model dim, V vocab.
+
+The logits of a small model are its largest tensor (2,048 tokens × 50,272 columns = 412 MB in fp32),
+and the usual loss holds about four such tensors at once. Here the tokens are cut into chunks, and
+everything that is V wide lives for one chunk only. Since the gradient of a summed cross entropy is
+known as soon as the logits are, it is taken in the forward pass, while they are there:
+
+(1) logits = X Wᵀ for the chunk's rows of X                                     (n, V)
+(2) probabilities P from them, the softmax in fp32 always; loss = -log P[target]
+(3) G = P - onehot(target); dX = G W; dW += Gᵀ X
+(4) backward only multiplies dX and dW by the gradient that arrives, in place.
+
+So there are three matrix products in all; recomputing the logits in backward would make four.
+
+16 bits: softmax statistics, loss and dW's sum are fp32; G is rounded to the features' type for the
+products. An entry of P is near 1/V and would be subnormal in fp16, and the loss scale that should
+prevent this arrives only in (4): G therefore carries a fixed power of two, ``FP16_SCALE``, which
+(4) takes out again in fp32.
+
+A vocabulary-parallel version has the same shape: each rank holds V/tp rows of W, (2) exchanges the
+row maxima, sums and target logits, (3) sums dX over ranks, and dW stays local.
+"""
+
+import math
+from typing import Any, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# G's entries lie in (-1, 1); times 2**10 the smallest normal fp16 number stands for a probability
+# of 6e-8 (1/V is 2e-5), and |dX| <= 2 * 2**10 * max|W| still fits in fp16 (65,504) up to |W| = 31.
+FP16_SCALE = 1_024.0
+
+# Bounds of the automatic chunk, in tokens. Below 512 the products lose speed (dW is read and
+# written once a chunk); above 4,096 nothing is gained and a GPU's memory goes into logits.
+MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS = 512, 4_096
+
+
+def automatic_chunk_tokens(num_tokens: int) -> int:
+    """The chunk size, in tokens, for a batch of ``num_tokens``: a sixteenth, within the bounds."""
+    return min(max(num_tokens // 16, MIN_CHUNK_TOKENS), MAX_CHUNK_TOKENS)
+
+
+def chunked_cross_entropy(
+    features: Tensor, weight: Tensor, target: Tensor, ignore_index: int, chunk_tokens: int
+) -> Tensor:
+    """Sum over tokens of ``-log softmax(features @ weight.T)[target]``, differentiable once.
+
+    Args:
+        features: (N, D), fp32, fp16 or bf16; N may be 0.
+        weight: (V, D); computed with in the features' type.
+        target: (N,) integers in [0, V), or ``ignore_index``, which adds nothing to loss or gradient.
+        chunk_tokens: tokens in a chunk; 0 chooses by the batch's size.
+
+    Returns: () fp32, in nats. The gradients hold one (V, D) fp32 tensor from here to backward.
+    """
+    loss, _ = _ChunkedCrossEntropy.apply(
+        features,
+        weight.to(features.dtype),
+        target,
+        ignore_index,
+        chunk_tokens,
+        torch.is_grad_enabled(),
+    )
+    return loss
+
+
+@torch.no_grad()
+def token_losses(
+    features: Tensor, weight: Tensor, target: Tensor, ignore_index: int, chunk_tokens: int
+) -> Tensor:
+    """As ``chunked_cross_entropy``, but (N,) fp32, one loss a token, and without gradients."""
+    _, losses = _ChunkedCrossEntropy.apply(
+        features, weight.to(features.dtype), target, ignore_index, chunk_tokens, False
+    )
+    return losses
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """(features, weight) -> (sum of losses (), losses (N,)); only the sum has a gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        ignore_index: int,
+        chunk_tokens: int,
+        with_gradient: bool,
+    ) -> Tuple[Tensor, Tensor]:
+        # Under no_grad the flags in needs_input_grad still say what the inputs ask for.
+        needs_dx = with_gradient and ctx.needs_input_grad[0]
+        needs_dw = with_gradient and ctx.needs_input_grad[1]
+        num_tokens = features.size(0)
+        losses = features.new_empty(num_tokens, dtype=torch.float32)
+        dx = torch.empty_like(features) if needs_dx else None
+        dw = torch.zeros_like(weight, dtype=torch.float32) if needs_dw else None
+        valid = target.ne(ignore_index)
+        target = target.masked_fill(~valid, 0)  # ignore_index need not be a column
+
+        if num_tokens > 0:
+            chunk_tokens = chunk_tokens or automatic_chunk_tokens(num_tokens)
+            num_chunks = math.ceil(num_tokens / chunk_tokens)
+            size = math.ceil(num_tokens / num_chunks)  # equal chunks: a short last one is slow
+            buffer = features.new_empty(size, weight.size(0))
+            # Autocast would choose the products' types by itself, and cannot write into buffers.
+            with torch.autocast(features.device.type, enabled=False):
+                for start in range(0, num_tokens, size):
+                    rows = slice(start, min(start + size, num_tokens))
+                    losses[rows] = _chunk(
+                        features[rows],
+                        weight,
+                        target[rows],
+                        valid[rows],
+                        buffer[: rows.stop - start],
+                        None if dx is None else dx[rows],
+                        dw,
+                    )
+        ctx.dtype = features.dtype
+        ctx.save_for_backward(dx, dw)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_output: Optional[Tensor], _: Optional[Tensor]
+    ) -> Tuple[Optional[Tensor], ...]:
+        dx, dw = ctx.saved_tensors
+        if grad_output is None:
+            return (None,) * 6
+        return (
+            _scaled(dx, grad_output, ctx.dtype),
+            _scaled(dw, grad_output, ctx.dtype),
+            *(None,) * 4,
+        )
+
+
+def _chunk(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    logits: Tensor,
+    dx: Optional[Tensor],
+    dw: Optional[Tensor],
+) -> Tensor:
+    """One chunk's losses (n,); fills its rows of dx (n, D), adds its part to dw (V, D).
+
+    ``logits`` (n, V) is room to work in, of x's type.
+    """
+    index = target.unsqueeze(1)  # (n, 1)
+    with_gradient = dx is not None or dw is not None
+    torch.mm(x, weight.t(), out=logits)
+    if x.dtype == torch.float32:
+        row_max = logits.amax(1, keepdim=True)
+        target_logit = logits.gather(1, index)
+        row_sum = logits.sub_(row_max).exp_().sum(1, keepdim=True)
+        target_lprob = target_logit - row_max - row_sum.log()  # (n, 1)
+        if with_gradient:
+            logits.div_(row_sum)
+    else:
+        lprobs = torch.log_softmax(logits, 1, dtype=torch.float32)  # (n, V), one fused kernel
+        target_lprob = lprobs.gather(1, index)
+        if with_gradient:
+            if x.dtype == torch.float16:
+                lprobs.add_(math.log(FP16_SCALE))
+            torch.exp(lprobs, out=logits)
+        del lprobs
+
+    if with_gradient:
+        # The target's entry is p - 1, which a rounded p would spoil: expm1 takes it from log p.
+        logits.scatter_(1, index, (target_lprob.expm1() * _scale(x.dtype)).to(logits.dtype))
+        keep = valid.unsqueeze(1)  # (n, 1); masking rows of D is cheaper than rows of V
+        if dx is not None:
+            torch.mm(logits, weight, out=dx).mul_(keep)
+        if dw is not None:
+            _add_product(dw, logits.t(), x * keep)
+    return (-target_lprob.squeeze(1)).masked_fill_(~valid, 0.0)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, where total is fp32 and a and b may have 16 bits."""
+    if a.dtype == torch.float32:
+        total.addmm_(a, b)
+    elif a.is_cuda:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:  # no such product off the GPU
+        total.addmm_(a.float(), b.float())
+
+
+def _scale(dtype: torch.dtype) -> float:
+    return FP16_SCALE if dtype == torch.float16 else 1.0
+
+
+def _scaled(
+    gradient: Optional[Tensor], grad_output: Tensor, dtype: torch.dtype
+) -> Optional[Tensor]:
+    """``gradient``, which carries ``_scale(dtype)``, times the gradient that arrives, as ``dtype``."""
+    if gradient is None:
+        return None
+    factor = grad_output / _scale(dtype)
+    if gradient.dtype != torch.float32:  # in fp16 the factor itself could overflow
+        return gradient.float().mul_(factor).to(dtype)
+    if factor.is_cpu and factor.item() == 1.0:  # fp32 training: spare a pass over (V, D)
+        return gradient.to(dtype)
+    return gradient.mul_(factor).to(dtype)

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Set up if needed, then every gate: ruff, ruff format, mypy, pytest. The first one that fails ends the run.
+#
+#     bash scripts/test.sh            everything
+#     bash scripts/test.sh --fast     without the tests marked slow
+#     bash scripts/test.sh ARGS…      further arguments go to pytest
+#
+# The last line is pytest's closing line.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh
+
+pytest_args=()
+for arg in "$@"; do
+    if [ "$arg" = "--fast" ]; then
+        pytest_args+=(-m "not slow")
+    else
+        pytest_args+=("$arg")
+    fi
+done
+
+gate() { # run "$@", showing what it is and how long it took
+    local started=$SECONDS
+    printf '== %s\n' "$*"
+    "$@"
+    printf '== %s: %d s\n' "$1 ${2:-}" $((SECONDS - started))
+}
+
+gate ruff check .
+gate ruff format --check .
+gate mypy
+printf '== pytest\n'
+# One thread a process, and no tokenizer threads: the workers of pytest-xdist are the parallelism.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+exec python -m pytest -n "${METASEQ_TEST_WORKERS:-auto}" --durations=5 "${pytest_args[@]}"
