@@ -106,6 +106,15 @@ def vocab(edit: Callable[[dict[str, int]], Any]) -> Callable[[Made], None]:
     return change
 
 
+def smaller_dictionary(made: Made) -> None:
+    (made.ours / "dict.txt").write_text("a 1\n")
+
+
+def reversed_dictionary(made: Made) -> None:
+    path = made.ours / "dict.txt"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+
+
 Q = "model.decoder.layers.1.self_attn.q_proj.weight"
 OURS_Q = "decoder.layers.1.self_attn.q_proj.weight"
 DIES: dict[str, Callable[[bytes], bytes]] = {
@@ -158,8 +167,8 @@ TO_HF: dict[str, tuple[Callable[[Made], None], str]] = {
     "tensor missing": (state(lambda s: s["model"].pop(OURS_Q)), f"lacks `{OURS_Q}`"),
     "tensor extra": (state(lambda s: s["model"].update(more=torch.ones(1))), "has the unknown `more`"),
     "tensor mis-shaped": (state(lambda s: s["model"].update({OURS_Q: torch.ones(3)})), rf"has `{OURS_Q}` of shape \(3,\)"),
-    "dictionary of another size": (lambda m: (m.ours / "dict.txt").write_text("a 1\n") and None, "must give the model's 288 types, but .* gives 8"),
-    "dictionary of another order": (lambda m: (m.ours / "dict.txt").write_text("".join(reversed((m.ours / "dict.txt").open().readlines()))) and None, "dict.txt must number tokens as vocab.json does"),
+    "dictionary of another size": (smaller_dictionary, "must give the model's 288 types, but .* gives 8"),
+    "dictionary of another order": (reversed_dictionary, "dict.txt must number tokens as vocab.json does"),
 }  # fmt: skip
 
 
