@@ -94,7 +94,9 @@ def parse_args() -> argparse.Namespace:
     if args.max_update < 1:
         fail(f"`--max-update` must be at least 1, but is {args.max_update}. Set one that is.")
     if args.text is not None and not args.text.exists():
-        fail(f"`--text` must name a file or folder, but {args.text} does not exist. Set one that does.")
+        fail(
+            f"`--text` must name a file or folder, but {args.text} does not exist. Set one that does."
+        )
     return args
 
 
@@ -180,7 +182,9 @@ def call(run: Run, step: str, title: str, command: List[str], stdin: Optional[st
         if process.wait() != 0:
             last = run.log(step).read_text().strip().splitlines()[-1:]
             print("".join(last), file=sys.stderr)
-            print(f"quickstart: error: {title} failed; all it said: {run.log(step)}", file=sys.stderr)
+            print(
+                f"quickstart: error: {title} failed; all it said: {run.log(step)}", file=sys.stderr
+            )
             raise SystemExit(process.returncode)
     return "".join(lines)
 
@@ -189,7 +193,9 @@ def logged(output: str, tag: str) -> List[dict]:
     """The values of fairseq's JSON log lines with ``tag`` (train_inner, train or valid)."""
     marker = f"| INFO | {tag} | "
     return [
-        json.loads(line.split(marker, 1)[1]) for line in output.splitlines() if f"{marker}{{" in line
+        json.loads(line.split(marker, 1)[1])
+        for line in output.splitlines()
+        if f"{marker}{{" in line
     ]
 
 
@@ -308,7 +314,10 @@ def main() -> None:
         ("updates", f"{updates:,}"),
         ("tokens trained on", f"{round(float(trained['train_wpb']) * updates):,}"),
         ("speed", f"{float(trained['train_wps']):,.0f} tokens/s"),
-        ("valid ppl", f"{before:,.2f} untrained, {after:,.2f} trained ({before / after:.0f} times less)"),
+        (
+            "valid ppl",
+            f"{before:,.2f} untrained, {after:,.2f} trained ({before / after:.0f} times less)",
+        ),
         ("checkpoint", run.checkpoint),
         ("commands", run.commands),
         ("this took", f"{time.monotonic() - started:.0f} s"),

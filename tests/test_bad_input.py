@@ -7,7 +7,15 @@ from typing import Any, Callable, NamedTuple
 
 import pytest
 
-from tests.fairseq_runs import TINY, Ended, run_fairseq, train, write_data, write_dictionary, write_split
+from tests.fairseq_runs import (
+    TINY,
+    Ended,
+    run_fairseq,
+    train,
+    write_data,
+    write_dictionary,
+    write_split,
+)
 
 
 class Places(NamedTuple):
@@ -39,6 +47,7 @@ def refused(ended: Ended, command: str, sentence: str) -> None:
     assert ended.last_line.endswith(".")
 
 
+# fmt: off
 # name -> (options that go wrong, given the places; what the sentence says)
 TRAIN: dict[str, tuple[Callable[[Places], tuple], str]] = {
     "arch unknown": (lambda p: ("--arch", "opt_9b"), "`--arch` must be one of its registered names, but is opt_9b"),
@@ -69,7 +78,8 @@ TRAIN: dict[str, tuple[Callable[[Places], tuple], str]] = {
     "checkpoint of another size": (lambda p: ("--finetune-from-model", p.checkpoint, "--decoder-embed-dim", "32"), r"must have shape \(40, 32\), but is \(40, 16\)"),
     "checkpoint of another depth": (lambda p: ("--finetune-from-model", p.checkpoint, "--decoder-layers", "3"), "`decoder.layers.2.* must be in both, but is only in the model"),
     "validation split missing": (lambda p: ("--valid-subset", "valid2"), "must hold valid2.bin and valid2.idx, but .* holds train, valid"),
-}  # fmt: skip
+}
+# fmt: on
 
 
 def damaged(places: Places, change: Callable[[bytes], bytes]) -> Path:
@@ -150,7 +160,10 @@ def test_path(places: Places, command: str, what: str) -> None:
     data, path = places.data, places.scratch / "none.pt"
     sentence = "`--path` must name a checkpoint, but .*none.pt does not exist"
     if what == "truncated":
-        path, sentence = damaged(places, lambda b: b[:1000]), "damaged.pt must be a whole checkpoint"
+        path, sentence = (
+            damaged(places, lambda b: b[:1000]),
+            "damaged.pt must be a whole checkpoint",
+        )
     if what == "other dictionary":
         data, path = write_data(places.scratch / "other", vocab_size=64), places.checkpoint
         sentence = r"`decoder.embed_tokens.weight` must have shape \(64, 16\), but is \(40, 16\)"
@@ -162,16 +175,18 @@ def test_path(places: Places, command: str, what: str) -> None:
     refused(ended, command, sentence)
 
 
+# fmt: off
 INTERACTIVE: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "prompt too long": ((), "w1 " * 2100, "must have at most 2048 tokens .* has 2101"),
     "temperature negative": (("--sampling", "--beam", "1", "--temperature", "-1"), "w1", "`--temperature` must"),
     "top-p of 2": (("--sampling", "--beam", "1", "--sampling-topp", "2"), "w1", "`--sampling-topp` must"),
-    "beam of 0": (("--beam", "0"), "w1", "`--beam` must"),
+    "beam of 0": (("--beam", "0", "--nbest", "0"), "w1", "`--beam` must"),
     "more results than beams": (("--beam", "2", "--nbest", "3"), "w1", "`--nbest` must"),
     "min beyond max": (("--min-len", "9", "--max-len-b", "3"), "w1", "`--min-len` must"),
     "sampling with unequal nbest": (("--sampling", "--beam", "2"), "w1", "`--nbest` must equal `--beam`"),
     "bpe unknown": (("--bpe", "opt_bpf"), "w1", "`--bpe` must be one of .* opt_bpe"),
 }
+# fmt: on
 
 
 @pytest.mark.parametrize("name", INTERACTIVE)

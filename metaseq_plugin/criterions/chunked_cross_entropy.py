@@ -9,7 +9,7 @@ chunk by chunk with the embedding (V, E).
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Tuple, cast
 
 from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
@@ -76,9 +76,8 @@ class ChunkedCrossEntropyCriterion(CrossEntropyCriterion):
         if counts is not None:
             features, target = features[counts], target[counts]  # (N, E), (N,)
         loss_function = chunked_cross_entropy if reduce else token_losses
-        loss = loss_function(
-            features, model.output_weight, target, self.padding_idx, self.chunk_tokens
-        )
+        weight = cast(Tensor, model.output_weight)  # (V, E)
+        loss = loss_function(features, weight, target, self.padding_idx, self.chunk_tokens)
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         return (
             loss,

@@ -69,7 +69,10 @@ def settings_from(cfg: GenerationConfig, seed: Optional[int], vocab_size: int) -
         for field, option in REFUSED
         if getattr(cfg, field) != getattr(defaults, field)
     ]
-    for field, option in (("sampling_topk", "--sampling-topk"), ("sampling_topp", "--sampling-topp")):
+    for field, option in (
+        ("sampling_topk", "--sampling-topk"),
+        ("sampling_topp", "--sampling-topp"),
+    ):
         if getattr(cfg, field) != getattr(defaults, field) and not cfg.sampling:
             problems.append(f"`{option}` must come with --sampling, but comes alone. Add it.")
     if cfg.sampling_topk != defaults.sampling_topk and cfg.sampling_topk < 1:
@@ -146,8 +149,7 @@ class FairseqGenerator:
         limits = [int(self.max_len_a * len(prompt) + self.max_len_b) for prompt in prompts]
         found = self.generator.generate(prompts, limits, self.settings)
         return [
-            self.as_fairseq(prompt, continuations)
-            for prompt, continuations in zip(prompts, found)
+            self.as_fairseq(prompt, continuations) for prompt, continuations in zip(prompts, found)
         ]
 
     def as_fairseq(
@@ -160,9 +162,7 @@ class FairseqGenerator:
                 "score": torch.tensor(hypothesis.rank),
                 "attention": torch.empty(0),
                 "alignment": torch.empty(0),
-                "positional_scores": torch.tensor(
-                    continuations.prompt_scores + hypothesis.scores
-                ),
+                "positional_scores": torch.tensor(continuations.prompt_scores + hypothesis.scores),
             }
             for hypothesis in hypotheses
         ]

@@ -107,9 +107,7 @@ class Generator:
         logits, scores = decoding.prefill(
             prompts, longest if repeats else capacity, settings.with_prompt_scores
         )
-        problem = Problem(
-            decoding, prompts, limits, settings, self.pad, self.eos, logits, capacity
-        )
+        problem = Problem(decoding, prompts, limits, settings, self.pad, self.eos, logits, capacity)
         if settings.beam > 1:
             assert stop is None, "stop rules are for sampling"
             found = search_beams(problem)

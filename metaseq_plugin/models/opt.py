@@ -6,13 +6,13 @@ Legend: B batch, T new tokens, S all tokens so far, D model dim, E word-embeddin
 the 350M), H heads, K head dim (D = H·K), F feed-forward dim, V vocabulary. Everything inside is
 batch-first (B, T, D); fairseq's own decoders are time-first.
 
-Read it top to bottom: settings and sizes → attention → layer → decoder → the fairseq model. Sharding
+Read it top to bottom: settings (the sizes stand in ``_sizes.py``) → attention → layer → decoder → the fairseq model. Sharding
 and parallelism are applied from outside; nothing here knows of them.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from metaseq_plugin.checkpoint.fit import check_fits
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.models._sizes import FFN_RATIO, SIZES
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.kv_cache import KVCache, attention_mask
 from metaseq_plugin.modules.linear import Linear, linear
@@ -38,35 +40,6 @@ from metaseq_plugin.modules.offload import maybe_offload
 # Position p (from 0) of the non-padding tokens uses row p + 2; rows 0 and 1 belong to <s> and <pad>,
 # which is how fairseq's learned positions count. Hugging Face calls it the offset.
 POSITION_OFFSET = 2
-
-
-class OPTSize(NamedTuple):
-    """One row of the size table: what distinguishes a published OPT from its siblings."""
-
-    layers: int
-    embed_dim: int
-    heads: int
-    word_embed_dim: Optional[int] = None  # E, where it is not D
-    post_norm: bool = False
-
-
-# Table 1 of arXiv:2205.01068; 8m and 760m are metaseq's own (opt_job_constants.py). The released
-# 350M differs from its siblings: post-norm, no final norm, 512-dim word embeddings.
-SIZES = {
-    "8m": OPTSize(layers=4, embed_dim=128, heads=2),
-    "125m": OPTSize(layers=12, embed_dim=768, heads=12),
-    "350m": OPTSize(layers=24, embed_dim=1024, heads=16, word_embed_dim=512, post_norm=True),
-    "760m": OPTSize(layers=24, embed_dim=1536, heads=16),
-    "1.3b": OPTSize(layers=24, embed_dim=2048, heads=32),
-    "2.7b": OPTSize(layers=32, embed_dim=2560, heads=32),
-    "6.7b": OPTSize(layers=32, embed_dim=4096, heads=32),
-    "13b": OPTSize(layers=40, embed_dim=5120, heads=40),
-    "30b": OPTSize(layers=48, embed_dim=7168, heads=56),
-    "66b": OPTSize(layers=64, embed_dim=9216, heads=72),
-    "175b": OPTSize(layers=96, embed_dim=12288, heads=96),
-}
-for _name, _size in SIZES.items():
-    assert _size.embed_dim % _size.heads == 0, f"{_name}: {_size}"
 
 
 @dataclass
@@ -106,11 +79,15 @@ class OPTConfig(FairseqDataclass):
     )
     init_std: float = field(
         default=0.006,
-        metadata={"help": "standard deviation of initial weights; blocks' outputs get 1/√(2·layers) of it"},
+        metadata={
+            "help": "standard deviation of initial weights; blocks' outputs get 1/√(2·layers) of it"
+        },
     )
     checkpoint_activations: bool = field(
         default=False,
-        metadata={"help": "keep only each layer's input for the backward pass and recompute the rest"},
+        metadata={
+            "help": "keep only each layer's input for the backward pass and recompute the rest"
+        },
     )
     offload_activations: bool = field(
         default=False,
@@ -139,7 +116,7 @@ def fill_size(cfg: Any, arch: str) -> None:
         if name not in cfg or getattr(cfg, name) is None:
             setattr(cfg, name, value)
     if "decoder_ffn_embed_dim" not in cfg or cfg.decoder_ffn_embed_dim is None:
-        cfg.decoder_ffn_embed_dim = 4 * cfg.decoder_embed_dim
+        cfg.decoder_ffn_embed_dim = FFN_RATIO * cfg.decoder_embed_dim
 
 
 def check_config(cfg: OPTConfig) -> None:
@@ -381,23 +358,7 @@ class OPTLanguageModel(FairseqLanguageModel):
         args: Optional[Any] = None,
     ) -> Any:
         """As fairseq's, but a checkpoint of another model is refused by the name of its tensor."""
-        ours = self.state_dict()
-        problem = ""
-        for name, tensor in ours.items():
-            if not problem and name in state_dict and state_dict[name].shape != tensor.shape:
-                problem = (
-                    f"`{name}` must have shape {tuple(tensor.shape)}, "
-                    f"but is {tuple(state_dict[name].shape)}"
-                )
-        strangers = sorted(ours.keys() ^ state_dict.keys()) if strict else []
-        if strangers and not problem:
-            holder = "the model" if strangers[0] in ours else "the checkpoint"
-            problem = f"`{strangers[0]}` must be in both, but is only in {holder}"
-        if problem:
-            raise UserError(
-                f"The checkpoint must fit the model and its dictionary: {problem}. "
-                "Set the --arch and the data folder (dict.txt) that it was trained with."
-            )
+        check_fits(self.state_dict(), state_dict, strict)
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 
@@ -407,7 +368,7 @@ def _register_arch(arch: str) -> None:
         fill_size(args, arch)
 
     node = OPTConfig()
-    node._name = arch  # type: ignore[assignment]
+    node._name = arch
     ConfigStore.instance().store(name=arch, group="model", node=node, provider="metaseq_plugin")
 
 

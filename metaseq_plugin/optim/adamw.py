@@ -56,7 +56,7 @@ class AdamWConfig(FairseqDataclass):
         default=False,
         metadata={"help": "do not decay biases and LayerNorm weights (OPT decayed them)"},
     )
-    lr: List[float] = II("optimization.lr")
+    lr: List[float] = II("optimization.lr")  # noqa: RUF009 (a string)
     # These say whether the parameters given are fp32 copies of the model's (has_master_weights).
     fp16: bool = II("common.fp16")
     bf16: bool = II("common.bf16")
@@ -114,10 +114,10 @@ class Fp32StateAdamW(torch.optim.AdamW):
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
             fp32 = [p for p in with_grad if p.dtype == torch.float32]
-            self._update(group, fp32, fp32, [p.grad for p in fp32], factor)
+            self._update(group, fp32, fp32, _grads(fp32), factor)
             for params in _buckets(p for p in with_grad if p.dtype != torch.float32):
                 copies = [p.float() for p in params]
-                self._update(group, params, copies, [p.grad.float() for p in params], factor)
+                self._update(group, params, copies, [g.float() for g in _grads(params)], factor)
                 torch._foreach_copy_(params, copies)
         return loss
 
@@ -169,11 +169,15 @@ class Fp32StateAdamW(torch.optim.AdamW):
         super().load_state_dict(state_dict)
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
-        for saved_id, param in zip(saved_ids, params):  # noqa: B905 (torch checked the lengths)
+        for saved_id, param in zip(saved_ids, params, strict=True):
             if param.dtype != torch.float32 and saved_id in state_dict["state"]:
                 for name in ("exp_avg", "exp_avg_sq"):
                     saved = state_dict["state"][saved_id][name]
                     self.state[param][name] = saved.to(device=param.device, dtype=torch.float32)
+
+
+def _grads(params: Iterable[Tensor]) -> List[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
 
 
 def _buckets(params: Iterable[Tensor]) -> Iterator[List[Tensor]]:
@@ -283,9 +287,9 @@ class FairseqAdamW(FairseqOptimizer):
             for group in self.param_groups
         ]
         self.optimizer.load_state_dict(state_dict)
-        for group, ours in zip(self.param_groups, settings):  # noqa: B905 (checked above)
+        for group, ours in zip(self.param_groups, settings, strict=True):
             group.update(ours)
             group.update(optimizer_overrides or {})
         if has_master_weights(self.cfg) and "master_weights" in state_dict:
-            for param, saved in zip(self.params, state_dict["master_weights"]):  # noqa: B905
+            for param, saved in zip(self.params, state_dict["master_weights"], strict=True):
                 param.data.copy_(saved)

@@ -67,7 +67,7 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
     return [p.detach().clone() for p in trainer.get_model().parameters()]
 
 
-def train(trainer: Trainer, updates: range) -> list[dict]:
+def train(trainer: Trainer, updates: range) -> list:
     return [
         trainer.train_step([make_sample(2 * u), make_sample(2 * u + 1, padded=4)]) for u in updates
     ]
