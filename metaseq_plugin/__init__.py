@@ -10,8 +10,16 @@ from metaseq_plugin.compat import startup
 startup.install()  # a no-op where the start-up hook is installed
 
 from metaseq_plugin.criterions import chunked_cross_entropy  # noqa: E402
+from metaseq_plugin.data.bpe import opt_bpe, opt_sentencepiece  # noqa: E402
 from metaseq_plugin.models import opt  # noqa: E402
 from metaseq_plugin.optim import adamw  # noqa: E402
 from metaseq_plugin.tasks import opt_language_modeling  # noqa: E402
 
-__all__ = ["adamw", "chunked_cross_entropy", "opt", "opt_language_modeling"]
+__all__ = [
+    "adamw",
+    "chunked_cross_entropy",
+    "opt",
+    "opt_bpe",
+    "opt_language_modeling",
+    "opt_sentencepiece",
+]

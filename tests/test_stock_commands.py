@@ -59,6 +59,16 @@ def test_eval_lm_gives_the_same_loss(trained: Trained, tmp_path: Path) -> None:
     assert float(losses[-1]) == pytest.approx(valid_loss(trained.ended.output), abs=1e-3)
 
 
+def test_eval_lm_cuts_blocks_to_the_model(trained: Trained, tmp_path: Path) -> None:
+    """The default --tokens-per-sample, 2048, is longer than this model's input."""
+    ended = train(trained.data, tmp_path / "run", "--max-update", 1, "--decoder-max-positions", 32)
+    assert ended.status == 0, ended.output
+    short = trained._replace(save_dir=tmp_path / "run")
+    ended = run("eval-lm", short, tmp_path, "--gen-subset", "valid", "--batch-size", 4)
+    (loss,) = re.findall(r"Loss \(base 2\): ([0-9.]+)", ended.output)
+    assert float(loss) > 1
+
+
 def test_generate_writes_on_every_document(trained: Trained, tmp_path: Path) -> None:
     ended = run(
         "generate", trained, tmp_path, "--gen-subset", "valid", "--batch-size", 2,

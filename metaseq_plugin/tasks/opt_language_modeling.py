@@ -108,9 +108,12 @@ class OPTLanguageModelingTask(LanguageModelingTask):
         """Cut ``split`` into blocks; with several data folders, epoch decides which."""
         folders = utils.split_paths(self.args.data)
         folder = folders[(epoch - 1) % len(folders)]
+        block_size = self.args.tokens_per_sample
+        if self.longest_input is not None:  # evaluating a model that was trained on shorter blocks
+            block_size = min(block_size, self.longest_input)
         blocks = TokenBlocks(
             TokenStream(find_split(folder, split, combine)),
-            self.args.tokens_per_sample,
+            block_size,
             self.args.sample_break_mode,
             self.dictionary.eos(),
         )
