@@ -55,6 +55,7 @@ metaseq_find_python() { # print the interpreter to build from
 }
 
 metaseq_wanted_stamp() { # what an up-to-date environment's stamp reads
+    "${PYTHON:-$METASEQ_PYTHON}" -V 2>&1
     cat "$metaseq_root"/requirements/*.txt "$metaseq_root/setup.py" "$metaseq_root/pyproject.toml" |
         cksum | tr ' ' '-'
     printf '%s\n' "$metaseq_root"
@@ -107,6 +108,7 @@ metaseq_step() { # run "$@" after the title $1 with its output in the log, showi
     printf '\n### %s: %s\n' "$title" "$*" >>"$metaseq_log"
     "$@" >>"$metaseq_log" 2>&1 </dev/null &
     pid=$!
+    trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM # a background job does not see Ctrl-C
     if [ -t 1 ]; then
         while kill -0 "$pid" 2>/dev/null; do
             printf '\rsetup: %-58s %4d s' "$title" $((SECONDS - started))
@@ -118,6 +120,7 @@ metaseq_step() { # run "$@" after the title $1 with its output in the log, showi
         printf 'setup: %-58s failed\n' "$title"
         metaseq_explain_failure "$title"
     }
+    trap - INT TERM
     printf 'setup: %-58s %4d s\n' "$title" $((SECONDS - started))
 }
 
@@ -125,7 +128,6 @@ metaseq_make_venv() { # the empty environment, from the interpreter $1
     if ! "$1" -m venv --clear "$metaseq_venv" >/dev/null 2>&1; then
         metaseq_refuse "The environment $metaseq_venv could not be made with $1 -m venv. Install Python's venv module (on Debian or Ubuntu: apt install python3-venv) and see that the folder can be written."
     fi
-    "$METASEQ_PYTHON" -c 'import platform; print(platform.python_version())' >"$metaseq_venv/python.stamp"
 }
 
 metaseq_install() {
@@ -157,7 +159,7 @@ metaseq_install() {
 }
 
 metaseq_setup() {
-    if [ -n "${PYTHON:-}" ] || ! metaseq_is_supported "$METASEQ_PYTHON" ||
+    if ! metaseq_is_supported "$METASEQ_PYTHON" ||
         [ "$(cat "$metaseq_stamp" 2>/dev/null)" != "$(metaseq_wanted_stamp)" ]; then
         metaseq_install
     fi
