@@ -93,8 +93,8 @@ metaseq_explain_failure() { # the sentence for a step $1 that failed, from the e
     *"No space left on device"* | *"Errno 28"* | *"Disk quota exceeded"*)
         metaseq_refuse "$1 could not be installed because the disk is full. Free some space at $metaseq_venv and ${TMPDIR:-/tmp}, or set METASEQ_VENV and TMPDIR to folders on a larger disk (full log: $metaseq_log)."
         ;;
-    *"No matching distribution"* | *"Could not find a version"* | *"Max retries"* | *"Connection"* | *"name resolution"* | *"timed out"* | *"HTTP error"* | *"SSLError"*)
-        metaseq_refuse "$1 could not be fetched by pip. Check the network and pip's index settings (pip config list; environment variables PIP_INDEX_URL, PIP_NO_INDEX, PIP_FIND_LINKS) and run again; what is installed is kept (full log: $metaseq_log)."
+    *"ResolutionImpossible"* | *"No matching distribution"* | *"Could not find a version"* | *"Max retries"* | *"Connection"* | *"name resolution"* | *"timed out"* | *"HTTP error"* | *"SSLError"*)
+        metaseq_refuse "$1 could not be fetched by pip. Check the network and pip's index settings (pip config list; environment variables PIP_INDEX_URL, PIP_NO_INDEX, PIP_FIND_LINKS, PIP_CONSTRAINT) and run again; what is installed is kept (full log: $metaseq_log)."
         ;;
     *)
         metaseq_refuse "$1 could not be installed; the last lines of the full log, $metaseq_log, say why. Mend it and run again; what is installed is kept."

@@ -13,7 +13,6 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Iterator, List, Optional
 
-import metaseq_plugin  # noqa: F401  (registers our components)
 import pytest
 from fairseq import registry
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
@@ -22,6 +21,8 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import II
+
+import metaseq_plugin  # noqa: F401  (registers our components)
 
 OURS = "metaseq_plugin"
 

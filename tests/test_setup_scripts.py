@@ -16,7 +16,20 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = "bash cat cksum tr df awk dirname mktemp rm mkdir tail printf".split()
+TOOLS = [
+    "bash",
+    "cat",
+    "cksum",
+    "tr",
+    "df",
+    "awk",
+    "dirname",
+    "mktemp",
+    "rm",
+    "mkdir",
+    "tail",
+    "printf",
+]
 
 OLD_PYTHON = """#!/bin/sh
 case "$2" in *sys.exit*) exit 1;; esac

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+
 from metaseq_plugin.compat import command, doctor
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]

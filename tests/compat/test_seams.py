@@ -7,11 +7,13 @@ import sys
 import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy
 import pytest
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
 from metaseq_plugin.compat import (
     bitarray_rindex,
     hydra_plugins,
@@ -20,7 +22,6 @@ from metaseq_plugin.compat import (
     quiet_warnings,
     startup,
 )
-from torch.serialization import get_unsafe_globals_in_checkpoint
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -151,7 +152,7 @@ def command_line(arguments: Optional[list[str]] = None) -> argparse.Namespace:
 
     chosen = ["data", "--arch", "transformer_lm_gpt2_tiny", "--task", "language_modeling"]
     parser = options.get_training_parser()
-    return options.parse_args_and_arch(parser, chosen + (arguments or []))  # type: ignore[no-any-return]
+    return options.parse_args_and_arch(parser, chosen + (arguments or []))
 
 
 @pytest.mark.parametrize("kind", ["namespace", "omegaconf"])
@@ -166,7 +167,7 @@ def test_old_checkpoints_load_with_the_check_on(kind: str, tmp_path: Path) -> No
         "lr_scheduler_state": {},
         "num_updates": 3,
     }
-    state = {
+    state: dict[str, Any] = {
         "args": None,
         "cfg": None,
         "model": {"weight": torch.arange(3.0)},
