@@ -34,6 +34,10 @@ metaseq_is_supported() { # does the command $1 start a CPython 3.10 to 3.12?
     "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
 }
 
+metaseq_base_of() { # the interpreter behind $1, which may itself stand in the environment to be remade
+    "$1" -c 'import sys; print(sys._base_executable)'
+}
+
 metaseq_find_python() { # print the interpreter to build from
     local candidate version
     if [ -n "${PYTHON:-}" ]; then
@@ -41,12 +45,12 @@ metaseq_find_python() { # print the interpreter to build from
             metaseq_refuse "PYTHON must be a Python interpreter that starts, but is $PYTHON. Set it to one, such as PYTHON=python3.11."
         metaseq_is_supported "$PYTHON" ||
             metaseq_refuse "PYTHON must be Python 3.10, 3.11 or 3.12, but is Python $version ($PYTHON). Set it to one of these, such as PYTHON=python3.11."
-        command -v "$PYTHON"
+        metaseq_base_of "$PYTHON"
         return
     fi
     for candidate in python3 python3.12 python3.11 python3.10 python; do
         if metaseq_is_supported "$candidate"; then
-            command -v "$candidate"
+            metaseq_base_of "$candidate"
             return
         fi
     done
