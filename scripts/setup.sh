@@ -34,6 +34,10 @@ metaseq_is_supported() { # does the command $1 start a CPython 3.10 to 3.12?
     "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
 }
 
+metaseq_base_of() { # the interpreter behind $1, which may itself stand in the environment to be remade
+    "$1" -c 'import sys; print(sys._base_executable)'
+}
+
 metaseq_find_python() { # print the interpreter to build from
     local candidate version
     if [ -n "${PYTHON:-}" ]; then
@@ -41,12 +45,12 @@ metaseq_find_python() { # print the interpreter to build from
             metaseq_refuse "PYTHON must be a Python interpreter that starts, but is $PYTHON. Set it to one, such as PYTHON=python3.11."
         metaseq_is_supported "$PYTHON" ||
             metaseq_refuse "PYTHON must be Python 3.10, 3.11 or 3.12, but is Python $version ($PYTHON). Set it to one of these, such as PYTHON=python3.11."
-        command -v "$PYTHON"
+        metaseq_base_of "$PYTHON"
         return
     fi
     for candidate in python3 python3.12 python3.11 python3.10 python; do
         if metaseq_is_supported "$candidate"; then
-            command -v "$candidate"
+            metaseq_base_of "$candidate"
             return
         fi
     done
@@ -55,6 +59,7 @@ metaseq_find_python() { # print the interpreter to build from
 }
 
 metaseq_wanted_stamp() { # what an up-to-date environment's stamp reads
+    "${PYTHON:-$METASEQ_PYTHON}" -V 2>&1
     cat "$metaseq_root"/requirements/*.txt "$metaseq_root/setup.py" "$metaseq_root/pyproject.toml" |
         cksum | tr ' ' '-'
     printf '%s\n' "$metaseq_root"
@@ -92,8 +97,8 @@ metaseq_explain_failure() { # the sentence for a step $1 that failed, from the e
     *"No space left on device"* | *"Errno 28"* | *"Disk quota exceeded"*)
         metaseq_refuse "$1 could not be installed because the disk is full. Free some space at $metaseq_venv and ${TMPDIR:-/tmp}, or set METASEQ_VENV and TMPDIR to folders on a larger disk (full log: $metaseq_log)."
         ;;
-    *"No matching distribution"* | *"Could not find a version"* | *"Max retries"* | *"Connection"* | *"name resolution"* | *"timed out"* | *"HTTP error"* | *"SSLError"*)
-        metaseq_refuse "$1 could not be fetched by pip. Check the network and pip's index settings (pip config list; environment variables PIP_INDEX_URL, PIP_NO_INDEX, PIP_FIND_LINKS) and run again; what is installed is kept (full log: $metaseq_log)."
+    *"ResolutionImpossible"* | *"No matching distribution"* | *"Could not find a version"* | *"Max retries"* | *"Connection"* | *"name resolution"* | *"timed out"* | *"HTTP error"* | *"SSLError"*)
+        metaseq_refuse "$1 could not be fetched by pip. Check the network and pip's index settings (pip config list; environment variables PIP_INDEX_URL, PIP_NO_INDEX, PIP_FIND_LINKS, PIP_CONSTRAINT) and run again; what is installed is kept (full log: $metaseq_log)."
         ;;
     *)
         metaseq_refuse "$1 could not be installed; the last lines of the full log, $metaseq_log, say why. Mend it and run again; what is installed is kept."
@@ -107,6 +112,7 @@ metaseq_step() { # run "$@" after the title $1 with its output in the log, showi
     printf '\n### %s: %s\n' "$title" "$*" >>"$metaseq_log"
     "$@" >>"$metaseq_log" 2>&1 </dev/null &
     pid=$!
+    trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM # a background job does not see Ctrl-C
     if [ -t 1 ]; then
         while kill -0 "$pid" 2>/dev/null; do
             printf '\rsetup: %-58s %4d s' "$title" $((SECONDS - started))
@@ -118,6 +124,7 @@ metaseq_step() { # run "$@" after the title $1 with its output in the log, showi
         printf 'setup: %-58s failed\n' "$title"
         metaseq_explain_failure "$title"
     }
+    trap - INT TERM
     printf 'setup: %-58s %4d s\n' "$title" $((SECONDS - started))
 }
 
@@ -125,7 +132,6 @@ metaseq_make_venv() { # the empty environment, from the interpreter $1
     if ! "$1" -m venv --clear "$metaseq_venv" >/dev/null 2>&1; then
         metaseq_refuse "The environment $metaseq_venv could not be made with $1 -m venv. Install Python's venv module (on Debian or Ubuntu: apt install python3-venv) and see that the folder can be written."
     fi
-    "$METASEQ_PYTHON" -c 'import platform; print(platform.python_version())' >"$metaseq_venv/python.stamp"
 }
 
 metaseq_install() {
@@ -157,7 +163,7 @@ metaseq_install() {
 }
 
 metaseq_setup() {
-    if [ -n "${PYTHON:-}" ] || ! metaseq_is_supported "$METASEQ_PYTHON" ||
+    if ! metaseq_is_supported "$METASEQ_PYTHON" ||
         [ "$(cat "$metaseq_stamp" 2>/dev/null)" != "$(metaseq_wanted_stamp)" ]; then
         metaseq_install
     fi

@@ -30,6 +30,7 @@ gate ruff check .
 gate ruff format --check .
 gate mypy
 printf '== pytest\n'
-# One thread a process, and no tokenizer threads: the workers of pytest-xdist are the parallelism.
+# One thread a process, and no tokenizer threads: the workers of pytest-xdist are the parallelism. A file
+# stays on one worker, so that its fixtures are made once.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-exec python -m pytest -n "${METASEQ_TEST_WORKERS:-auto}" --durations=5 "${pytest_args[@]}"
+exec python -m pytest -n "${METASEQ_TEST_WORKERS:-auto}" --dist loadfile --durations=5 "${pytest_args[@]}"

@@ -160,12 +160,14 @@ def hook_row() -> Row:
 
 def import_rows(probe_failure: str) -> list[Row]:
     """The rows of the installed libraries that cannot be imported; at least one when the probe failed."""
-    rows = []
+    rows: list[Row] = []
+    reasons: set[str] = set()  # what fails only because of a library named before is left out
     for library in LIBRARIES:
         if installed_version(library.distribution) is None:
             continue
         _, reason = run_child(f"import {library.module}")
-        if reason:
+        if reason and reason not in reasons:
+            reasons.add(reason)
             name, remedy = library.distribution, library.remedy.format(python=sys.executable)
             problem = f"{name} must be importable, but fails with: {reason}. {remedy}"
             rows.append(Row("Imports", name, "", "BROKEN", problem))
@@ -218,7 +220,10 @@ def disk_row() -> Row:
 
 def examine() -> list[Row]:
     """Every row of the table, in order."""
-    rows = [python_row(), *map(version_row, LIBRARIES), hook_row(), disk_row()]
+    hook = hook_row()
+    rows = [python_row(), *map(version_row, LIBRARIES), hook, disk_row()]
+    if hook.problem:  # without it most imports fail on Python >= 3.11, for no other reason
+        return rows
     output, failure = run_child("from metaseq_plugin.compat import probe; probe.main()")
     tokenizers = "import tiktoken, tokenizers, sentencepiece, safetensors, zstandard"
     extra_failure = failure or run_child(tokenizers)[1]

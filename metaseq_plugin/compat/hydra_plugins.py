@@ -26,8 +26,8 @@ def walk_packages(*args: Any, **kwargs: Any) -> Iterator[tuple[SimpleNamespace, 
 
 
 def apply(target: Optional[ModuleType]) -> str:
-    if sys.version_info < (3, 12):
-        return "not needed (Python < 3.12)"
-    plugins = sys.modules["hydra.core.plugins"]
-    plugins.pkgutil = SimpleNamespace(walk_packages=walk_packages)  # type: ignore[attr-defined]
-    return "applied"
+    if sys.version_info >= (3, 12):
+        plugins = sys.modules["hydra.core.plugins"]
+        plugins.pkgutil = SimpleNamespace(walk_packages=walk_packages)  # type: ignore[attr-defined]
+        return "applied"
+    return "not needed (Python < 3.12)"

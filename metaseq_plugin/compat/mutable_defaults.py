@@ -41,8 +41,8 @@ def hashable_in(modules: frozenset[str], dataclass: Callable[..., Any]) -> Calla
 
 
 def apply(target: Optional[ModuleType]) -> str:
-    if sys.version_info < (3, 11):
-        return "not needed (Python < 3.11)"
-    if not hasattr(dataclasses.dataclass, "repairs_mutable_defaults"):
-        dataclasses.dataclass = hashable_in(MODULES, dataclasses.dataclass)  # type: ignore[assignment]
-    return "applied"
+    if sys.version_info >= (3, 11):
+        if not hasattr(dataclasses.dataclass, "repairs_mutable_defaults"):
+            dataclasses.dataclass = hashable_in(MODULES, dataclasses.dataclass)  # type: ignore[assignment]
+        return "applied"
+    return "not needed (Python < 3.11)"

@@ -128,4 +128,4 @@ def install() -> None:
     """Put the finder in front, unless it is there already or the user switched it off."""
     if os.environ.get(SWITCH) == "0" or any(isinstance(f, SeamFinder) for f in sys.meta_path):
         return
-    sys.meta_path.insert(0, SeamFinder())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, SeamFinder())
