@@ -47,8 +47,13 @@ def add_to_wheel(wheel: Path, name: str, content: bytes) -> None:
     """Write ``content`` as the file ``name`` at the root of ``wheel``, listed in its RECORD."""
     digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
     rewritten = wheel.with_suffix(".whl.tmp")
-    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(rewritten, "w", zipfile.ZIP_DEFLATED) as new:
-        record = next(entry for entry in old.infolist() if entry.filename.endswith(".dist-info/RECORD"))
+    with (
+        zipfile.ZipFile(wheel) as old,
+        zipfile.ZipFile(rewritten, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        record = next(
+            entry for entry in old.infolist() if entry.filename.endswith(".dist-info/RECORD")
+        )
         for entry in old.infolist():
             if entry is not record:
                 new.writestr(entry, old.read(entry))

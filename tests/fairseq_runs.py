@@ -6,9 +6,11 @@ instead of five and cannot disturb the next.
 
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional, Sequence
 
@@ -73,8 +75,19 @@ def _child(
             prepare()
         sys.argv = [f"fairseq-{command}", *argv]
         module = importlib.import_module(f"fairseq_cli.{command.replace('-', '_')}")
+        # What the command's module sets up when it is imported first, which here it may not be.
+        logging.basicConfig(
+            format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
+            level=logging.INFO,
+            stream=stream,
+            force=True,
+        )
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
-            module.cli_main()
+            try:
+                module.cli_main()
+            except Exception:
+                traceback.print_exc()
+                raise
 
 
 def run_fairseq(

@@ -35,6 +35,11 @@ HOST_MISTAKES = (
     ),
     (
         AssertionError,
+        r"--sampling requires --nbest to be equal to --beam",
+        "`--nbest` must equal `--beam` with --sampling, but does not. Set both to the same number.",
+    ),
+    (
+        AssertionError,
         r"(?P<option>--[a-z-]+) (?P<rest>(?:requires|cannot|must) .*)",
         "`{option}` {rest}.",
     ),
@@ -82,7 +87,9 @@ def refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
         )
     argument = re.fullmatch(r"argument (?P<option>\S+?)(?:/-\w)?: (?P<problem>.*)", message)
     if argument:
-        problem = re.sub(r"^invalid (\S+) value: ", r"must be of type \1, but is ", argument["problem"])
+        problem = re.sub(
+            r"^invalid (\S+) value: ", r"must be of type \1, but is ", argument["problem"]
+        )
         raise UserError(f"`{argument['option']}` {problem}. See {parser.prog} --help.")
     raise UserError(f"{message[:1].upper()}{message[1:]}. See {parser.prog} --help.")
 

@@ -1,17 +1,41 @@
 """``torch.load`` reads only tensors and plain containers by default; fairseq's files hold a little more.
 
-Every checkpoint that fairseq wrote from the command line holds an ``argparse.Namespace``. That class
-and the few others fairseq stores are plain data, so they are put on torch's list of safe globals.
-The check itself (``weights_only=True``) stays on.
+Checkpoints written by ``fairseq-train`` 0.12.2 pass as they are (their ``cfg`` is plain containers).
+Older ones, fairseq's published models among them, hold the ``argparse.Namespace`` of their command
+line or omegaconf containers. These classes are plain data, so they are put on torch's list of safe
+globals, and nothing else is. The check itself (``weights_only=True``) stays on.
 """
 
 import argparse
+import collections
+import typing
 from types import ModuleType
-from typing import Optional
+from typing import Any, Optional
 
+import omegaconf
 import torch
+
+# What the pickle of a Namespace and of a DictConfig made from fairseq's options refers to, as
+# `torch.serialization.get_unsafe_globals_in_checkpoint` lists it.
+PLAIN_DATA: list[Any] = [
+    argparse.Namespace,
+    omegaconf.DictConfig,
+    omegaconf.ListConfig,
+    omegaconf.base.ContainerMetadata,
+    omegaconf.base.Metadata,
+    omegaconf.nodes.AnyNode,
+    collections.defaultdict,
+    typing.Any,
+    dict,
+    list,
+    tuple,
+    bool,
+    int,
+    float,
+    str,
+]
 
 
 def apply(target: Optional[ModuleType]) -> str:
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    torch.serialization.add_safe_globals(PLAIN_DATA)
     return "applied"

@@ -2,47 +2,60 @@
 
 The start-up hook (``setup.py`` installs it as ``metaseq_plugin_hook.pth``) loads this module in
 every interpreter, spawned children included, before ``--user-dir`` is read. Therefore it imports
-neither torch nor fairseq nor anything slow, and never ``metaseq_plugin`` itself: fairseq skips a
-``--user-dir`` whose package is already imported.
+neither torch nor fairseq nor anything slow (``typing`` alone takes longer than all the rest), and
+never ``metaseq_plugin`` itself: fairseq skips a ``--user-dir`` whose package is already imported.
 
 The steps:
 (1) ``install()`` puts one ``SeamFinder`` in front of ``sys.meta_path``;
 (2) when a module named in ``SEAMS`` is about to be imported, the finder applies each of its seams,
     before the module runs (``before``) or right after (``after``);
-(3) every seam reports what it did, and ``metaseq doctor`` prints it.
+(3) every seam reports what it did in ``REPORT``, and ``metaseq doctor`` prints it.
 
 ``METASEQ_PLUGIN_COMPAT=0`` in the environment turns all of it off.
 """
 
+from __future__ import annotations
+
 import os
 import sys
-from importlib import import_module
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
-from typing import NamedTuple, Optional, Sequence
+
+TYPE_CHECKING = False  # typing's own, without the import; type checkers know the name
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Optional, Sequence
 
 SWITCH = "METASEQ_PLUGIN_COMPAT"
 
 
-class Seam(NamedTuple):
-    """One repair: ``when`` ("before" or "after") the import of ``target``, run ``module``."""
+class Seam:
+    """One repair: ``when`` ("before" or "after") the import of ``target``, run ``module``.
 
-    target: str
-    when: str
-    module: str
+    ``module`` is a file of this folder with ``apply(target: ModuleType | None) -> str``, which
+    returns "applied", or "not needed" with the reason.
+    """
+
+    __slots__ = ("module", "target", "when")
+
+    def __init__(self, target: str, when: str, module: str) -> None:
+        self.target, self.when, self.module = target, when, module
 
 
-# A seam is a module of this folder with `apply(target: ModuleType | None) -> str`, which returns
-# "applied", or "not needed" with the reason.
 SEAMS = (
     # omegaconf is the first of the three to be imported on any path, and is what pytest's
     # assertion-rewriting hook leaves to us when it claims hydra for itself.
     Seam("omegaconf", "before", "mutable_defaults"),
     Seam("hydra", "before", "mutable_defaults"),
     Seam("fairseq", "before", "mutable_defaults"),
+    Seam("hydra.core.plugins", "after", "hydra_plugins"),
+    Seam("fairseq.dataclass.utils", "after", "hydra_plugins"),
+    Seam("fairseq", "before", "quiet_warnings"),
+    Seam("fairscale", "before", "quiet_warnings"),
     Seam("fairseq.data.data_utils", "after", "numpy_names"),
     Seam("fairseq.data.language_pair_dataset", "after", "numpy_names"),
     Seam("fairseq.data.token_block_dataset", "after", "numpy_names"),
+    Seam("fairseq.data.token_block_dataset", "after", "numpy_scalars"),
+    Seam("fairseq.data.huffman.huffman_coder", "after", "bitarray_rindex"),
     Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors"),
     Seam("fairseq.options", "after", "door"),
@@ -63,6 +76,8 @@ REPORT: dict[str, dict[str, str]] = {}
 
 def apply_seams(target: str, when: str, module: Optional[ModuleType]) -> None:
     """Run every seam of ``target`` that belongs ``when``, once."""
+    from importlib import import_module
+
     for seam in SEAMS:
         if seam.target == target and seam.when == when:
             done = REPORT.setdefault(target, {})
@@ -101,6 +116,8 @@ class SeamFinder:
             apply_seams(name, "before", None)
         if name not in self.after:
             return None
+        from importlib.machinery import PathFinder
+
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None:
             spec.loader = SeamLoader(spec.loader)  # type: ignore[assignment]

@@ -22,7 +22,11 @@ def finding_us(import_user_module: Callable[[Any], None]) -> Callable[[Any], Non
 
     @wraps(import_user_module)
     def wrapper(args: Any) -> None:
-        if "user_dir" in args and args.user_dir == PACKAGE.name and not os.path.exists(PACKAGE.name):
+        if (
+            "user_dir" in args
+            and args.user_dir == PACKAGE.name
+            and not os.path.exists(PACKAGE.name)
+        ):
             args.user_dir = str(PACKAGE)
         import_user_module(args)
 

@@ -6,13 +6,13 @@ Legend: B batch, T new tokens, S all tokens so far, D model dim, E word-embeddin
 the 350M), H heads, K head dim (D = H·K), F feed-forward dim, V vocabulary. Everything inside is
 batch-first (B, T, D); fairseq's own decoders are time-first.
 
-Read it top to bottom: settings and sizes → attention → layer → decoder → the fairseq model. Sharding
+Read it top to bottom: settings (the sizes stand in ``_sizes.py``) → attention → layer → decoder → the fairseq model. Sharding
 and parallelism are applied from outside; nothing here knows of them.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -29,43 +29,17 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from metaseq_plugin.checkpoint.fit import check_fits
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.models._sizes import FFN_RATIO, SIZES
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.kv_cache import KVCache, attention_mask
+from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.offload import maybe_offload
 
 # Position p (from 0) of the non-padding tokens uses row p + 2; rows 0 and 1 belong to <s> and <pad>,
 # which is how fairseq's learned positions count. Hugging Face calls it the offset.
 POSITION_OFFSET = 2
-
-
-class OPTSize(NamedTuple):
-    """One row of the size table: what distinguishes a published OPT from its siblings."""
-
-    layers: int
-    embed_dim: int
-    heads: int
-    word_embed_dim: Optional[int] = None  # E, where it is not D
-    post_norm: bool = False
-
-
-# Table 1 of arXiv:2205.01068; 8m and 760m are metaseq's own (opt_job_constants.py). The released
-# 350M differs from its siblings: post-norm, no final norm, 512-dim word embeddings.
-SIZES = {
-    "8m": OPTSize(layers=4, embed_dim=128, heads=2),
-    "125m": OPTSize(layers=12, embed_dim=768, heads=12),
-    "350m": OPTSize(layers=24, embed_dim=1024, heads=16, word_embed_dim=512, post_norm=True),
-    "760m": OPTSize(layers=24, embed_dim=1536, heads=16),
-    "1.3b": OPTSize(layers=24, embed_dim=2048, heads=32),
-    "2.7b": OPTSize(layers=32, embed_dim=2560, heads=32),
-    "6.7b": OPTSize(layers=32, embed_dim=4096, heads=32),
-    "13b": OPTSize(layers=40, embed_dim=5120, heads=40),
-    "30b": OPTSize(layers=48, embed_dim=7168, heads=56),
-    "66b": OPTSize(layers=64, embed_dim=9216, heads=72),
-    "175b": OPTSize(layers=96, embed_dim=12288, heads=96),
-}
-for _name, _size in SIZES.items():
-    assert _size.embed_dim % _size.heads == 0, f"{_name}: {_size}"
 
 
 @dataclass
@@ -105,11 +79,15 @@ class OPTConfig(FairseqDataclass):
     )
     init_std: float = field(
         default=0.006,
-        metadata={"help": "standard deviation of initial weights; blocks' outputs get 1/√(2·layers) of it"},
+        metadata={
+            "help": "standard deviation of initial weights; blocks' outputs get 1/√(2·layers) of it"
+        },
     )
     checkpoint_activations: bool = field(
         default=False,
-        metadata={"help": "keep only each layer's input for the backward pass and recompute the rest"},
+        metadata={
+            "help": "keep only each layer's input for the backward pass and recompute the rest"
+        },
     )
     offload_activations: bool = field(
         default=False,
@@ -138,7 +116,7 @@ def fill_size(cfg: Any, arch: str) -> None:
         if name not in cfg or getattr(cfg, name) is None:
             setattr(cfg, name, value)
     if "decoder_ffn_embed_dim" not in cfg or cfg.decoder_ffn_embed_dim is None:
-        cfg.decoder_ffn_embed_dim = 4 * cfg.decoder_embed_dim
+        cfg.decoder_ffn_embed_dim = FFN_RATIO * cfg.decoder_embed_dim
 
 
 def check_config(cfg: OPTConfig) -> None:
@@ -179,10 +157,10 @@ class OPTAttention(nn.Module):
         super().__init__()
         self.head_dim = embed_dim // num_heads
         self.dropout = dropout
-        self.q_proj = nn.Linear(embed_dim, embed_dim)
-        self.k_proj = nn.Linear(embed_dim, embed_dim)
-        self.v_proj = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj = Linear(embed_dim, embed_dim)
+        self.k_proj = Linear(embed_dim, embed_dim)
+        self.v_proj = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
 
     def forward(
         self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache], layer: int
@@ -213,8 +191,8 @@ class OPTDecoderLayer(nn.Module):
         self.dropout = cfg.dropout
         self.self_attn = OPTAttention(dim, cfg.decoder_attention_heads, cfg.attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, cfg.decoder_ffn_embed_dim)
-        self.fc2 = nn.Linear(cfg.decoder_ffn_embed_dim, dim)
+        self.fc1 = Linear(dim, cfg.decoder_ffn_embed_dim)
+        self.fc2 = Linear(cfg.decoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache]) -> Tensor:
@@ -256,8 +234,8 @@ class OPTDecoder(FairseqDecoder):
             cfg.decoder_max_positions + POSITION_OFFSET, dim, self.padding_idx
         )
         has_projections = word_dim != dim
-        self.project_in_dim = nn.Linear(word_dim, dim, bias=False) if has_projections else None
-        self.project_out_dim = nn.Linear(dim, word_dim, bias=False) if has_projections else None
+        self.project_in_dim = Linear(word_dim, dim, bias=False) if has_projections else None
+        self.project_out_dim = Linear(dim, word_dim, bias=False) if has_projections else None
         self.layers = nn.ModuleList(OPTDecoderLayer(cfg, i) for i in range(cfg.decoder_layers))
         self.layer_norm = None if cfg.decoder_post_norm else nn.LayerNorm(dim)
         self.reset_parameters()
@@ -329,9 +307,7 @@ class OPTDecoder(FairseqDecoder):
             # Padding on the right is behind every query that counts: no mask, the fast kernels.
             masked = num_new > 1 and bool((is_pad[:, :-1] & ~is_pad[:, 1:]).any())
         else:
-            cache.is_pad[:, cache.length : cache.length + num_new] = is_pad
-            cache.has_pad = cache.has_pad or bool(is_pad.any())
-            so_far = cache.is_pad[:, : cache.length + num_new]  # (B, S)
+            so_far = cache.observe(is_pad)  # (B, S)
             masked = cache.has_pad or (num_new > 1 and cache.length > 0)
         row = (~so_far).cumsum(1)[:, -num_new:] + (POSITION_OFFSET - 1)
         positions = row.masked_fill(is_pad, self.padding_idx)  # (B, T)
@@ -346,7 +322,7 @@ class OPTDecoder(FairseqDecoder):
 
     def output_layer(self, features: Tensor, **kwargs: Any) -> Tensor:
         """Features (…, E) → logits (…, V), through the token embedding itself."""
-        return F.linear(features, self.embed_tokens.weight)
+        return linear(features, self.embed_tokens.weight)
 
     def max_positions(self) -> int:
         """Longest input in tokens; fairseq's iterators and generators ask for it."""
@@ -381,14 +357,8 @@ class OPTLanguageModel(FairseqLanguageModel):
         model_cfg: Optional[DictConfig] = None,
         args: Optional[Any] = None,
     ) -> Any:
-        """As fairseq's, but a checkpoint of another shape is refused by the name of its tensor."""
-        for name, parameter in self.state_dict().items():
-            if name in state_dict and state_dict[name].shape != parameter.shape:
-                raise UserError(
-                    f"The checkpoint must fit the model and its dictionary: `{name}` must have shape "
-                    f"{tuple(parameter.shape)}, but is {tuple(state_dict[name].shape)}. "
-                    "Set the --arch and the data folder (dict.txt) that it was trained with."
-                )
+        """As fairseq's, but a checkpoint of another model is refused by the name of its tensor."""
+        check_fits(self.state_dict(), state_dict, strict)
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 
@@ -398,7 +368,7 @@ def _register_arch(arch: str) -> None:
         fill_size(args, arch)
 
     node = OPTConfig()
-    node._name = arch  # type: ignore[assignment]
+    node._name = arch
     ConfigStore.instance().store(name=arch, group="model", node=node, provider="metaseq_plugin")
 
 

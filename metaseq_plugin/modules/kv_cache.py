@@ -1,10 +1,10 @@
 """Keys and values of the tokens seen so far, so that a step of generation reads only the new token.
 
-Legend: L layers, B batch, H heads, K head dim, C capacity in tokens, T new tokens.
+Legend: L layers, B batch, H heads, K head dim, C capacity in tokens, T new tokens, S tokens so far.
 
-One block of memory per layer is allocated once and written in place. A decoder call
-(1) asks ``positions_and_mask`` where its new tokens stand, (2) lets every layer ``append`` its keys
-and values and attend to what comes back, (3) calls ``advance`` once.
+One block of memory per layer, allocated at the first call and written in place. A decoder call
+(1) tells the cache with ``observe`` which new tokens are padding, (2) lets every layer ``append`` its
+keys and values and attends to what comes back, (3) calls ``advance`` once.
 """
 
 from typing import Optional
@@ -14,52 +14,76 @@ from torch import Tensor
 
 
 class KVCache:
-    """Room for ``capacity`` tokens of ``batch_size`` sequences.
+    """Room for ``capacity`` tokens, padding included, of any number of sequences.
 
     Args:
-        num_layers, num_heads, head_dim: the decoder's shape.
-        batch_size: sequences (for beam search: sentences × beams).
+        num_layers: layers that will ``append``.
         capacity: longest sequence in tokens, padding included.
+        has_pad: whether a token held may be padding that others must not see. None: look, in every
+            call, which makes the host wait for an accelerator.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        num_heads: int,
-        head_dim: int,
-        batch_size: int,
-        capacity: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        shape = (batch_size, num_heads, capacity, head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self.is_pad = torch.zeros(batch_size, capacity, dtype=torch.bool, device=device)  # (B, C)
+    def __init__(self, num_layers: int, capacity: int, has_pad: Optional[bool] = None) -> None:
+        self.keys: list[Tensor] = [torch.empty(0)] * num_layers  # (B, H, C, K)
+        self.values: list[Tensor] = [torch.empty(0)] * num_layers  # (B, H, C, K)
+        self.is_pad = torch.empty(0, dtype=torch.bool)  # (B, C)
         self.capacity = capacity
         self.length = 0  # tokens held per sequence, padding included
-        self.has_pad = False  # whether any held token is padding: decides if a mask is needed
+        self.looks_for_pad = has_pad is None
+        self.has_pad = bool(has_pad)
+
+    def observe(self, is_pad: Tensor) -> Tensor:
+        """Note which new tokens are padding, (B, T) bool; the same of all tokens so far, (B, S)."""
+        end = self.length + is_pad.size(1)
+        assert end <= self.capacity, f"{end} tokens in a cache of {self.capacity}"
+        if self.length == 0:
+            self.is_pad = is_pad.new_zeros(is_pad.size(0), self.capacity)
+        self.is_pad[:, self.length : end] = is_pad
+        if self.looks_for_pad and not self.has_pad:
+            self.has_pad = bool(is_pad.any())
+        return self.is_pad[:, :end]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H, T, K) of the new tokens; all keys and values so far, (B, H, length+T, K)."""
-        end = self.length + key.size(2)
-        self.keys[layer][:, :, self.length : end] = key
-        self.values[layer][:, :, self.length : end] = value
+        """Store (B, H, T, K) of the new tokens; all keys and values so far, (B, H, S, K)."""
+        if self.length == 0:
+            batch, heads, _, head_dim = key.shape
+            self.keys[layer] = key.new_empty(batch, heads, self.capacity, head_dim)
+            self.values[layer] = value.new_empty(batch, heads, self.capacity, head_dim)
+        start, end = self.length, self.length + key.size(2)
+        self.keys[layer][:, :, start:end] = key
+        self.values[layer][:, :, start:end] = value
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def advance(self, num_tokens: int) -> None:
         """Count ``num_tokens`` new tokens as held; call once after the last layer's ``append``."""
         self.length += num_tokens
 
-    def reorder(self, rows: Tensor) -> None:
-        """Make row b of the cache what row ``rows[b]`` was, (B,); beam search picks its survivors."""
+    def reorder(self, rows: Tensor, start: int = 0) -> None:
+        """Row b becomes what row ``rows[b]`` was, (B,), as far as tokens from ``start`` on go.
+
+        The beams of a sentence share their prompt, so beam search moves only what follows it.
+        """
+        part = slice(start, self.length)
+        for held in (self.keys, self.values):
+            for tensor in held:
+                tensor[:, :, part] = tensor[:, :, part].index_select(0, rows)
+        self.is_pad[:, part] = self.is_pad[:, part].index_select(0, rows)
+
+    def select(self, rows: Tensor, capacity: Optional[int] = None) -> None:
+        """Hold ``len(rows)`` sequences: row b is what ``rows[b]`` was; dropped or repeated rows are fine."""
+        self.capacity = capacity or self.capacity
         for held in (self.keys, self.values):
             for layer, tensor in enumerate(held):
-                held[layer][:, :, : self.length] = tensor[:, :, : self.length].index_select(0, rows)
-        self.is_pad = self.is_pad.index_select(0, rows)
+                _, heads, _, head_dim = tensor.shape
+                new = tensor.new_empty(len(rows), heads, self.capacity, head_dim)
+                new[:, :, : self.length] = tensor[:, :, : self.length].index_select(0, rows)
+                held[layer] = new
+        old = self.is_pad[:, : self.length].index_select(0, rows)
+        self.is_pad = old.new_zeros(len(rows), self.capacity)
+        self.is_pad[:, : self.length] = old
 
 
-def attention_mask(is_pad: Tensor, num_queries: int) -> Optional[Tensor]:
+def attention_mask(is_pad: Tensor, num_queries: int) -> Tensor:
     """Which keys each of the last ``num_queries`` positions may see, where plain causality is not enough.
 
     Args:

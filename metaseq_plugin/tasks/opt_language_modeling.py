@@ -10,7 +10,7 @@ fairseq's own task supplies batching, evaluation and the inference dataset; this
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq import utils
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.token_blocks import SampleBreakMode, TokenBlocks, TokenStream, find_split
+from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
 
 # OPT's 50,265 entries become 50,272 columns; tensor cores like it, and every checkpoint has it.
 DICTIONARY_MULTIPLE = 8
@@ -136,6 +137,36 @@ class OPTLanguageModelingTask(LanguageModelingTask):
                     f"</s>, but prompt {number} has {int(length)}. Shorten it."
                 )
         return super().build_dataset_for_inference(src_tokens, src_lengths, **kwargs)
+
+    def build_generator(
+        self,
+        models: Sequence[Any],
+        args: Any,
+        seq_gen_cls: Optional[type] = None,
+        extra_gen_cls_kwargs: Optional[Dict[str, Any]] = None,
+        prefix_allowed_tokens_fn: Optional[Any] = None,
+    ) -> Any:
+        """Our generator with its cache; fairseq's scorer for ``--score-reference``."""
+        if seq_gen_cls is not None or prefix_allowed_tokens_fn is not None or args.score_reference:
+            return super().build_generator(
+                models, args, seq_gen_cls, extra_gen_cls_kwargs, prefix_allowed_tokens_fn
+            )
+        # fairseq's commands seed torch with --seed, and hand only the generation options on.
+        seed = None if args.no_seed_provided else torch.initial_seed()
+        return FairseqGenerator(models, self.target_dictionary, args, seed)
+
+    def inference_step(
+        self,
+        generator: Any,
+        models: Sequence[Any],
+        sample: Dict[str, Any],
+        prefix_tokens: Optional[Tensor] = None,
+        constraints: Optional[Tensor] = None,
+    ) -> List[List[Dict[str, Tensor]]]:
+        """Hypotheses per row of ``sample``, best first."""
+        if isinstance(generator, FairseqGenerator):
+            return generator.generate(sample, prefix_tokens)
+        return super().inference_step(generator, models, sample, prefix_tokens, constraints)
 
     def state_dict(self) -> Dict[str, Any]:
         """Nothing of the task needs saving: blocks follow from the data and the settings."""

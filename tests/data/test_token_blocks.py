@@ -1,6 +1,7 @@
 """Blocks against the definition written out token by token, and against fairseq's own blocks."""
 
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_complete_cuts_only_documents_longer_than_a_block(
 ) -> None:
     boundaries = block_boundaries(ends(sizes), block_size, SampleBreakMode.complete)
     document_ends = ends(sizes)
-    for start, cut in zip(boundaries[:-1], boundaries[1:]):
+    for start, cut in pairwise(boundaries):
         if cut not in document_ends:  # the block lies inside one document, and is full
             assert cut - start == block_size
             assert not ((document_ends > start) & (document_ends <= cut)).any()
@@ -75,7 +76,7 @@ def blocks_of(folder: Path, mode: SampleBreakMode, block_size: int = 16) -> Toke
 def test_source_is_target_one_token_earlier(tmp_path: Path, mode: SampleBreakMode) -> None:
     blocks = blocks_of(write_data(tmp_path), mode)
     stream = blocks.stream.read(0, len(blocks.stream))
-    seen = []
+    seen: list[int] = []
     for index in range(len(blocks)):
         source, target, _ = blocks[index]
         assert torch.equal(source[1:], target[:-1])
@@ -126,7 +127,9 @@ def test_stream_pickles_as_its_paths(tmp_path: Path) -> None:
 def test_truncated_file_is_refused(tmp_path: Path) -> None:
     path = write_data(tmp_path) / "train.bin"
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(UserError, match=r"train\.bin must have the .* bytes that its index promises"):
+    with pytest.raises(
+        UserError, match=r"train\.bin must have the .* bytes that its index promises"
+    ):
         blocks_of(tmp_path, SampleBreakMode.none)
 
 

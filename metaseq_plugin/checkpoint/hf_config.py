@@ -1,0 +1,121 @@
+"""``config.json`` of a Hugging Face OPT folder ↔ the settings of our model.
+
+Field names and defaults are those of transformers' ``OPTConfig`` (configuration_opt.py); a test holds
+them against the installed one. A field that our model has no counterpart for must have the value
+that OPT has, or the folder is refused by that field's name.
+"""
+
+import json
+from typing import Any, Dict, List, Mapping
+
+from metaseq_plugin.compat.errors import UserError
+
+# Hugging Face's field: ours, and the value a config.json that leaves it out means.
+FIELDS = {
+    "num_hidden_layers": ("decoder_layers", 12),
+    "hidden_size": ("decoder_embed_dim", 768),
+    "num_attention_heads": ("decoder_attention_heads", 12),
+    "ffn_dim": ("decoder_ffn_embed_dim", 3072),
+    "max_position_embeddings": ("decoder_max_positions", 2048),
+    "dropout": ("dropout", 0.1),
+    "attention_dropout": ("attention_dropout", 0.0),
+    "init_std": ("init_std", 0.02),
+}
+# What our model always is; the values are also the defaults of a config.json that leaves them out.
+FIXED = {
+    "activation_function": "relu",
+    "enable_bias": True,
+    "layer_norm_elementwise_affine": True,
+    "tie_word_embeddings": True,
+    "_remove_final_layer_norm": False,
+    "layerdrop": 0.0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+}
+MODEL_TYPE = "opt"
+DEFAULT_VOCAB_SIZE = 50272
+BOS_TOKEN_ID = 2  # OPT begins a text with </s>
+GENERATION = {"bos_token_id": BOS_TOKEN_ID, "eos_token_id": 2, "pad_token_id": 1}
+
+
+def to_hf_config(model: Mapping[str, Any], vocab_size: int, dtype: str) -> Dict[str, Any]:
+    """The ``config.json`` of a model.
+
+    Args:
+        model: our settings by name, as in ``OPTConfig``.
+        dtype: "float32", "float16" or "bfloat16".
+    """
+    word_dim = model["decoder_word_embed_dim"]
+    return {
+        "architectures": ["OPTForCausalLM"],
+        "model_type": MODEL_TYPE,
+        "vocab_size": vocab_size,
+        **{theirs: model[ours] for theirs, (ours, _) in FIELDS.items()},
+        "word_embed_proj_dim": word_dim or model["decoder_embed_dim"],
+        "do_layer_norm_before": not model["decoder_post_norm"],
+        **FIXED,
+        "bos_token_id": BOS_TOKEN_ID,
+        "torch_dtype": dtype,
+    }
+
+
+def from_hf_config(config: Mapping[str, Any], source: str) -> Dict[str, Any]:
+    """Our settings by name, from a ``config.json``.
+
+    Raises:
+        UserError: fields that our model cannot have, each with its value.
+    """
+    if "model_type" not in config:
+        raise UserError(
+            f"{source} must have the field `model_type`, but has not. Give an OPT model's folder."
+        )
+    problems = []
+    if config["model_type"] != MODEL_TYPE:
+        problems.append(f'`model_type` must be "opt", but is "{config["model_type"]}"')
+    else:
+        problems += [
+            f"`{name}` must be {json.dumps(value)}, but is {json.dumps(config[name])}"
+            for name, value in FIXED.items()
+            if config.get(name, value) != value
+        ]
+        problems += _bad_dimensions(config)
+        if "quantization_config" in config:
+            problems.append("`quantization_config` must be absent, but is there")
+    if problems:
+        raise UserError(
+            f"In {source}: {'; '.join(problems)}. Only OPT models as released can be converted."
+        )
+    settings = {ours: config.get(theirs, default) for theirs, (ours, default) in FIELDS.items()}
+    word_dim = config.get("word_embed_proj_dim")
+    if word_dim == settings["decoder_embed_dim"]:
+        word_dim = None
+    settings["decoder_word_embed_dim"] = word_dim
+    settings["decoder_post_norm"] = not config.get("do_layer_norm_before", True)
+    return settings
+
+
+def vocab_size_of(config: Mapping[str, Any], multiple: int, source: str) -> int:
+    """Rows of the token embedding, which our dictionaries pad to a multiple."""
+    size = int(config.get("vocab_size", DEFAULT_VOCAB_SIZE))
+    if size % multiple:
+        raise UserError(
+            f"In {source}: `vocab_size` must be a multiple of {multiple}, but is {size}. "
+            f"Save the model again after resize_token_embeddings(pad_to_multiple_of={multiple})."
+        )
+    return size
+
+
+def _bad_dimensions(config: Mapping[str, Any]) -> List[str]:
+    problems = []
+    for name in ("vocab_size", "word_embed_proj_dim", *FIELDS):
+        value = config.get(name)
+        if value is None:
+            continue
+        kinds = (int,) if name not in ("dropout", "attention_dropout", "init_std") else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            problems.append(f"`{name}` must be a number, but is {json.dumps(value)}")
+    if not isinstance(config.get("do_layer_norm_before", True), bool):
+        problems.append(
+            f"`do_layer_norm_before` must be true or false, but is {json.dumps(config['do_layer_norm_before'])}"
+        )
+    return problems

@@ -1,0 +1,35 @@
+"""Silence what every start of a stock command prints about fairseq's and fairscale's own old calls.
+
+A user can do nothing about them. Each filter names the module that warns and the message; they are
+appended, so that ``-W`` and ``PYTHONWARNINGS`` still decide first. One fairseq module of another trade
+also logs, at import, that tensorboardX should be installed; it keeps its warnings and errors.
+"""
+
+import logging
+import re
+import warnings
+from types import ModuleType
+from typing import Optional
+
+# (message starts with, the module that warns, category)
+FILTERS: tuple[tuple[str, str, type[Warning]], ...] = (
+    # decorators that run while fairscale is imported
+    ("`torch.cuda.amp.custom_fwd(args...)` is deprecated", "fairscale", FutureWarning),
+    ("`torch.cuda.amp.custom_bwd(args...)` is deprecated", "fairscale", FutureWarning),
+    # fairseq's training step
+    ("`torch.cuda.amp.autocast(args...)` is deprecated", "fairseq", FutureWarning),
+    ("`torch.cuda.amp.GradScaler(args...)` is deprecated", "fairseq", FutureWarning),
+    # fairseq asks for pinned memory whether or not there is a GPU
+    ("'pin_memory' argument is set as true but no", "torch.utils.data.dataloader", UserWarning),
+    # fairseq's own transformer passes a boolean and a float mask
+    ("Support for mismatched key_padding_mask and attn_mask", "torch.nn.functional", UserWarning),
+)
+
+
+def apply(target: Optional[ModuleType]) -> str:
+    for message, module, category in FILTERS:
+        warnings.filterwarnings(
+            "ignore", re.escape(message), category, rf"{re.escape(module)}(\.|$)", append=True
+        )
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
+    return "applied"

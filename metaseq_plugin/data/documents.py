@@ -1,0 +1,257 @@
+"""Documents out of text and JSONL files, in order, in bounded memory, with their places.
+
+The steps:
+(1) ``find_inputs`` turns the paths that a user names into a list of files;
+(2) ``read_documents`` streams one file (``compressed`` unpacks it on the fly) and cuts it into
+    ``RawDocument``s, bytes that know the line and the byte they came from;
+(3) ``parse`` makes text of one, or says which line of which file is bad.
+
+A line of ``.jsonl`` is an object whose "text" is one document. How a ``.txt`` file is cut is the
+user's choice, ``SplitDocuments``.
+"""
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO, Iterable, Iterator, NamedTuple, Optional, Sequence
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.compressed import DAMAGED, unpacked
+
+FORMATS = (".txt", ".jsonl")
+SUFFIXES = tuple(form + packing for form in FORMATS for packing in ("", ".gz", ".zst"))
+# About 4,000 tokens of English: several documents even in a small file, so that some can be held
+# out, and each longer than the context of any OPT.
+SECTION_BYTES = 16_384
+MAX_DOCUMENT_BYTES = 67_108_864
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_CHARACTER_BYTES = 4  # of one character in UTF-8
+
+
+class SplitDocuments(str, Enum):
+    """What one document of a ``.txt`` file is."""
+
+    section = "section"  # the file, but a long one is cut at a blank line every SECTION_BYTES
+    file = "file"  # the file, whatever its length
+    blank_line = "blank-line"  # a run of lines without blank ones; blank lines are dropped
+    line = "line"  # a line without its end; blank lines are dropped
+
+
+class RawDocument(NamedTuple):
+    """The bytes of one document and where they stand in the (unpacked) file."""
+
+    path: str
+    line: int  # of the first byte, from 1
+    offset: int  # of the first byte, from 0
+    content: bytes
+
+
+class Line(NamedTuple):
+    """One line with its end, or a piece of one that is longer than the limit."""
+
+    number: int  # from 1
+    offset: int  # in bytes, from 0
+    content: bytes
+
+
+def document_format(path: Path) -> Optional[str]:
+    """ ".txt" or ".jsonl" whether packed or not; None for a file that is neither."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    return next((form for form in FORMATS if name.endswith(form)), None)
+
+
+def find_inputs(inputs: Sequence[str], excluded: Iterable[Path]) -> list[Path]:
+    """Every file that ``inputs`` name, folders searched in sorted order, hidden files left out.
+
+    ``excluded`` are files that must not be taken from a folder (this command's own output).
+    Raises UserError for a missing or doubly named input, an unknown suffix, an empty folder.
+    """
+    skipped = {path.resolve() for path in excluded}
+    files: list[Path] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            found = [file for file in _visible_files(path) if file.resolve() not in skipped]
+            if not found:
+                raise UserError(
+                    f"An input folder must hold {', '.join(SUFFIXES)} files, but '{name}' holds "
+                    "none. Name a folder that does, or the files themselves."
+                )
+            files += found
+        elif not path.exists():
+            raise UserError(
+                f"An input must be a file or folder that exists, but '{name}' does not. "
+                "Check the path."
+            )
+        elif document_format(path) is None:
+            raise UserError(
+                f"An input file must end in {', '.join(SUFFIXES)}, but is '{name}'. "
+                "Rename or convert it."
+            )
+        else:
+            files.append(path)
+    seen: set[Path] = set()
+    for file in files:
+        if file.resolve() in seen:
+            raise UserError(
+                f"An input must be named once, but '{file}' is named twice. Leave one of them out."
+            )
+        seen.add(file.resolve())
+    return files
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if document_format(file) is not None
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
+
+def _unreadable(path: Path, reason: object) -> UserError:
+    return UserError(
+        f"An input must be readable, but '{path}' is not ({reason}). "
+        "Check its permissions, or, if it is a damaged archive, make it again."
+    )
+
+
+def open_input(path: Path) -> BinaryIO:
+    """``path`` open for reading, still packed; UserError if that is not allowed."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+
+
+def read_documents(path: Path, raw: BinaryIO, split: SplitDocuments) -> Iterator[RawDocument]:
+    """The documents of the file ``path``, open as ``raw``.
+
+    Raises UserError for a document longer than MAX_DOCUMENT_BYTES or a damaged archive.
+    """
+    if document_format(path) == ".jsonl":
+        split = SplitDocuments.line
+    limit = 2 * SECTION_BYTES if split is SplitDocuments.section else MAX_DOCUMENT_BYTES
+    lines = _read_lines(unpacked(path, raw), limit)
+    try:
+        yield from _join_lines(str(path), lines, split)
+    except (OSError, *DAMAGED) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
+    """Lines of at most ``limit`` bytes; a longer one comes in pieces, cut between characters."""
+    number, offset, kept = 1, 0, b""
+    while content := kept + stream.readline(limit - len(kept)):
+        kept = b""
+        if len(content) == limit and not content.endswith(b"\n"):
+            cut = _last_character_start(content)
+            content, kept = content[:cut], content[cut:]
+        if offset == 0 and content.startswith(BYTE_ORDER_MARK):  # a signature, not text
+            content, offset = content[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
+        yield Line(number, offset, content)
+        number += content.endswith(b"\n")
+        offset += len(content)
+
+
+def _last_character_start(content: bytes) -> int:
+    """Where the last, possibly unfinished, UTF-8 character begins (the end if none does)."""
+    for back in range(1, MAX_CHARACTER_BYTES + 1):
+        if content[-back] & 0b1100_0000 != 0b1000_0000:  # not a continuation byte
+            return len(content) - back
+    return len(content)
+
+
+def _join_lines(path: str, lines: Iterator[Line], split: SplitDocuments) -> Iterator[RawDocument]:
+    drops_blank = split in (SplitDocuments.line, SplitDocuments.blank_line)
+    document: list[Line] = []
+    num_bytes = 0
+    for line in lines:
+        is_blank = not line.content.strip()
+        if not (is_blank and drops_blank):
+            document.append(line)
+            num_bytes += len(line.content)
+        if not document:
+            continue
+        # A line that was cut is a few bytes short of the limit.
+        if split is not SplitDocuments.section and num_bytes > MAX_DOCUMENT_BYTES - 8:
+            raise UserError(
+                f"A document must be shorter than {MAX_DOCUMENT_BYTES} bytes, but the one at line "
+                f"{document[0].number} of '{path}' is not. Cut it, or, if it is a .txt file, "
+                "set `--split-documents section`."
+            )
+        if _ends_document(line, is_blank, num_bytes, split):
+            yield _joined(path, document, drops_blank)
+            document, num_bytes = [], 0
+    if document:
+        yield _joined(path, document, drops_blank)
+
+
+def _joined(path: str, lines: list[Line], drops_end: bool) -> RawDocument:
+    content = b"".join(line.content for line in lines)
+    if drops_end:
+        content = content.removesuffix(b"\n").removesuffix(b"\r")
+    return RawDocument(path, lines[0].number, lines[0].offset, content)
+
+
+def _ends_document(line: Line, is_blank: bool, num_bytes: int, split: SplitDocuments) -> bool:
+    if split is SplitDocuments.section:
+        is_long = num_bytes >= 2 * SECTION_BYTES - MAX_CHARACTER_BYTES
+        return is_long or (is_blank and num_bytes >= SECTION_BYTES)
+    if split is SplitDocuments.blank_line:
+        return is_blank
+    return split is SplitDocuments.line
+
+
+def _bad(document: RawDocument, position: int, rule: str, found: str, remedy: str) -> UserError:
+    """The sentence for a bad byte at ``position`` of the document."""
+    line = document.line + document.content.count(b"\n", 0, position)
+    return UserError(
+        f"Line {line} of '{document.path}' must be {rule}, but {found} "
+        f"(byte {document.offset + position} of the file). {remedy}"
+    )
+
+
+def parse(document: RawDocument) -> str:
+    """The text of ``document``; UserError with file and line if it has none."""
+    content = document.content
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = content[error.start]
+        raise _bad(
+            document,
+            error.start,
+            "UTF-8",
+            f"has the byte 0x{byte:02X}",
+            "Convert the file to UTF-8.",
+        ) from error
+    if document_format(Path(document.path)) == ".jsonl":
+        return _text_of_record(document, text)
+    if "\0" in text:
+        remedy = "Leave out binary files; convert UTF-16 to UTF-8."
+        raise _bad(document, content.index(b"\0"), "text", "has a NUL byte", remedy)
+    return text
+
+
+def _text_of_record(document: RawDocument, line: str) -> str:
+    rule, remedy = 'a JSON object with a string "text"', "Mend or remove the line."
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _bad(document, 0, rule, f"is not JSON ({error})", remedy) from error
+    if not isinstance(record, dict):
+        raise _bad(document, 0, rule, f"is a {type(record).__name__}", remedy)
+    if "text" not in record:
+        keys = ", ".join(list(record)[:5]) or "nothing"
+        raise _bad(document, 0, rule, f'has no "text" (it has {keys[:80]})', remedy)
+    text = record["text"]
+    if not isinstance(text, str):
+        raise _bad(document, 0, rule, f'its "text" is a {type(text).__name__}', remedy)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f'its "text" has the lone surrogate U+{ord(text[error.start]):04X}'
+        raise _bad(document, 0, rule, found, remedy) from error
+    return text

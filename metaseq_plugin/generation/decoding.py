@@ -1,0 +1,100 @@
+"""One or several models stepping through a batch of continuations, each with its cache.
+
+Legend: R rows (continuations), T prompt tokens with padding, V vocabulary.
+
+Prompts are padded on the left, so that every row's last token is in the last column and all rows
+take their first new token in the same step. The decoder gives padding no position and no attention.
+"""
+
+import math
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from metaseq_plugin.models.opt import OPTLanguageModel
+from metaseq_plugin.modules.kv_cache import KVCache
+
+# Positions whose logits are held at once when a prompt is scored: 256 × 50,272 × 4 bytes = 51 MB.
+SCORED_AT_ONCE = 256
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
+    """Prompts as one matrix, (R, T)."""
+    longest = max(map(len, prompts))
+    rows = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    return torch.tensor(rows, dtype=torch.long, device=device)
+
+
+def next_token_scores(model: OPTLanguageModel, features: Tensor, targets: Tensor) -> Tensor:
+    """Natural log-probabilities of ``targets`` (R, T) given ``features`` (R, T, E), as (R, T)."""
+    flat = features.flatten(0, 1)  # (R·T, E)
+    scores = []
+    for part, target in zip(flat.split(SCORED_AT_ONCE), targets.flatten().split(SCORED_AT_ONCE)):
+        logits = model.decoder.output_layer(part).float()  # (N, V)
+        scores.append(logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(-1))
+    return torch.cat(scores).view_as(targets)
+
+
+class Decoding:
+    """The models' common state: a batch of continuations, all equally long counting padding.
+
+    Several models are averaged: their probabilities, token by token.
+    """
+
+    def __init__(self, models: Sequence[OPTLanguageModel], pad: int) -> None:
+        self.models = models
+        self.pad = pad
+        self.caches: list[KVCache] = []
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], capacity: int, with_scores: bool
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """Read all prompts in one forward pass.
+
+        Args:
+            capacity: longest row in tokens to make room for.
+            with_scores: also score the prompts' tokens after their first.
+
+        Returns:
+            Logits of the first new token, (R, V), and scores (R, T - 1) or None.
+        """
+        device = self.models[0].output_weight.device
+        tokens = pad_left(prompts, self.pad, device)  # (R, T)
+        has_pad = min(map(len, prompts)) < tokens.size(1)
+        logits, scores = [], []
+        self.caches = []
+        for model in self.models:
+            # Later a row is given padding only once it is finished, so nothing need look for it.
+            cache = KVCache(len(model.decoder.layers), capacity, has_pad)
+            features = model.decoder.extract_features(tokens, cache)  # (R, T, E)
+            logits.append(model.decoder.output_layer(features[:, -1]).float())
+            if with_scores:
+                scores.append(next_token_scores(model, features[:, :-1], tokens[:, 1:]))
+            self.caches.append(cache)
+        return self.average(logits), self.average(scores, normalized=True) if scores else None
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one token per row, (R,); logits of the next, (R, V). Padding is for finished rows."""
+        logits = []
+        for model, cache in zip(self.models, self.caches):
+            features = model.decoder.extract_features(tokens[:, None], cache)  # (R, 1, E)
+            logits.append(model.decoder.output_layer(features[:, -1]).float())
+        return self.average(logits)
+
+    def average(self, outputs: list[Tensor], normalized: bool = False) -> Tensor:
+        """Log of the models' mean probability; with one model its output as it is."""
+        if len(outputs) == 1:
+            return outputs[0]
+        log_probs = outputs if normalized else [output.log_softmax(-1) for output in outputs]
+        return torch.stack(log_probs).logsumexp(0) - math.log(len(outputs))
+
+    def select(self, rows: Tensor, capacity: Optional[int] = None) -> None:
+        """Go on with ``rows`` only, (R',) indices of present rows; they may repeat."""
+        for cache in self.caches:
+            cache.select(rows, capacity)
+
+    def reorder(self, rows: Tensor, start: int) -> None:
+        """Rearrange the rows, (R,), which share their first ``start`` tokens with whom they replace."""
+        for cache in self.caches:
+            cache.reorder(rows, start)

@@ -1,0 +1,125 @@
+"""Choosing the next token from logits, reproducibly and independently of the rest of the batch.
+
+Legend: R rows (one continuation each), V vocabulary.
+
+A row uses one uniform number per token: the token at which its cumulative probability passes that
+number. The numbers of a row come from a counter-based generator keyed by seed, prompt and number of
+the sample, so that they are the same whatever else is in the batch, and a longer maximum only
+appends to them.
+"""
+
+import hashlib
+from typing import NamedTuple, Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Where only top-p truncates, the CPU looks at so many of the likeliest tokens before it sorts all:
+# at V = 50,272 a full sort takes several times as long as the softmax and the choice together.
+FIRST_LOOK = 1024
+
+
+class Choice(NamedTuple):
+    """The chosen tokens, (R,), and their scores, (R,), where asked for."""
+
+    tokens: Tensor
+    scores: Optional[Tensor]
+
+
+def uniform_numbers(
+    seed: int, prompts: Sequence[Sequence[int]], num_samples: int, lengths: Sequence[int]
+) -> Tensor:
+    """Numbers in [0, 1) for every sample of every prompt, (prompts × num_samples, max(lengths)).
+
+    A prompt that occurs again gets further samples, not the same ones.
+    """
+    table = np.zeros((len(prompts) * num_samples, max(lengths)), dtype=np.float32)
+    occurrences: dict[tuple[int, ...], int] = {}
+    for number, (prompt, length) in enumerate(zip(prompts, lengths)):
+        content = tuple(prompt)
+        occurrence = occurrences.get(content, 0)
+        occurrences[content] = occurrence + 1
+        for sample in range(num_samples):
+            name = f"{seed} {occurrence * num_samples + sample} {list(content)}"
+            key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
+            row = np.random.Generator(np.random.Philox(key=key))
+            table[number * num_samples + sample, :length] = row.random(length, dtype=np.float32)
+    return torch.from_numpy(table)
+
+
+def choose(
+    logits: Tensor,
+    blocked: Sequence[int],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    uniforms: Optional[Tensor],
+    with_scores: bool,
+) -> Choice:
+    """Take one token per row.
+
+    Args:
+        logits: (R, V) fp32; overwritten.
+        blocked: tokens that must not be taken.
+        uniforms: (R,) in [0, 1), or None to take the likeliest token.
+
+    Returns:
+        Scores are natural log-probabilities under softmax(logits / temperature) before anything is
+        blocked or truncated (for the likeliest token: under softmax(logits)).
+    """
+    if uniforms is not None and temperature != 1.0:
+        logits = logits.div_(temperature)
+    normalizer = logits.logsumexp(-1) if with_scores else None  # (R,)
+    logits[:, list(blocked)] = -torch.inf
+    if uniforms is None:
+        best, tokens = logits.max(-1)  # (R,), (R,)
+        return Choice(tokens, None if normalizer is None else best - normalizer)
+    tokens = sample(logits, uniforms, top_k, top_p)
+    if normalizer is None:
+        return Choice(tokens, None)
+    return Choice(tokens, logits.gather(1, tokens[:, None])[:, 0] - normalizer)
+
+
+def sample(logits: Tensor, uniforms: Tensor, top_k: int, top_p: float) -> Tensor:
+    """One token per row of (R, V) from what top-k and then top-p leave of softmax(logits), (R,)."""
+    if top_k == 0 and top_p >= 1:
+        return invert(logits.softmax(-1), uniforms)
+    kept, ids = truncate(logits, top_k, top_p)
+    return ids.gather(1, invert(kept, uniforms)[:, None])[:, 0]
+
+
+def invert(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The column at which each row's cumulative share passes its uniform number, (R,).
+
+    Never a column of weight 0: the cumulative sum does not move there.
+    """
+    cumulative = weights.cumsum(-1, dtype=torch.float64)  # fp32 would lose tokens of 1e-7
+    threshold = uniforms.double()[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+
+
+def truncate(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
+    """Probabilities that survive, falling, others 0, and their tokens, both (R, ≤ V).
+
+    Top-k first; top-p then keeps the fewest likeliest tokens whose share of what top-k left reaches
+    ``top_p``, and always the first.
+    """
+    vocab_size = logits.size(-1)
+    size = min(top_k, vocab_size) or vocab_size
+    if top_k == 0 and logits.device.type == "cpu" and vocab_size > FIRST_LOOK:
+        normalizer = logits.logsumexp(-1, keepdim=True)
+        values, ids = logits.topk(FIRST_LOOK)
+        probs = (values - normalizer).exp().double()
+        if bool((probs.sum(-1) >= top_p).all()):
+            return keep_nucleus(probs, top_p), ids
+    values, ids = logits.topk(size) if size < vocab_size else logits.sort(descending=True)
+    return keep_nucleus(values.double().softmax(-1), top_p), ids
+
+
+def keep_nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """Falling probabilities (R, N) with all set to 0 that are not needed to reach ``top_p``."""
+    before = probs.cumsum(-1) - probs  # what the likelier ones reach
+    needed = before < top_p
+    needed[:, 0] = True
+    return probs.masked_fill(~needed, 0.0)

@@ -1,0 +1,92 @@
+"""What a generation asks for, checked once at the door.
+
+Lengths count new tokens, never the prompt, and ``</s>`` counts as one. A hypothesis that reaches its
+maximum ends there: no ``</s>`` is forced upon it, so its scores are those of real choices.
+"""
+
+from dataclasses import dataclass
+from typing import Mapping, Optional
+
+from metaseq_plugin.compat.errors import UserError
+
+# Dividing logits by less than this overflows fp32; the distribution is one token long before.
+SMALLEST_TEMPERATURE = 1e-5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How continuations are chosen.
+
+    With ``beam`` 1, tokens are sampled (``temperature`` 0: the likeliest one is taken); with more,
+    beam search keeps that many hypotheses and ``temperature`` only flattens or sharpens their scores.
+    """
+
+    min_new_tokens: int = 0  # </s> is blocked until so many tokens stand
+    temperature: float = 1.0  # logits are divided by it; 0 is greedy
+    top_k: int = 0  # choose among the k likeliest tokens; 0: among all
+    top_p: float = 1.0  # then among the fewest likeliest that together reach probability p
+    beam: int = 1
+    num_samples: int = 1  # independent continuations per prompt
+    length_penalty: float = 1.0  # beam search ranks by sum of scores / length ** penalty
+    normalize: bool = True  # False: rank by the sum itself
+    seed: Optional[int] = None  # None: another outcome each time
+    with_scores: bool = True
+    with_prompt_scores: bool = False  # also of the prompt's tokens after the first
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < SMALLEST_TEMPERATURE
+
+    def rank(self, total: float, length: int) -> float:
+        """The number that hypotheses are compared by, from the sum of their tokens' scores."""
+        return total / length**self.length_penalty if self.normalize else total
+
+
+def check_settings(
+    settings: Settings, max_new_tokens: int, spelled: Mapping[str, str], vocab_size: int
+) -> None:
+    """Refuse impossible settings, all in one message.
+
+    Args:
+        spelled: field name → how this caller's user writes it, such as ``--sampling-topk``.
+    """
+    rules = [
+        ("temperature", settings.temperature >= 0, "be 0 (greedy) or more", "Set 1.0 to sample."),
+        ("top_k", settings.top_k >= 0, "be 0 (all tokens) or more", "Set 50, say."),
+        ("top_p", 0 <= settings.top_p <= 1, "be between 0 and 1", "Set 0.9, say."),
+        ("beam", settings.beam >= 1, "be at least 1", "Set 1 for no search."),
+        ("num_samples", settings.num_samples >= 1, "be at least 1", "Set 1."),
+        ("min_new_tokens", settings.min_new_tokens >= 0, "be 0 or more", "Set 0."),
+        ("max_new_tokens", max_new_tokens >= 1, "be at least 1", "Set 64, say."),
+        ("length_penalty", abs(settings.length_penalty) < float("inf"), "be finite", "Set 1.0."),
+    ]
+    values = {**vars(settings), "max_new_tokens": max_new_tokens}
+    problems = [
+        f"`{spelled[name]}` must {rule}, but is {values[name]}. {remedy}"
+        for name, holds, rule, remedy in rules
+        if not holds
+    ]
+    if 1 <= max_new_tokens < settings.min_new_tokens:
+        problems.append(
+            f"`{spelled['min_new_tokens']}` must be at most `{spelled['max_new_tokens']}` "
+            f"({max_new_tokens}), but is {settings.min_new_tokens}. Set either."
+        )
+    if settings.beam > 1 and (
+        settings.num_samples > 1 or settings.top_k or settings.top_p < 1 or settings.is_greedy
+    ):
+        problems.append(
+            f"`{spelled['beam']}` must be 1 when sampling or greedy is asked for, but is "
+            f"{settings.beam}. Leave sampling options out to search."
+        )
+    elif settings.num_samples > 1 and settings.is_greedy:
+        problems.append(
+            f"`{spelled['num_samples']}` must be 1 at temperature 0, where all samples are equal, "
+            f"but is {settings.num_samples}. Set `{spelled['temperature']}` above 0."
+        )
+    if settings.beam >= vocab_size:
+        problems.append(
+            f"`{spelled['beam']}` must be below the vocabulary's {vocab_size} tokens, but is "
+            f"{settings.beam}. Set 5, say."
+        )
+    if problems:
+        raise UserError("\n".join(problems))

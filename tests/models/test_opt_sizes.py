@@ -1,0 +1,124 @@
+"""Sizes, initial weights, and architecture names through fairseq's own parser."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import build_model
+
+from metaseq_plugin.models.opt import SIZES, OPTDecoder
+from tests.opt_models import KINDS, PAD, config, dictionary, hf_config
+
+# V = 50,272 and 2,050 position rows. The released 350M's is transformers'; metaseq's table has
+# 355,889,152 for it, which is a 350M built like its siblings and was never released.
+PARAMETERS = {
+    "8m": 7_490_560,
+    "125m": 125_239_296,
+    "350m": 331_196_416,
+    "760m": 760_326_144,
+    "1.3b": 1_315_758_080,
+    "2.7b": 2_651_596_800,
+    "6.7b": 6_658_473_984,
+    "13b": 12_853_473_280,
+    "30b": 29_974_540_288,
+    "66b": 65_719_701_504,
+    "175b": 174_604_468_224,
+}
+OPT_VOCAB_SIZE = 50_272
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameters_are_those_released(name: str) -> None:
+    from transformers import OPTForCausalLM
+
+    cfg = config(f"opt_{name}")
+    with torch.device("meta"):
+        ours = OPTDecoder(cfg, dictionary(OPT_VOCAB_SIZE))
+        theirs = OPTForCausalLM(hf_config(ours, cfg))
+    assert count(ours) == PARAMETERS[name]
+    assert count(theirs) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_weights(kind: str) -> None:
+    torch.manual_seed(0)
+    std, layers = 0.006, 8
+    shape = {**KINDS[kind], "decoder_layers": layers, "decoder_embed_dim": 128}
+    model = OPTDecoder(config(**{**shape, "decoder_ffn_embed_dim": 512}), dictionary(400))
+    for name, parameter in model.named_parameters():
+        values = parameter.detach()
+        if "layer_norm" in name:
+            assert (values == (1 if name.endswith("weight") else 0)).all(), name
+        elif name.endswith("bias"):
+            assert (values == 0).all(), name
+        else:
+            if "embed" in name:
+                assert (values[PAD] == 0).all(), name
+                values = torch.cat([values[:PAD], values[PAD + 1 :]])
+            is_output = name.endswith(("out_proj.weight", "fc2.weight"))
+            expected = std / math.sqrt(2 * layers) if is_output else std
+            error = 4 / math.sqrt(2 * values.numel())  # four standard errors of a deviation
+            assert values.std().item() == pytest.approx(expected, rel=error), name
+            assert abs(values.mean().item()) < 4 * expected / math.sqrt(values.numel()), name
+
+
+def test_output_is_tied_to_the_embedding() -> None:
+    model = OPTDecoder(config(**KINDS["350m"]), dictionary())
+    features = torch.randn(3, 16)
+    expected = features @ model.embed_tokens.weight.T
+    torch.testing.assert_close(model.output_layer(features), expected)
+    assert not [name for name in model.state_dict() if "output" in name or "lm_head" in name]
+
+
+def parse(*arguments: str) -> tuple[Any, OPTDecoder]:
+    """cfg.model and the model that ``fairseq-train ⟨arguments⟩`` would make, on the meta device."""
+    required = ["data", "--task", "opt_language_modeling", *arguments]
+    args = options.parse_args_and_arch(options.get_training_parser(), required)
+    cfg = convert_namespace_to_omegaconf(args).model
+    with torch.device("meta"):
+        model = build_model(cfg, SimpleNamespace(source_dictionary=dictionary()))
+    return cfg, model.decoder
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_arch_names_the_size(name: str) -> None:
+    cfg, model = parse("--arch", f"opt_{name}")
+    size = SIZES[name]
+    assert len(model.layers) == cfg.decoder_layers == size.layers
+    first: Any = model.layers[0]
+    assert first.fc1.weight.shape == (4 * size.embed_dim, size.embed_dim)
+    assert first.self_attn.head_dim * size.heads == size.embed_dim
+    assert (model.layer_norm is None) == size.post_norm
+    assert model.embed_tokens.weight.size(1) == (size.word_embed_dim or size.embed_dim)
+
+
+@pytest.mark.parametrize("arch", ["opt", "opt_125m", "opt_350m", "opt_175b"])
+def test_typed_options_win_over_the_arch(arch: str) -> None:
+    cfg, model = parse(
+        "--arch", arch, "--decoder-layers", "2", "--decoder-embed-dim", "24",
+        "--decoder-attention-heads", "3", "--decoder-ffn-embed-dim", "7",
+        "--decoder-word-embed-dim", "6", "--decoder-max-positions", "11", "--dropout", "0.4",
+        "--attention-dropout", "0.5",
+    )  # fmt: skip
+    first: Any = model.layers[0]
+    assert len(model.layers) == 2
+    assert first.fc1.weight.shape == (7, 24)
+    assert first.self_attn.head_dim == 8
+    assert first.dropout == 0.4
+    assert first.self_attn.dropout == 0.5
+    assert model.embed_tokens.weight.shape[1] == 6
+    assert model.embed_positions.weight.shape == (13, 24)
+    assert (cfg.decoder_layers, cfg.decoder_embed_dim) == (2, 24)  # what a checkpoint will say
+
+
+def test_bare_opt_is_the_125m_and_can_be_post_norm() -> None:
+    assert count(parse("--arch", "opt")[1]) == count(parse("--arch", "opt_125m")[1])
+    assert parse("--arch", "opt", "--decoder-post-norm")[1].layer_norm is None
