@@ -78,9 +78,8 @@ def build_hugging_face(name: str, options: argparse.Namespace) -> Round:
     )
     dtype = getattr(torch, options.dtype)
     is_autocast = dtype != torch.float32 and not options.memory_efficient
-    model: Any = OPTForCausalLM(config).to(
-        device=options.device, dtype=dtype if options.memory_efficient else torch.float32
-    )
+    model: Any = OPTForCausalLM(config)
+    model.to(device=options.device, dtype=dtype if options.memory_efficient else torch.float32)
     if options.checkpoint_activations:
         model.gradient_checkpointing_enable()
     optimizer = torch.optim.AdamW(model.parameters(), lr=float(LR))

@@ -98,7 +98,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         num_tokens = features.size(0)
         losses = features.new_empty(num_tokens, dtype=torch.float32)
         dx = torch.empty_like(features) if needs_dx else None
-        dw = torch.zeros_like(weight, dtype=torch.float32) if needs_dw else None
+        dw = torch.empty_like(weight, dtype=torch.float32) if needs_dw else None
         valid = target.ne(ignore_index)
         target = target.masked_fill(~valid, 0)  # ignore_index need not be a column
 
@@ -119,7 +119,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                         buffer[: rows.stop - start],
                         None if dx is None else dx[rows],
                         dw,
+                        is_first=start == 0,
                     )
+        elif dw is not None:
+            dw.zero_()
         ctx.dtype = features.dtype
         ctx.save_for_backward(dx, dw)
         ctx.set_materialize_grads(False)
@@ -149,8 +152,9 @@ def _chunk(
     logits: Tensor,
     dx: Optional[Tensor],
     dw: Optional[Tensor],
+    is_first: bool,
 ) -> Tensor:
-    """One chunk's losses (n,); fills its rows of dx (n, D), adds its part to dw (V, D).
+    """One chunk's losses (n,); fills its rows of dx (n, D), adds its part to dw (V, D) or begins it.
 
     ``logits`` (n, V) is room to work in, of x's type.
     """
@@ -180,18 +184,21 @@ def _chunk(
         if dx is not None:
             torch.mm(logits, weight, out=dx).mul_(keep)
         if dw is not None:
-            _add_product(dw, logits.t(), x * keep)
+            _add_product(dw, logits.t(), x * keep, beta=0.0 if is_first else 1.0)
     return (-target_lprob.squeeze(1)).masked_fill_(~valid, 0.0)
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, where total is fp32 and a and b may have 16 bits."""
+def _add_product(total: Tensor, a: Tensor, b: Tensor, beta: float) -> None:
+    """total = beta * total + a @ b, where total is fp32 and a and b may have 16 bits.
+
+    With beta 0 what total holds does not matter, not even NaN.
+    """
     if a.dtype == torch.float32:
-        total.addmm_(a, b)
+        total.addmm_(a, b, beta=beta)
     elif a.is_cuda:
-        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+        torch.addmm(total, a, b, out_dtype=torch.float32, beta=beta, out=total)
     else:  # no such product off the GPU
-        total.addmm_(a.float(), b.float())
+        total.addmm_(a.float(), b.float(), beta=beta)
 
 
 def _scale(dtype: torch.dtype) -> float:

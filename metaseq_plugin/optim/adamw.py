@@ -56,7 +56,7 @@ class AdamWConfig(FairseqDataclass):
         default=False,
         metadata={"help": "do not decay biases and LayerNorm weights (OPT decayed them)"},
     )
-    lr: List[float] = II("optimization.lr")  # noqa: RUF009 (a string)
+    lr: List[float] = II("optimization.lr")
     # These say whether the parameters given are fp32 copies of the model's (has_master_weights).
     fp16: bool = II("common.fp16")
     bf16: bool = II("common.bf16")
@@ -103,7 +103,7 @@ class Fp32StateAdamW(torch.optim.AdamW):
     disable_mem_eff_fp16_loading_hack = True
 
     @torch.no_grad()
-    def step(  # type: ignore[override]
+    def step(
         self, closure: Optional[Callable[[], Any]] = None, factor: Union[float, Tensor] = 1.0
     ) -> Any:
         """One update with gradients that are to be multiplied by ``factor`` first."""
@@ -164,7 +164,7 @@ class Fp32StateAdamW(torch.optim.AdamW):
             state["exp_avg_sq"] = torch.zeros_like(param, dtype=torch.float32)
         return state
 
-    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """As PyTorch's, which would round the moments to the parameters' type."""
         super().load_state_dict(state_dict)
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
