@@ -14,6 +14,9 @@ from typing import Callable
 import pytest
 import torch
 
+# Tests fork children (tests/fairseq_runs.py), and a fork must not inherit a pool of OpenMP threads.
+torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

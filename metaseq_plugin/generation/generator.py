@@ -15,6 +15,7 @@ from fairseq.data import Dictionary
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.decoding import Decoding
+from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.search import (
     Hypothesis,
     Problem,
@@ -83,6 +84,7 @@ class Generator:
         limits: Sequence[int],
         settings: Settings,
         stop: Optional[StopRule] = None,
+        repeats: Optional[Sequence[int]] = None,
     ) -> list[Continuations]:
         """Continue all ``prompts`` as one batch.
 
@@ -90,6 +92,7 @@ class Generator:
             prompts: token ids, the leading ``</s>`` included.
             limits: most new tokens, per prompt; capped so that the model can read them.
             stop: asked after each new token of each row; not for beam search.
+            repeats: for prompts that are one of several batches, what ``count_repeats`` says of all.
 
         Raises:
             UserError: a prompt that is empty, too long, or outside the vocabulary.
@@ -107,7 +110,10 @@ class Generator:
         logits, scores = decoding.prefill(
             prompts, longest if repeats else capacity, settings.with_prompt_scores
         )
-        problem = Problem(decoding, prompts, limits, settings, self.pad, self.eos, logits, capacity)
+        problem = Problem(
+            decoding, prompts, repeats or count_repeats(prompts), limits, settings,
+            self.pad, self.eos, logits, capacity,
+        )  # fmt: skip
         if settings.beam > 1:
             assert stop is None, "stop rules are for sampling"
             found = search_beams(problem)

@@ -9,6 +9,7 @@ appends to them.
 """
 
 import hashlib
+from collections import Counter
 from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -27,21 +28,33 @@ class Choice(NamedTuple):
     scores: Optional[Tensor]
 
 
+def count_repeats(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """For each prompt, how many of those before it are the same."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    repeats = []
+    for prompt in map(tuple, prompts):
+        repeats.append(seen[prompt])
+        seen[prompt] += 1
+    return repeats
+
+
 def uniform_numbers(
-    seed: int, prompts: Sequence[Sequence[int]], num_samples: int, lengths: Sequence[int]
+    seed: int,
+    prompts: Sequence[Sequence[int]],
+    repeats: Sequence[int],
+    num_samples: int,
+    lengths: Sequence[int],
 ) -> Tensor:
     """Numbers in [0, 1) for every sample of every prompt, (prompts × num_samples, max(lengths)).
 
-    A prompt that occurs again gets further samples, not the same ones.
+    Args:
+        repeats: as ``count_repeats``; a prompt given again gets further samples, not the same ones.
+        lengths: how many numbers, per prompt.
     """
     table = np.zeros((len(prompts) * num_samples, max(lengths)), dtype=np.float32)
-    occurrences: dict[tuple[int, ...], int] = {}
-    for number, (prompt, length) in enumerate(zip(prompts, lengths)):
-        content = tuple(prompt)
-        occurrence = occurrences.get(content, 0)
-        occurrences[content] = occurrence + 1
+    for number, (prompt, repeat, length) in enumerate(zip(prompts, repeats, lengths)):
         for sample in range(num_samples):
-            name = f"{seed} {occurrence * num_samples + sample} {list(content)}"
+            name = f"{seed} {repeat * num_samples + sample} {list(prompt)}"
             key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
             row = np.random.Generator(np.random.Philox(key=key))
             table[number * num_samples + sample, :length] = row.random(length, dtype=np.float32)

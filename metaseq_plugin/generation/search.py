@@ -37,6 +37,7 @@ class Problem(NamedTuple):
 
     decoding: Decoding
     prompts: Sequence[Sequence[int]]
+    repeats: Sequence[int]  # per prompt, how many equal ones came before it
     limits: Sequence[int]  # most new tokens, per prompt
     settings: Settings
     pad: int
@@ -60,7 +61,7 @@ def sample_rows(problem: Problem, seed: int, stop: Optional[StopRule]) -> list[l
         logits = logits[origin]
     uniforms = None
     if not settings.is_greedy:
-        numbers = uniform_numbers(seed, problem.prompts, n, problem.limits)
+        numbers = uniform_numbers(seed, problem.prompts, problem.repeats, n, problem.limits)
         uniforms = numbers.to(device)  # (R, steps)
     limits = torch.tensor(problem.limits, device=device)[origin]
     num_steps = max(problem.limits)

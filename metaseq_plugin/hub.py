@@ -1,0 +1,362 @@
+"""The Python door: load a model from wherever it lies, continue and score texts with it.
+
+    from metaseq_plugin.hub import OPT
+    opt = OPT.from_pretrained("runs/quickstart")     # run folder, checkpoint or Hugging Face folder
+    opt.generate(["def main("], max_new_tokens=40, top_p=0.9, seed=1)[0][0].text
+    opt.score(["def main():"])[0].scores
+
+A prompt is a string, or a list of token ids for models without tokenizer files. Every prompt begins
+with ``</s>``, OPT's document separator: it is put in front unless the ids already begin with it.
+"""
+
+import secrets
+from dataclasses import fields
+from pathlib import Path
+from typing import Iterator, NamedTuple, Optional, Sequence, Union
+
+import torch
+from fairseq.data import Dictionary
+from torch import nn
+
+from metaseq_plugin.checkpoint.convert import (
+    check_dictionary_size,
+    expected_shapes,
+    find_data,
+)
+from metaseq_plugin.checkpoint.fairseq_state import read_checkpoint
+from metaseq_plugin.checkpoint.files import HF_CONFIG, read_json
+from metaseq_plugin.checkpoint.hf_config import from_hf_config, vocab_size_of
+from metaseq_plugin.checkpoint.hf_weights import read_weights
+from metaseq_plugin.checkpoint.names import EMBEDDING, check_tensors, rename_to_fairseq
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, Tokenizer
+from metaseq_plugin.data.tokenizers import from_folder, has_tokenizer
+from metaseq_plugin.generation.decoding import next_token_scores
+from metaseq_plugin.generation.generator import Generator
+from metaseq_plugin.generation.sampling import count_repeats
+from metaseq_plugin.generation.search import Hypothesis, StopRule
+from metaseq_plugin.generation.settings import Settings, check_settings
+from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, OPTLanguageModel, check_config
+from metaseq_plugin.tasks.opt_language_modeling import DICTIONARY_MULTIPLE, load_dictionary
+
+Prompt = Union[str, Sequence[int]]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# A batch holds at most so many tokens, new ones and padding included, and so many rows. In fp32 the
+# keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch.
+MAX_BATCH_TOKENS = 16_384
+MAX_BATCH_ROWS = 64
+SPELLED = {name: name for name in ("max_new_tokens", *(f.name for f in fields(Settings)))}
+
+
+class Completion(NamedTuple):
+    """One continuation of a prompt."""
+
+    text: Optional[str]  # without </s>, cut before a stop string; None without a tokenizer
+    tokens: list[int]  # new tokens, with the </s> that ended them, if one did
+    scores: list[float]  # natural log-probability of each, at the temperature, nothing truncated
+    finish_reason: str  # "eos", "length" or "stop"
+
+
+class Scored(NamedTuple):
+    """The tokens of an input and what the model gives each, after ``</s>`` and those before it."""
+
+    tokens: list[int]  # without the leading </s>
+    scores: list[float]  # natural log-probabilities
+
+
+class Source(NamedTuple):
+    """A model read from disk: settings, tensors by our names (mapped, not loaded), data folder."""
+
+    cfg: OPTConfig
+    tensors: dict[str, torch.Tensor]
+    folder: Optional[Path]
+
+
+def read_source(path: Path, data: Optional[Path]) -> Source:
+    """Find out what lies at ``path`` and read it.
+
+    Raises:
+        UserError: nothing there, not a model, or tensors other than its settings describe.
+    """
+    if not path.exists():
+        raise UserError(f"The model must exist, but {path} does not. Train or download it first.")
+    if data is not None and not data.is_dir():
+        raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
+    if (path / HF_CONFIG).is_file():
+        config, name = read_json(path / HF_CONFIG), str(path / HF_CONFIG)
+        cfg = OPTConfig(**from_hf_config(config, name))
+        vocab_size = vocab_size_of(config, DICTIONARY_MULTIPLE, name)
+        tensors = rename_to_fairseq(read_weights(path), str(path))
+        folder: Optional[Path] = data or path
+    else:
+        checkpoint = read_checkpoint(path)
+        known = {f.name for f in fields(OPTConfig)} & checkpoint.model_settings.keys()
+        cfg = OPTConfig(**{name: checkpoint.model_settings[name] for name in known})
+        tensors = checkpoint.tensors
+        vocab_size = len(tensors[EMBEDDING])
+        folder = data or find_data(checkpoint)
+    check_config(cfg)
+    check_tensors(tensors, expected_shapes(cfg, vocab_size), str(path))
+    return Source(cfg, tensors, folder)
+
+
+def dictionary_of(source: Source) -> Dictionary:
+    """The model's dictionary, or where no ``dict.txt`` is known one of the right size."""
+    vocab_size = len(source.tensors[EMBEDDING])
+    if source.folder is not None and (source.folder / DICTIONARY_FILE).is_file():
+        dictionary = load_dictionary(str(source.folder))
+        check_dictionary_size(len(dictionary), vocab_size, source.folder)
+        return dictionary
+    dictionary = Dictionary()
+    for number in range(len(dictionary), vocab_size):
+        dictionary.add_symbol(f"<symbol{number}>")
+    return dictionary
+
+
+def build_model(
+    source: Source, dictionary: Dictionary, device: torch.device, dtype: torch.dtype
+) -> OPTLanguageModel:
+    """The model on ``device``; its weights are the only copy that is made."""
+    with torch.device("meta"):
+        model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary))
+    placed = {name: t.to(device=device, dtype=dtype) for name, t in source.tensors.items()}
+    # Not the model's own method: fairseq's cannot put tensors in the place of meta ones.
+    nn.Module.load_state_dict(model, placed, assign=True)
+    return model.requires_grad_(False)
+
+
+class OPT:
+    """A model, and its tokenizer where there is one.
+
+    Attributes:
+        tokenizer: None where no tokenizer files were found; then prompts must be token ids.
+    """
+
+    def __init__(
+        self, model: OPTLanguageModel, dictionary: Dictionary, tokenizer: Optional[Tokenizer]
+    ) -> None:
+        self.model = model
+        self.dictionary = dictionary
+        self.tokenizer = tokenizer
+        self.generator = Generator([model], dictionary)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: Union[str, Path],
+        data: Optional[Union[str, Path]] = None,
+        device: Optional[Union[str, torch.device]] = None,
+        dtype: Optional[str] = None,
+    ) -> "OPT":
+        """Load a model.
+
+        Args:
+            path: a run folder (its best checkpoint, else its last), a checkpoint file, or a Hugging
+                Face folder.
+            data: folder with ``dict.txt`` and tokenizer files; default: beside the weights, else
+                the one the model was trained on.
+            device: default: the accelerator, else the CPU.
+            dtype: "float32", "float16" or "bfloat16"; default: float32 on CPUs, which compute
+                slowly in 16 bits, elsewhere as saved.
+
+        Raises:
+            UserError: whatever is wrong with the files, in one sentence.
+        """
+        if dtype is not None and dtype not in DTYPES:
+            raise UserError(
+                f"`dtype` must be one of {', '.join(DTYPES)}, but is {dtype}. Set float32."
+            )
+        source = read_source(Path(path), None if data is None else Path(data))
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        place = torch.device(device)
+        saved = source.tensors[EMBEDDING].dtype
+        wanted = torch.float32 if place.type == "cpu" else saved
+        dictionary = dictionary_of(source)
+        model = build_model(source, dictionary, place, DTYPES[dtype] if dtype else wanted)
+        has_one = source.folder is not None and has_tokenizer(source.folder)
+        tokenizer = from_folder(source.folder) if has_one and source.folder else None
+        if tokenizer is not None:
+            assert source.folder is not None
+            check_dictionary_size(len(tokenizer), len(dictionary), source.folder)
+        return cls(model, dictionary, tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``, without ``</s>``."""
+        if self.tokenizer is None:
+            raise UserError(
+                "A prompt must be a list of token ids, but is a string, and the model has no "
+                "tokenizer files. Set `data` to the folder that has them."
+            )
+        return self.tokenizer.encode(text).tolist()
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids; ``</s>`` is nothing."""
+        if self.tokenizer is None:
+            raise UserError(
+                "`decode` must have tokenizer files, but the model has none. "
+                "Set `data` to the folder that has them."
+            )
+        return self.tokenizer.decode(tokens)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int = 64,
+        min_new_tokens: int = 0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        beam: int = 1,
+        num_samples: int = 1,
+        length_penalty: float = 1.0,
+        seed: Optional[int] = None,
+        stop: Union[str, Sequence[str]] = (),
+        with_scores: bool = True,
+        batch_size: Optional[int] = None,
+    ) -> list[list[Completion]]:
+        """Continue each prompt.
+
+        Args:
+            max_new_tokens: most new tokens, the ending ``</s>`` included; capped at what the model
+                can read.
+            min_new_tokens: ``</s>`` cannot come before so many.
+            temperature: 0 takes the likeliest token each time.
+            top_k: sample among the k likeliest tokens; 0: among all.
+            top_p: then among the fewest likeliest that together reach this probability.
+            beam: above 1, beam search with so many hypotheses, all returned.
+            num_samples: continuations per prompt.
+            seed: gives a prompt the same samples whatever the other prompts are; of equal prompts,
+                the second gets other samples than the first. None: another outcome each time.
+            stop: texts that end a continuation, which is cut before them.
+            with_scores: leave out to save a few percent.
+            batch_size: most rows at once; default: as many as fit into ``MAX_BATCH_TOKENS``.
+
+        Returns:
+            Per prompt its continuations: samples in order, or hypotheses from the best on.
+
+        Raises:
+            UserError: impossible settings, or a prompt that cannot be read.
+        """
+        settings = Settings(
+            min_new_tokens, temperature, top_k, top_p, beam, num_samples, length_penalty,
+            seed=secrets.randbits(63) if seed is None else seed,
+            with_scores=with_scores,
+        )  # fmt: skip
+        check_settings(settings, max_new_tokens, SPELLED, len(self.dictionary))
+        stops = self.check_stops(stop, beam)
+        rows = self.rows_of(prompts)
+        repeats = count_repeats(rows)
+        found: list[list[Completion]] = [[] for _ in rows]
+        width = num_samples * beam
+        for batch in self.batches(rows, max_new_tokens, width, batch_size):
+            continued = self.generator.generate(
+                [rows[i] for i in batch],
+                [max_new_tokens] * len(batch),
+                settings,
+                self.stop_rule(stops) if stops else None,
+                [repeats[i] for i in batch],
+            )
+            for index, continuations in zip(batch, continued):
+                found[index] = [
+                    self.completion(rows[index], h, stops) for h in continuations.hypotheses
+                ]
+        return found
+
+    def score(self, inputs: Sequence[Prompt], batch_size: Optional[int] = None) -> list[Scored]:
+        """Log-probability of every token of every input, the first one given ``</s>``.
+
+        Raises:
+            UserError: an input that cannot be read.
+        """
+        rows = self.rows_of(inputs)
+        # An input's last token is scored, not read.
+        self.generator.check_prompts([row[:-1] or row for row in rows])
+        self.generator.check_prompts([row[-1:] for row in rows])
+        found: list[Scored] = [Scored([], []) for _ in rows]
+        for batch in self.batches(rows, 0, 1, batch_size):
+            for index, scores in zip(batch, self.score_batch([rows[i] for i in batch])):
+                found[index] = Scored(rows[index][1:], scores)
+        return found
+
+    @torch.inference_mode()
+    def score_batch(self, rows: Sequence[list[int]]) -> list[list[float]]:
+        longest = max(map(len, rows))
+        device = self.model.output_weight.device
+        padded = [row + [self.dictionary.pad()] * (longest - len(row)) for row in rows]
+        tokens = torch.tensor(padded, device=device)  # (B, T)
+        features = self.model.decoder.extract_features(tokens[:, :-1])  # (B, T - 1, E)
+        scores = next_token_scores(self.model, features, tokens[:, 1:]).tolist()
+        return [values[: len(row) - 1] for values, row in zip(scores, rows)]
+
+    def rows_of(self, inputs: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each input behind one ``</s>``."""
+        if isinstance(inputs, str) or not inputs:
+            given = "one string" if isinstance(inputs, str) else "empty"
+            raise UserError(
+                f'`prompts` must be a list of at least one prompt, but is {given}. Set ["text"].'
+            )
+        eos = self.dictionary.eos()
+        rows = []
+        for number, given in enumerate(inputs):
+            tokens = self.encode(given) if isinstance(given, str) else [int(t) for t in given]
+            if not tokens:
+                raise UserError(
+                    f"A prompt must have at least one token, but prompt {number} has none. "
+                    f"Set [{eos}], which is </s>, to begin a new document."
+                )
+            rows.append(tokens if tokens[0] == eos else [eos, *tokens])
+        return rows
+
+    def batches(
+        self, rows: Sequence[list[int]], new_tokens: int, width: int, batch_size: Optional[int]
+    ) -> Iterator[list[int]]:
+        """Indices of ``rows`` in batches of similar length; ``width`` continuations each."""
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"`batch_size` must be at least 1, but is {batch_size}. Set 8, say.")
+        most = max(1, (batch_size or MAX_BATCH_ROWS) // width)
+        batch: list[int] = []
+        for index in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+            tokens = (len(rows[index]) + new_tokens) * width * (len(batch) + 1)
+            too_many = batch_size is None and tokens > MAX_BATCH_TOKENS
+            if batch and (len(batch) == most or too_many):
+                yield batch
+                batch = []
+            batch.append(index)
+        yield batch
+
+    def check_stops(self, stop: Union[str, Sequence[str]], beam: int) -> list[str]:
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if stops and (beam > 1 or self.tokenizer is None or "" in stops):
+            reason = "`beam` is above 1" if beam > 1 else "the model has no tokenizer"
+            raise UserError(
+                "`stop` must be left out, or hold non-empty texts, with a tokenizer and `beam` 1, "
+                f"but is {stops}{'' if '' in stops else ', and ' + reason}. Leave it out."
+            )
+        return stops
+
+    def stop_rule(self, stops: Sequence[str]) -> StopRule:
+        """Whether the text of new tokens holds one of ``stops``."""
+
+        def holds_one(tokens: list[int]) -> bool:
+            text = self.decode(tokens)
+            return any(stop in text for stop in stops)
+
+        return holds_one
+
+    def completion(
+        self, prompt: list[int], hypothesis: Hypothesis, stops: Sequence[str]
+    ) -> Completion:
+        text = None
+        if self.tokenizer is not None:
+            text = self.continued_text(prompt, hypothesis.tokens)
+            ends = [text.find(stop) for stop in stops if stop in text]
+            if hypothesis.finish_reason == "stop" and ends:
+                text = text[: min(ends)]
+        return Completion(text, hypothesis.tokens, hypothesis.scores, hypothesis.finish_reason)
+
+    def continued_text(self, prompt: list[int], tokens: list[int]) -> str:
+        """What ``tokens`` add to the prompt's text: some tokenizers drop a space where a text begins."""
+        before, whole = self.decode(prompt), self.decode(prompt + tokens)
+        return whole[len(before) :] if whole.startswith(before) else self.decode(tokens)
