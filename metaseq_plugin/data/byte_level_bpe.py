@@ -28,8 +28,8 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.tokenizer_base import (
     SPECIAL_SYMBOLS,
     Tokenizer,
+    check_unicode,
     read_tokenizer_file,
-    refuse_surrogates,
 )
 
 VOCAB_FILE = "vocab.json"
@@ -188,21 +188,16 @@ class ByteLevelBPE(Tokenizer):
         return self._fast is not None
 
     def encode(self, text: str) -> np.ndarray:
+        if self._fast is None:
+            return self.encode_reference(text)
         try:
-            if self._fast is not None:
-                return self._id_of_rank[self._fast.encode_to_numpy(text)]
-        except UnicodeEncodeError as error:
-            raise refuse_surrogates(error) from error
-        except ValueError:  # its regular expression ran out of stack on this text
-            pass
-        return self.encode_reference(text)
+            return self._id_of_rank[self._fast.encode_to_numpy(text)]
+        except ValueError:  # lone surrogates, or its regular expression ran out of stack
+            return self.encode_reference(text)
 
     def encode_reference(self, text: str) -> np.ndarray:
         """What Hugging Face ``tokenizers`` says; the same as ``encode``."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise refuse_surrogates(error) from error
+        check_unicode(text)
         return np.array(self._reference.encode(text).ids, dtype=np.int64)
 
     def files(self) -> dict[str, bytes]:

@@ -25,8 +25,8 @@ from metaseq_plugin.data.tokenizer_base import (
     SPECIAL_SYMBOLS,
     UNK,
     Tokenizer,
+    check_unicode,
     read_tokenizer_file,
-    refuse_surrogates,
 )
 
 MODEL_FILE = "sentencepiece.model"
@@ -67,7 +67,7 @@ class SentencePiece(Tokenizer):
             if number >= 0:  # -1: the model has no such symbol
                 self._dictionary_id[number] = dictionary_id
         self._dictionary_id[own] = np.arange(len(own)) + len(SPECIAL_SYMBOLS)
-        self._piece_id = [-1] * len(SPECIAL_SYMBOLS) + own
+        self._piece_id = [pieces.bos_id(), pieces.pad_id(), pieces.eos_id(), pieces.unk_id(), *own]
         self._piece_id += [-1] * (len(self) - len(self._piece_id))
         self._space_mark: Optional[list[int]] = None
         self.is_exact = super().decode(self._encode_one(PROBE)) == PROBE
@@ -89,13 +89,10 @@ class SentencePiece(Tokenizer):
         return piece.replace(SPACE_MARK, " ").encode()
 
     def _encode_one(self, text: str) -> np.ndarray:
-        try:
-            numbers = self._pieces.encode(text)
-        except UnicodeEncodeError as error:
-            raise refuse_surrogates(error) from error
-        return self._dictionary_id[np.array(numbers, dtype=np.int64)]
+        return self._dictionary_id[np.array(self._pieces.encode(text), dtype=np.int64)]
 
     def encode(self, text: str) -> np.ndarray:
+        check_unicode(text)
         if self._space_mark is None or SPACE_MARK not in text:
             return self._encode_one(text)
         parts: list[np.ndarray] = []

@@ -156,10 +156,12 @@ class Tokenizer(ABC):
             )
 
 
-def refuse_surrogates(error: UnicodeEncodeError) -> UserError:
-    """The sentence for text that is no Unicode text."""
-    code = ord(error.object[error.start])
-    return UserError(
-        f"Text must be Unicode without lone surrogates, but has U+{code:04X} at character "
-        f"{error.start}. Remove it, or write the surrogate pair as one character."
-    )
+def check_unicode(text: str) -> None:
+    """Raise UserError for text with lone surrogates, which no tokenizer could give back."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"Text must be Unicode without lone surrogates, but has U+{ord(text[error.start]):04X} "
+            f"at character {error.start}. Remove it, or write a surrogate pair as one character."
+        ) from error
