@@ -7,7 +7,7 @@ followed by a step that writes it into the finished wheel and its RECORD. pip th
 uninstalls it like any other file of the package.
 
 What the line does, and why so:
-(1) find the package; where it is gone (a checkout that was moved away) nothing happens, silently;
+(1) unless it is done (a virtual environment runs the line twice), find the package; where it is gone (a checkout that was moved away) nothing happens, silently;
 (2) put ``metaseq_plugin.compat`` into ``sys.modules`` as an empty module with the right ``__path__``,
     so that its modules can be imported without the parent package: fairseq skips a ``--user-dir``
     whose package is already imported, and ``metaseq doctor`` must answer where fairseq is broken;
@@ -30,12 +30,13 @@ HOOK_NAME = "metaseq_plugin_hook.pth"
 # and _frozen_importlib_external is `importlib.machinery` without its cost.
 HOOK_LINE = (
     "import os, sys, _frozen_importlib_external as _mp_import; "
-    "_mp_spec = _mp_import.PathFinder.find_spec('metaseq_plugin'); "
+    "_mp_spec = 'metaseq_plugin.compat' not in sys.modules "
+    "and _mp_import.PathFinder.find_spec('metaseq_plugin'); "
     "_mp_home = os.path.join(os.path.dirname(_mp_spec.origin), 'compat') "
     "if _mp_spec and _mp_spec.origin else ''; "
     "_mp_compat = type(sys)('metaseq_plugin.compat'); "
     "_mp_compat.__path__ = [_mp_home]; "
-    "os.path.isfile(os.path.join(_mp_home, 'startup.py')) and ("
+    "_mp_home and os.path.isfile(os.path.join(_mp_home, 'startup.py')) and ("
     "sys.modules.__setitem__('metaseq_plugin.compat', _mp_compat), "
     "os.environ.get('METASEQ_PLUGIN_COMPAT') != '0' and "
     "__import__('metaseq_plugin.compat.startup', fromlist=['install']).install())\n"

@@ -135,6 +135,12 @@ def test_hydra_knows_the_sizes(trained: Trained, tmp_path: Path) -> None:
     assert model["decoder.layers.3.fc1.weight"].shape == (512, 128)
 
 
+@pytest.mark.parametrize("mode", ["--bf16", "--memory-efficient-bf16"])
+def test_sixteen_bits_train_on_the_cpu(trained: Trained, tmp_path: Path, mode: str) -> None:
+    ended = train(trained.data, tmp_path, "--max-update", 2, "--disable-validation", mode)
+    assert ended.status == 0, ended.output
+
+
 def test_preprocess_makes_data_to_train_on(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("one two three\nthree two one\n" * 20)

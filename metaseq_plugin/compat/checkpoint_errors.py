@@ -71,7 +71,7 @@ def requiring_writable(verify: Callable[[str], None]) -> Callable[[str], None]:
 
 def apply(target: Optional[ModuleType]) -> str:
     assert target is not None
-    seams = {
+    seams: dict[str, Callable[..., Any]] = {
         "load_checkpoint_to_cpu": naming_the_file,
         "load_checkpoint": requiring_restore_file,
         "verify_checkpoint_directory": requiring_writable,

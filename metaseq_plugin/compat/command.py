@@ -9,7 +9,8 @@ import sys
 from importlib.util import find_spec
 from typing import Optional, Sequence
 
-from metaseq_plugin.compat import doctor
+# Names, not modules: `from metaseq_plugin.compat import x` would import the parent package.
+from metaseq_plugin.compat.doctor import main as run_doctor
 
 NEEDED_TO_START = ("torch", "omegaconf", "hydra", "fairseq")
 
@@ -18,7 +19,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the ``metaseq`` command; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["doctor"]:
-        return doctor.main(arguments[1:])
+        return run_doctor(arguments[1:])
     missing = [name for name in NEEDED_TO_START if find_spec(name) is None]
     if missing:
         sentence = (

@@ -22,7 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Sequence
 
-from metaseq_plugin.compat import startup
+# Names, not modules: `from metaseq_plugin.compat import x` would import the parent package.
+from metaseq_plugin.compat.startup import SEAMS, SWITCH
 
 SUPPORTED_PYTHON = ((3, 10), (3, 12))
 ENOUGH_DISK_BYTES = 2 << 30
@@ -144,12 +145,12 @@ def python_row() -> Row:
 
 def hook_row() -> Row:
     """Whether a child started outside every checkout has the finder, as ``fairseq-train`` would."""
-    if os.environ.get(startup.SWITCH) == "0":
-        problem = f"{startup.SWITCH} must not be 0 for training, but is. Unset it."
+    if os.environ.get(SWITCH) == "0":
+        problem = f"{SWITCH} must not be 0 for training, but is. Unset it."
         return Row("Start-up hook", "hook", "-", "SWITCHED OFF", problem)
     code = "import sys; print([f for f in sys.meta_path if type(f).__name__ == 'SeamFinder'] != [])"
     output, _ = run_child(code)
-    home = str(Path(startup.__file__).parent.parent)
+    home = str(Path(__file__).parent.parent)
     if output.strip() == "True":
         return Row("Start-up hook", "hook", home, "ok")
     problem = (
@@ -181,7 +182,7 @@ def seam_rows(report: dict[str, dict[str, str]]) -> list[Row]:
     """One row for each seam: what it said, or that its host is a version nobody measured."""
     measured = {library.module: library for library in LIBRARIES if library.measured is not None}
     rows = []
-    for seam in startup.SEAMS:
+    for seam in SEAMS:
         said = report.get(seam.target, {}).get(seam.module, "not reached")
         host = measured[seam.target.partition(".")[0].removesuffix("_cli")]
         version = installed_version(host.distribution)
@@ -224,7 +225,7 @@ def examine() -> list[Row]:
     rows = [python_row(), *map(version_row, LIBRARIES), hook, disk_row()]
     if hook.problem:  # without it most imports fail on Python >= 3.11, for no other reason
         return rows
-    output, failure = run_child("from metaseq_plugin.compat import probe; probe.main()")
+    output, failure = run_child("from metaseq_plugin.compat.probe import main; main()")
     tokenizers = "import tiktoken, tokenizers, sentencepiece, safetensors, zstandard"
     extra_failure = failure or run_child(tokenizers)[1]
     if extra_failure:

@@ -34,6 +34,12 @@ HOST_MISTAKES = (
         "`--finetune-from-model` must name a checkpoint, but {path} does not exist. Set one that does.",
     ),
     (
+        (AssertionError, RuntimeError),
+        r"(?s)(?:Torch not compiled with CUDA enabled|Found no NVIDIA driver.*)",
+        "A CUDA device must be there for what was asked, but torch finds none. Set --cpu, and leave "
+        "--fp16 out or set --fp16-no-flatten-grads too.",
+    ),
+    (
         AssertionError,
         r"--sampling requires --nbest to be equal to --beam",
         "`--nbest` must equal `--beam` with --sampling, but does not. Set both to the same number.",

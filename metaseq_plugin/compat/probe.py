@@ -1,6 +1,6 @@
 """What ``metaseq doctor`` asks a child process: import everything with a seam, and tell what was seen.
 
-    python -c "from metaseq_plugin.compat import probe; probe.main()"
+    python -c "from metaseq_plugin.compat.probe import main; main()"
 
 It runs apart from the doctor, so that a library that crashes the interpreter ends the child only.
 The answer is one line of JSON, the last of its standard output.
@@ -11,7 +11,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from metaseq_plugin.compat import startup
+# Names, not modules: `from metaseq_plugin.compat import x` would import the parent package.
+from metaseq_plugin.compat.startup import REPORT, SEAMS
 
 
 def devices() -> dict[str, Any]:
@@ -33,7 +34,7 @@ def devices() -> dict[str, Any]:
 
 
 def main() -> None:
-    for target in dict.fromkeys(seam.target for seam in startup.SEAMS):
+    for target in dict.fromkeys(seam.target for seam in SEAMS):
         import_module(target)
-    answer = {"report": startup.REPORT, "devices": devices()}
+    answer = {"report": REPORT, "devices": devices()}
     sys.stdout.write("\n" + json.dumps(answer) + "\n")

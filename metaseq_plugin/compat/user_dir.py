@@ -23,7 +23,7 @@ def finding_us(import_user_module: Callable[[Any], None]) -> Callable[[Any], Non
     @wraps(import_user_module)
     def wrapper(args: Any) -> None:
         if (
-            "user_dir" in args
+            hasattr(args, "user_dir")
             and args.user_dir == PACKAGE.name
             and not os.path.exists(PACKAGE.name)
         ):

@@ -39,7 +39,7 @@ class SampleBreakMode(str, Enum):
 
 def find_split(data: str, split: str, combine: bool) -> List[str]:
     """File prefixes of ``split`` in folder ``data``: one, or with ``combine`` also split1, split2, …"""
-    prefixes = []
+    prefixes: List[str] = []
     while True:
         prefix = str(Path(data) / split) + (str(len(prefixes)) if prefixes else "")
         if not MMapIndexedDataset.exists(prefix):

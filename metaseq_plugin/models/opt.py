@@ -119,7 +119,7 @@ def fill_size(cfg: Any, arch: str) -> None:
         cfg.decoder_ffn_embed_dim = FFN_RATIO * cfg.decoder_embed_dim
 
 
-def check_config(cfg: OPTConfig) -> None:
+def check_config(cfg: DictConfig) -> None:
     """Refuse what no decoder can be built from, all problems in one message."""
     problems = []
     for name in ("decoder_layers", "decoder_embed_dim", "decoder_attention_heads",
@@ -183,7 +183,7 @@ class OPTAttention(nn.Module):
 class OPTDecoderLayer(nn.Module):
     """Attention, then feed-forward, each with its LayerNorm, dropout and residual."""
 
-    def __init__(self, cfg: OPTConfig, layer: int) -> None:
+    def __init__(self, cfg: DictConfig, layer: int) -> None:
         super().__init__()
         dim = cfg.decoder_embed_dim
         self.layer = layer
@@ -208,7 +208,10 @@ class OPTDecoderLayer(nn.Module):
         return F.dropout(y, self.dropout, self.training)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        y = self.fc2(F.relu(self.fc1(x), inplace=True))  # (B, T, F) → (B, T, D)
+        # Two-dimensional, because a linear layer's (B, T, F) is a view, and writing into a view in
+        # place costs autograd a copy of it.
+        y = F.relu(self.fc1(x.flatten(0, 1)), inplace=True)  # (B·T, F)
+        y = self.fc2(y).view_as(x)  # (B, T, D)
         return F.dropout(y, self.dropout, self.training)
 
 
@@ -219,7 +222,7 @@ class OPTDecoder(FairseqDecoder):
         dictionary: its length is V, its padding symbol is skipped by positions and attention.
     """
 
-    def __init__(self, cfg: OPTConfig, dictionary: Dictionary) -> None:
+    def __init__(self, cfg: DictConfig, dictionary: Dictionary) -> None:
         super().__init__(dictionary)
         dim = cfg.decoder_embed_dim
         word_dim = cfg.decoder_word_embed_dim or dim
@@ -277,7 +280,7 @@ class OPTDecoder(FairseqDecoder):
         x = self.extract_features(src_tokens, cache)
         return (x if features_only else self.output_layer(x)), {}
 
-    def extract_features(self, src_tokens: Tensor, cache: Optional[KVCache] = None) -> Tensor:  # type: ignore[override]
+    def extract_features(self, src_tokens: Tensor, cache: Optional[KVCache] = None) -> Tensor:
         """Token ids (B, T) → features (B, T, E), ready for ``output_layer``."""
         positions, mask = self.positions_and_mask(src_tokens, cache)
         x = self.embed_tokens(src_tokens)  # (B, T, E)
@@ -346,11 +349,11 @@ class OPTLanguageModel(FairseqLanguageModel):
         return model
 
     @property
-    def output_weight(self) -> nn.Parameter:
+    def output_weight(self) -> Tensor:
         """The tied embedding, (V, E): criterions project features with it themselves."""
         return self.decoder.embed_tokens.weight
 
-    def load_state_dict(  # type: ignore[override]
+    def load_state_dict(
         self,
         state_dict: Mapping[str, Any],
         strict: bool = True,
