@@ -12,7 +12,7 @@ with ``</s>``, OPT's document separator: it is put in front unless the ids alrea
 import secrets
 from dataclasses import fields
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional, Sequence, Union
+from typing import Any, Iterator, NamedTuple, Optional, Sequence, Union
 
 import torch
 from fairseq.data import Dictionary
@@ -20,6 +20,7 @@ from torch import nn
 
 from metaseq_plugin.checkpoint.convert import (
     check_dictionary_size,
+    complete_config,
     expected_shapes,
     find_data,
 )
@@ -36,7 +37,7 @@ from metaseq_plugin.generation.generator import Generator
 from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.search import Hypothesis, StopRule
 from metaseq_plugin.generation.settings import Settings, check_settings
-from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, OPTLanguageModel, check_config
+from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel, check_config
 from metaseq_plugin.tasks.opt_language_modeling import DICTIONARY_MULTIPLE, load_dictionary
 
 Prompt = Union[str, Sequence[int]]
@@ -68,7 +69,7 @@ class Scored(NamedTuple):
 class Source(NamedTuple):
     """A model read from disk: settings, tensors by our names (mapped, not loaded), data folder."""
 
-    cfg: OPTConfig
+    cfg: Any  # OPTConfig, complete
     tensors: dict[str, torch.Tensor]
     folder: Optional[Path]
 
@@ -85,14 +86,13 @@ def read_source(path: Path, data: Optional[Path]) -> Source:
         raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
     if (path / HF_CONFIG).is_file():
         config, name = read_json(path / HF_CONFIG), str(path / HF_CONFIG)
-        cfg = OPTConfig(**from_hf_config(config, name))
+        cfg = complete_config(from_hf_config(config, name))
         vocab_size = vocab_size_of(config, DICTIONARY_MULTIPLE, name)
         tensors = rename_to_fairseq(read_weights(path), str(path))
         folder: Optional[Path] = data or path
     else:
         checkpoint = read_checkpoint(path)
-        known = {f.name for f in fields(OPTConfig)} & checkpoint.model_settings.keys()
-        cfg = OPTConfig(**{name: checkpoint.model_settings[name] for name in known})
+        cfg = complete_config(checkpoint.model_settings)
         tensors = checkpoint.tensors
         vocab_size = len(tensors[EMBEDDING])
         folder = data or find_data(checkpoint)
@@ -299,8 +299,8 @@ class OPT:
             )
         eos = self.dictionary.eos()
         rows = []
-        for number, given in enumerate(inputs):
-            tokens = self.encode(given) if isinstance(given, str) else [int(t) for t in given]
+        for number, prompt in enumerate(inputs):
+            tokens = self.encode(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]
             if not tokens:
                 raise UserError(
                     f"A prompt must have at least one token, but prompt {number} has none. "

@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TRAIN_HOURS = 0.064  # 230 s: with start-up and the last validation, training stays under 4 minutes
 TOKENS_PER_SAMPLE = 256
 BATCH_SIZE = 8
-MAX_UPDATE = 1200
+MAX_UPDATE = 1500
 VOCAB_SIZE = 4096
-PROMPTS = ("import os", "def __init__(self,", "class Test", "    Return the")
+PROMPTS = ("import os", "def __init__(self,", "class Test", "Return the")
 NEW_TOKENS = 60
 
 

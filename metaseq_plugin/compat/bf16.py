@@ -28,5 +28,6 @@ def keeping_the_device(parse_args_and_arch: Callable[..., Any]) -> Callable[...,
 
 def apply(target: Optional[ModuleType]) -> str:
     assert target is not None
-    target.parse_args_and_arch = keeping_the_device(target.parse_args_and_arch)
+    parse = target.parse_args_and_arch
+    target.parse_args_and_arch = keeping_the_device(parse)  # type: ignore[attr-defined]
     return "applied"

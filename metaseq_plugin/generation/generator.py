@@ -106,9 +106,9 @@ class Generator:
         longest = max(map(len, prompts))
         capacity = longest + max(limits)
         decoding = Decoding(self.models, self.pad)
-        repeats = settings.num_samples > 1 or settings.beam > 1
+        multiplies = settings.num_samples > 1 or settings.beam > 1  # rows, after the prompts
         logits, scores = decoding.prefill(
-            prompts, longest if repeats else capacity, settings.with_prompt_scores
+            prompts, longest if multiplies else capacity, settings.with_prompt_scores
         )
         problem = Problem(
             decoding, prompts, repeats or count_repeats(prompts), limits, settings,
