@@ -24,6 +24,7 @@ from torch import Tensor
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.token_blocks import SampleBreakMode, TokenBlocks, TokenStream, find_split
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
+from metaseq_plugin.modules.heap import keep_freed_memory
 
 # OPT's 50,265 entries become 50,272 columns; tensor cores like it, and every checkpoint has it.
 DICTIONARY_MULTIPLE = 8
@@ -93,6 +94,8 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model; its longest input must hold a block."""
+        if not from_checkpoint:
+            keep_freed_memory()
         model = super().build_model(cfg, from_checkpoint)
         self.longest_input = model.max_positions()
         if not from_checkpoint and self.args.tokens_per_sample > self.longest_input:
