@@ -291,10 +291,12 @@ def main() -> None:
     run = Run(args.run_dir)
     claim(run, args)
     source = args.text or write_corpus(run)
+    # A text of the user's may be too small for a fixed size; `prepare` then chooses.
+    vocabulary = [] if args.text else ["--vocab-size", str(VOCAB_SIZE)]
     call(
         run, "prepare", "Tokenise and binarise",
         ["metaseq", "prepare", str(source), "--destdir", str(run.data),
-         "--vocab-size", str(VOCAB_SIZE), "--valid-fraction", "0.02"],
+         *vocabulary, "--valid-fraction", "0.02"],
     )  # fmt: skip
     before, trained = train(run, args)
     after = validate(run)
