@@ -216,7 +216,7 @@ class OPT:
         with_scores: bool = True,
         batch_size: Optional[int] = None,
     ) -> list[list[Completion]]:
-        """Continue each prompt.
+        """Continue each prompt; per prompt, samples in order or hypotheses from the best on.
 
         Args:
             max_new_tokens: most new tokens, the ending ``</s>`` included; capped at what the model
@@ -233,9 +233,6 @@ class OPT:
             with_scores: leave out to save a few percent.
             batch_size: most rows at once; default: as many as fit into ``MAX_BATCH_TOKENS``.
 
-        Returns:
-            Per prompt its continuations: samples in order, or hypotheses from the best on.
-
         Raises:
             UserError: impossible settings, or a prompt that cannot be read.
         """
@@ -249,8 +246,7 @@ class OPT:
         rows = self.rows_of(prompts)
         repeats = count_repeats(rows)
         found: list[list[Completion]] = [[] for _ in rows]
-        width = num_samples * beam
-        for batch in self.batches(rows, max_new_tokens, width, batch_size):
+        for batch in self.batches(rows, max_new_tokens, num_samples * beam, batch_size):
             continued = self.generator.generate(
                 [rows[i] for i in batch],
                 [max_new_tokens] * len(batch),
