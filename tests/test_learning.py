@@ -15,7 +15,8 @@ def fifty_lines() -> list[str]:
     """Real lines, none twice: of the standard library's calendar module."""
     import calendar
 
-    lines = [line.rstrip() for line in linecache.getlines(calendar.__file__)]
+    # Stripped, because fairseq-interactive strips what is typed.
+    lines = [line.strip() for line in linecache.getlines(calendar.__file__)]
     return list(dict.fromkeys(line for line in lines if len(line.split()) > 2))[:NUM_LINES]
 
 
