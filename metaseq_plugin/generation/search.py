@@ -199,7 +199,8 @@ def search_beams(problem: Problem) -> list[list[Hypothesis]]:
         log_probs[:, problem.blocked(step)] = -torch.inf
         before = torch.tensor([s.totals for s in searching], device=device)  # (P', beams)
         totals = log_probs.view(len(searching), -1, vocab) + before[:, :, None]
-        best, columns = totals.flatten(1).topk(2 * beam)  # (P', 2·beam)
+        totals = totals.flatten(1)  # (P', beams·V)
+        best, columns = totals.topk(min(2 * beam, totals.size(1)))  # (P', 2·beam)
         new_rows: list[int] = []
         still: list[Sentence] = []
         for index, sentence in enumerate(searching):

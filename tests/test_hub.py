@@ -1,0 +1,216 @@
+"""The Python door: what it loads, what it returns, and what it refuses."""
+
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+
+from metaseq_plugin.checkpoint.convert import to_hf_folder
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.byte_level_bpe import train_byte_level_bpe
+from metaseq_plugin.data.tokenizers import from_folder
+from metaseq_plugin.hub import OPT
+from tests.fairseq_runs import train, write_data, write_split
+
+VOCAB_SIZE = 40
+TEXTS = ["the cat sat on the mat\n", "a dog ate the cat's dinner\n", "naïve café ☕\n"] * 8
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a tiny model without tokenizer files."""
+    folder = tmp_path_factory.mktemp("run")
+    ended = train(write_data(folder / "data", VOCAB_SIZE), folder / "run", "--max-update", 20,
+                  "--init-std", 0.3)  # fmt: skip
+    assert ended.status == 0, ended.output
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def opt(run: Path) -> OPT:
+    return OPT.from_pretrained(run)
+
+
+@pytest.fixture(scope="module")
+def text_opt(tmp_path_factory: pytest.TempPathFactory) -> OPT:
+    """A tiny model with a byte-level BPE that was trained on ``TEXTS``."""
+    folder = tmp_path_factory.mktemp("text")
+    data = folder / "data"
+    data.mkdir()
+    train_byte_level_bpe(TEXTS, 300, data)
+    tokenizer = from_folder(data)
+    tokenizer.write_dict(data / "dict.txt")
+    for split in ("train", "valid"):
+        write_split(data, split, [tokenizer.encode(text).tolist() for text in TEXTS])
+    ended = train(data, folder / "run", "--max-update", 30, "--init-std", 0.1)
+    assert ended.status == 0, ended.output
+    return OPT.from_pretrained(folder / "run")
+
+
+PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16], [2, 8]]
+
+
+def test_every_source_gives_the_same_model(run: Path, opt: OPT, tmp_path: Path) -> None:
+    to_hf_folder(run, tmp_path / "hf", None, None, 10**9)
+    expected = opt.generate(PROMPTS, 8, temperature=0.0)
+    for path in (run / "checkpoint_best.pt", run / "checkpoint_last.pt", tmp_path / "hf"):
+        found = OPT.from_pretrained(path, device="cpu", dtype="float32")
+        assert found.generate(PROMPTS, 8, temperature=0.0) == expected
+    assert len({t for completions in expected for t in completions[0].tokens}) > 3
+
+
+def test_weights_are_the_checkpoints(run: Path, opt: OPT) -> None:
+    saved = load_checkpoint_to_cpu(str(run / "checkpoint_best.pt"))["model"]
+    held = opt.model.state_dict()
+    assert held.keys() == saved.keys()
+    assert all(torch.equal(held[name], saved[name]) for name in saved)
+    assert not any(parameter.requires_grad for parameter in opt.model.parameters())
+
+
+def test_score_is_what_generation_said(opt: OPT) -> None:
+    found = opt.generate(PROMPTS, 6, temperature=0.0)
+    prompts = [prompt[1:] if prompt[0] == 2 else prompt for prompt in PROMPTS]
+    scored = opt.score([p + c[0].tokens for p, c in zip(prompts, found)])
+    for prompt, completions, score in zip(prompts, found, scored):
+        assert score.tokens == prompt + completions[0].tokens
+        assert score.scores[len(prompt) :] == pytest.approx(completions[0].scores, abs=1e-5)
+
+
+def test_scores_are_log_probabilities_of_full_forward_passes(opt: OPT) -> None:
+    (scored, *_) = opt.score([[5, 6, 7, 8], [5]], batch_size=2)
+    with torch.no_grad():
+        logits, _ = opt.model.decoder(torch.tensor([[2, 5, 6, 7]]))
+    expected = logits[0].log_softmax(-1)[range(4), [5, 6, 7, 8]]
+    assert scored.scores == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_order_of_prompts_and_size_of_batches_do_not_matter(opt: OPT) -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 9, "top_p": 0.9, "seed": 4, "num_samples": 2}
+    together = opt.generate(PROMPTS, **settings)
+    for size in (1, 3):
+        found = opt.generate(PROMPTS[::-1], batch_size=size, **settings)[::-1]
+        for one, other in zip(found, together):
+            assert [c.tokens for c in one] == [c.tokens for c in other]
+    assert [len(completions) for completions in together] == [2, 2, 2, 2]
+
+
+def test_equal_prompts_get_different_samples_in_whatever_batches(opt: OPT) -> None:
+    whole = opt.generate([[5, 6]] * 4, 12, seed=1)
+    split = opt.generate([[5, 6]] * 4, 12, seed=1, batch_size=1)
+    assert [c[0].tokens for c in whole] == [c[0].tokens for c in split]
+    assert len({tuple(c[0].tokens) for c in whole}) == 4
+
+
+def test_batches_hold_similar_lengths_within_the_limits(opt: OPT) -> None:
+    rows = [[2] * length for length in (5, 900, 3, 1000, 4)]
+    assert list(opt.batches(rows, 100, 1, None)) == [[2, 4, 0, 1, 3]]
+    assert list(opt.batches(rows, 100, 6, None)) == [[2, 4, 0, 1], [3]]
+    assert list(opt.batches(rows, 10_000, 2, None)) == [[2], [4], [0], [1], [3]]
+    assert list(opt.batches(rows, 100, 1, 2)) == [[2, 4], [0, 1], [3]]
+
+
+def test_beam_returns_its_hypotheses_best_first(opt: OPT) -> None:
+    for completions in opt.generate(PROMPTS, 7, beam=3):
+        means = [sum(c.scores) / len(c.scores) for c in completions]
+        assert len(completions) == 3
+        assert means == sorted(means, reverse=True)
+
+
+def test_text(text_opt: OPT) -> None:
+    prompts = ["the cat", "naïve"]
+    assert text_opt.decode(text_opt.encode(TEXTS[2])) == TEXTS[2]
+    assert text_opt.encode("the cat")[0] != 2
+    for prompt, (completion,) in zip(prompts, text_opt.generate(prompts, 12, seed=0)):
+        ids = text_opt.encode(prompt)
+        assert completion.text == text_opt.decode(ids + completion.tokens)[len(prompt) :]
+        (same,) = text_opt.generate([ids], 12, seed=0)[0]
+        assert same == completion
+
+
+def test_stop_cuts_the_text_and_ends_the_row(text_opt: OPT) -> None:
+    (free,) = text_opt.generate(["the cat"], 30, temperature=0.0, min_new_tokens=30)[0]
+    assert free.text is not None
+    stop = free.text[6:8]
+    where = free.text.find(stop)
+    (cut,) = text_opt.generate(
+        ["the cat"], 30, temperature=0.0, min_new_tokens=30, stop=["no such text", stop]
+    )[0]
+    assert cut.text == free.text[:where]
+    assert cut.finish_reason == "stop"
+    assert cut.tokens == free.tokens[: len(cut.tokens)]
+    assert stop in text_opt.decode(cut.tokens)
+    assert stop not in text_opt.decode(cut.tokens[:-1])
+
+
+def test_without_tokenizer_text_is_none(opt: OPT) -> None:
+    (completion,) = opt.generate([[5]], 3)[0]
+    assert completion.text is None
+    assert len(completion.scores) == len(completion.tokens)
+    assert opt.generate([[5]], 3, with_scores=False)[0][0].scores == []
+
+
+REFUSED: dict[str, tuple[Callable[[OPT], Any], str]] = {
+    "no prompts": (lambda o: o.generate([]), "`prompts` must be a list of at least one prompt, but is empty"),
+    "one string": (lambda o: o.generate("text"), "`prompts` must be a list .* but is one string"),
+    "prompt without tokens": (lambda o: o.generate([[5], []]), "prompt 1 has none"),
+    "string without tokenizer": (lambda o: o.generate(["text"]), "must be a list of token ids, but is a string"),
+    "id beyond the vocabulary": (lambda o: o.generate([[VOCAB_SIZE]]), "must be from 0 to 39, but prompt 0 holds 40"),
+    "id negative": (lambda o: o.generate([[-3]]), "must be from 0 to 39, but prompt 0 holds -3"),
+    "prompt too long": (lambda o: o.generate([[5] * 2048]), "must have at most 2048 tokens .* prompt 0 has 2049"),
+    "temperature negative": (lambda o: o.generate([[5]], temperature=-0.1), "`temperature` must be 0 .greedy. or more, but is -0.1"),
+    "temperature not a number": (lambda o: o.generate([[5]], temperature=float("nan")), "`temperature` must"),
+    "top_p of 2": (lambda o: o.generate([[5]], top_p=2.0), "`top_p` must be between 0 and 1, but is 2.0"),
+    "top_p negative": (lambda o: o.generate([[5]], top_p=-0.1), "`top_p` must be between 0 and 1"),
+    "top_k negative": (lambda o: o.generate([[5]], top_k=-1), "`top_k` must be 0 .all tokens. or more, but is -1"),
+    "beam of 0": (lambda o: o.generate([[5]], beam=0), "`beam` must be at least 1, but is 0"),
+    "beam as wide as the vocabulary": (lambda o: o.generate([[5]], beam=40), "`beam` must be below the vocabulary's 40"),
+    "beam and samples": (lambda o: o.generate([[5]], beam=2, num_samples=2), "`beam` must be 1 when sampling"),
+    "no samples": (lambda o: o.generate([[5]], num_samples=0), "`num_samples` must be at least 1, but is 0"),
+    "equal samples": (lambda o: o.generate([[5]], num_samples=2, temperature=0.0), "`num_samples` must be 1 at temperature 0"),
+    "no new tokens": (lambda o: o.generate([[5]], max_new_tokens=0), "`max_new_tokens` must be at least 1, but is 0"),
+    "min beyond max": (lambda o: o.generate([[5]], 4, 5), r"`min_new_tokens` must be at most `max_new_tokens` \(4\), but is 5"),
+    "batch of 0": (lambda o: o.generate([[5]], batch_size=0), "`batch_size` must be at least 1, but is 0"),
+    "stop without tokenizer": (lambda o: o.generate([[5]], stop="."), "`stop` must be left out"),
+    "score without tokens": (lambda o: o.score([[]]), "prompt 0 has none"),
+    "score too long": (lambda o: o.score([[5] * 2049]), "must have at most 2048 tokens"),
+    "score beyond the vocabulary": (lambda o: o.score([[5, 40]]), "must be from 0 to 39"),
+    "decode without tokenizer": (lambda o: o.decode([5]), "`decode` must have tokenizer files"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(opt: OPT, name: str) -> None:
+    use, sentence = REFUSED[name]
+    with pytest.raises(UserError, match=sentence) as refusal:
+        use(opt)
+    assert str(refusal.value).endswith(".")
+
+
+def test_longest_inputs_are_taken(opt: OPT) -> None:
+    assert len(opt.score([[5] * 2048])[0].scores) == 2048
+    assert len(opt.generate([[5] * 2047], 9, min_new_tokens=9)[0][0].tokens) == 1
+
+
+LOADING: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
+    "nothing there": (lambda run, tmp: OPT.from_pretrained(tmp / "none"), "The model must exist, but .*none does not"),
+    "empty folder": (lambda run, tmp: OPT.from_pretrained(tmp), "must hold one of checkpoint_best.pt"),
+    "data folder missing": (lambda run, tmp: OPT.from_pretrained(run, data=tmp / "none"), "`data` must be a folder"),
+    "other dictionary": (lambda run, tmp: OPT.from_pretrained(run, data=write_data(tmp, 64)), "must give the model's 40 types, but in .* gives 64"),
+    "dtype unknown": (lambda run, tmp: OPT.from_pretrained(run, dtype="int8"), "`dtype` must be one of float32, float16, bfloat16, but is int8"),
+    "truncated": (lambda run, tmp: OPT.from_pretrained(truncated(run, tmp)), "damaged.pt"),
+}  # fmt: skip
+
+
+def truncated(run: Path, folder: Path) -> Path:
+    path = folder / "damaged.pt"
+    path.write_bytes((run / "checkpoint_best.pt").read_bytes()[:2000])
+    return path
+
+
+@pytest.mark.parametrize("name", LOADING)
+def test_loading_refused(run: Path, tmp_path: Path, name: str) -> None:
+    load, sentence = LOADING[name]
+    with pytest.raises(UserError, match=sentence):
+        load(run, tmp_path)
