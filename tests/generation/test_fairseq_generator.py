@@ -76,7 +76,9 @@ def test_interactive_gives_the_same_in_batches(run: Run) -> None:
 def test_seed(run: Run) -> None:
     def sampled(*options: Any) -> list[str]:
         common = ("--sampling", "--beam", 1, "--max-len-b", 12)
-        return [row[2] for row in lines(run("interactive", *common, *options, stdin="w1\n").output, "H")]
+        return [
+            row[2] for row in lines(run("interactive", *common, *options, stdin="w1\n").output, "H")
+        ]
 
     assert sampled("--seed", 5) == sampled("--seed", 5)
     assert sampled("--seed", 5) != sampled("--seed", 6)
@@ -116,7 +118,9 @@ def test_tokens_and_scores_are_those_of_fairseqs_own_generator(beam: int) -> Non
     """fairseq's runs the whole prefix each step, counts the prompt, and forces </s> at the end."""
     model = OPTLanguageModel(decoder(**TINY))
     prompt, new = [EOS, 5, 9, 30], 12
-    ours = FairseqGenerator([model], dictionary(), options(beam=beam, max_len_b=new, min_len=new), 1)
+    ours = FairseqGenerator(
+        [model], dictionary(), options(beam=beam, max_len_b=new, min_len=new), 1
+    )
     sample = {"net_input": {"src_tokens": torch.tensor([prompt])}}
     (found,) = ours.generate(sample, None)
     theirs = SequenceGenerator(
