@@ -9,6 +9,7 @@ import shutil
 
 import torch
 from torch import nn
+from torch.utils._triton import has_triton
 
 from metaseq_plugin.compat.errors import UserError
 
@@ -16,7 +17,7 @@ from metaseq_plugin.compat.errors import UserError
 def check_compile() -> None:
     """Refuse where ``torch.compile`` cannot generate code."""
     if torch.cuda.is_available():
-        if not torch.utils._triton.has_triton():
+        if not has_triton():
             raise UserError(
                 "`--compile` must find Triton to compile for the GPU, but does not. "
                 "Install triton, or leave --compile out."
