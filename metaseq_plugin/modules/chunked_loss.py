@@ -38,6 +38,9 @@ FP16_SCALE = 1_024.0
 # written once a chunk); above 4,096 nothing is gained and a GPU's memory goes into logits.
 MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS = 512, 4_096
 
+# Before 2.10 (pytorch/pytorch pull request 167931) addmm refused an fp32 sum of 16-bit products.
+HAS_FP32_ADDMM = torch.__version__ >= "2.10"  # TorchVersion compares numbers, not letters
+
 
 def automatic_chunk_tokens(num_tokens: int) -> int:
     """The chunk size, in tokens, for a batch of ``num_tokens``: a sixteenth, within the bounds."""
@@ -191,10 +194,15 @@ def _chunk(
 def _add_product(total: Tensor, a: Tensor, b: Tensor, beta: float) -> None:
     """total = beta * total + a @ b, where total is fp32 and a and b may have 16 bits.
 
-    With beta 0 what total holds does not matter, not even NaN.
+    ``beta`` is 1, or 0, with which what total holds does not matter, not even NaN.
     """
     if a.dtype == torch.float32:
         total.addmm_(a, b, beta=beta)
+    elif a.is_cuda and not HAS_FP32_ADDMM:
+        product = torch.mm(a, b, out_dtype=torch.float32)
+        if beta == 0.0:
+            total.zero_()
+        total.add_(product)
     elif a.is_cuda:
         torch.addmm(total, a, b, out_dtype=torch.float32, beta=beta, out=total)
     else:  # no such product off the GPU
