@@ -59,6 +59,7 @@ TRAIN: dict[str, tuple[Callable[[Places], tuple], str]] = {
     "option of another type": (lambda p: ("--decoder-layers", "two"), "`--decoder-layers` must be of type int, but is 'two'"),
     "heads do not divide": (lambda p: ("--decoder-attention-heads", "3"), r"must divide `--decoder-embed-dim` \(16\), but is 3"),
     "no layers": (lambda p: ("--decoder-layers", "0"), "`--decoder-layers` must be at least 1, but is 0"),
+    "word embeddings without dimension": (lambda p: ("--decoder-word-embed-dim", "-3"), "`--decoder-word-embed-dim` must be at least 1, but is -3"),
     "dropout of 1": (lambda p: ("--dropout", "1"), r"`--dropout` must be in \[0, 1\), but is 1.0"),
     "attention dropout negative": (lambda p: ("--attention-dropout", "-0.1"), "`--attention-dropout` must be in"),
     "initial weights without spread": (lambda p: ("--init-std", "0"), "`--init-std` must be positive, but is 0.0"),

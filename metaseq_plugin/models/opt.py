@@ -134,6 +134,11 @@ def check_config(cfg: DictConfig) -> None:
             f"`--decoder-attention-heads` must divide `--decoder-embed-dim` ({dim}), but is "
             f"{cfg.decoder_attention_heads}. Set one of {', '.join(map(str, fits))}."
         )
+    word_dim = cfg.decoder_word_embed_dim
+    if word_dim is not None and word_dim < 1:
+        problems.append(
+            f"`--decoder-word-embed-dim` must be at least 1, but is {word_dim}. Leave it out for D."
+        )
     for name in ("dropout", "attention_dropout"):
         value = getattr(cfg, name)
         if not 0 <= value < 1:
