@@ -94,7 +94,7 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model; its longest input must hold a block."""
-        if not from_checkpoint:
+        if not from_checkpoint and not torch.cuda.is_available():
             keep_freed_memory()
         model = super().build_model(cfg, from_checkpoint)
         self.longest_input = model.max_positions()
