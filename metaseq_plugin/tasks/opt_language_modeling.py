@@ -96,6 +96,8 @@ class OPTLanguageModelingTask(LanguageModelingTask):
         """Build the model; its longest input must hold a block."""
         if not from_checkpoint and not torch.cuda.is_available():
             keep_freed_memory()
+        if from_checkpoint and "compile" in cfg:
+            cfg.compile = False  # --compile is for training; generation meets ever new lengths
         model = super().build_model(cfg, from_checkpoint)
         self.longest_input = model.max_positions()
         if not from_checkpoint and self.args.tokens_per_sample > self.longest_input:
