@@ -119,11 +119,16 @@ def no_train_split(folder: Path) -> None:
     (folder / "train.idx").unlink()
 
 
+def index_of_another_kind(folder: Path) -> None:
+    (folder / "train.idx").write_bytes(b"TNTIDX" + bytes(10))
+
+
 DATA: dict[Callable[[Path], None], str] = {
     no_dictionary: "`DATA` must hold dict.txt, but",
     smaller_dictionary: "must be below the 24 types of its dict.txt",
     no_documents: "train.bin must hold at least one token, but is empty",
     truncated_split: "train.bin must have the .* bytes that its index promises",
+    index_of_another_kind: "train.idx must be the index of a memory-mapped split",
     no_train_split: "must hold train.bin and train.idx, but .* holds valid",
 }
 

@@ -57,6 +57,19 @@ def find_split(data: str, split: str, combine: bool) -> List[str]:
     return prefixes
 
 
+def open_index(prefix: str) -> MMapIndexedDataset.Index:
+    """The index of a memory-mapped split; UserError where the file is of another kind."""
+    path, magic = Path(index_file_path(prefix)), MMapIndexedDataset.Index._HDR_MAGIC
+    with path.open("rb") as stream:
+        found = stream.read(len(magic))
+    if found != magic:
+        raise UserError(
+            f"{path} must be the index of a memory-mapped split, but is not. Make the data folder "
+            "again, with `metaseq prepare` or `fairseq-preprocess --dataset-impl mmap`."
+        )
+    return MMapIndexedDataset.Index(str(path))
+
+
 class TokenStream:
     """The documents of one or more binarised files as a single memory-mapped stream.
 
@@ -68,7 +81,7 @@ class TokenStream:
         self.files: List[np.ndarray] = []
         sizes = []
         for prefix in prefixes:
-            index = MMapIndexedDataset.Index(index_file_path(prefix))
+            index = open_index(prefix)
             path = Path(data_file_path(prefix))
             expected = int(index.sizes.sum(dtype=np.int64)) * index.dtype().itemsize
             if path.stat().st_size != expected:
