@@ -51,10 +51,18 @@ HOST_MISTAKES = (
     ),
     (
         AssertionError,
+        r"(?P<what>Criterion|Optimizer) does not match; .* (?P<saved>\S+) vs (?P<ours>\S+)",
+        "The checkpoint's {what} must be this run's ({ours}), but is {saved}. Set it alike, or "
+        "--reset-optimizer.",
+    ),
+    (
+        AssertionError,
         r"(?:Must|Please) specify batch size either with --max-tokens or --batch-size",
         "`--batch-size` or `--max-tokens` must be given, but neither is. Set one of them.",
     ),
 )
+
+SPAWNED = f"{UserError.__module__}.{UserError.__qualname__}: "
 
 
 def chain(error: Optional[BaseException]) -> Iterator[BaseException]:
@@ -70,6 +78,8 @@ def sentence_of(error: BaseException) -> Optional[str]:
         if isinstance(link, UserError):
             # A data worker's exception arrives with its traceback as text; the sentence is at its end.
             return str(link).rsplit("UserError: ", 1)[-1].strip()
+        if type(link).__name__ == "ProcessRaisedException" and SPAWNED in str(link):
+            return str(link).rsplit(SPAWNED, 1)[-1].strip()  # a rank's, with its traceback as text
     for link in chain(error):
         for kind, pattern, message in HOST_MISTAKES:
             match = re.fullmatch(pattern, str(link))
