@@ -53,6 +53,18 @@ def test_validate_repeats_what_training_logged(trained: Trained, tmp_path: Path)
     assert valid_loss(ended.output) == valid_loss(trained.ended.output)
 
 
+def test_trained_with_compile_needs_no_compiler_afterwards(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = torch.load(trained.checkpoint)
+    state["cfg"]["model"]["compile"] = True
+    torch.save(state, tmp_path / "checkpoint_last.pt")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    compiled = trained._replace(save_dir=tmp_path)
+    ended = run("validate", compiled, tmp_path, "--batch-size", 4, "--log-format", "json")
+    assert valid_loss(ended.output) == valid_loss(trained.ended.output)
+
+
 def test_eval_lm_gives_the_same_loss(trained: Trained, tmp_path: Path) -> None:
     ended = run("eval-lm", trained, tmp_path, "--gen-subset", "valid", "--batch-size", 4)
     losses = re.findall(r"Loss \(base 2\): ([0-9.]+)", ended.output)
