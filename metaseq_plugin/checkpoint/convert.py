@@ -49,13 +49,13 @@ from metaseq_plugin.checkpoint.names import (
     to_hf,
 )
 from metaseq_plugin.checkpoint.tokenizer_files import (
-    DICT,
-    PADDED_MULTIPLE,
     fairseq_tokenizer,
     hf_tokenizer,
     write_generation_config,
 )
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE as DICT
+from metaseq_plugin.data.tokenizer_base import DICTIONARY_MULTIPLE
 from metaseq_plugin.models.opt import SIZES, OPTConfig, OPTDecoder, check_config, fill_size
 from metaseq_plugin.tasks.opt_language_modeling import load_dictionary
 
@@ -159,7 +159,7 @@ def to_fairseq_folder(
     config, source = read_json(src / HF_CONFIG), str(src / HF_CONFIG)
     cfg = complete_config(from_hf_config(config, source))
     check_config(cfg)
-    vocab_size = vocab_size_of(config, PADDED_MULTIPLE, source)
+    vocab_size = vocab_size_of(config, DICTIONARY_MULTIPLE, source)
     tensors = rename_to_fairseq(read_weights(src), str(src))
     expected = expected_shapes(cfg, vocab_size)
     check_tensors(tensors, expected, str(src))

@@ -15,16 +15,15 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
 from metaseq_plugin.checkpoint.files import read_json, write_json
 from metaseq_plugin.checkpoint.hf_config import GENERATION
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.byte_level_bpe import MERGES_FILE as MERGES
+from metaseq_plugin.data.byte_level_bpe import VOCAB_FILE as VOCAB
+from metaseq_plugin.data.sentence_pieces import MODEL_FILE as SENTENCEPIECE
+from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE as DICT
+from metaseq_plugin.data.tokenizer_base import DICTIONARY_MULTIPLE
+from metaseq_plugin.data.tokenizer_base import SPECIAL_SYMBOLS as SPECIALS
 
-DICT = "dict.txt"
-VOCAB = "vocab.json"
-MERGES = "merges.txt"
-SENTENCEPIECE = "sentencepiece.model"
 HF_TOKENIZER = "tokenizer.json"
 HF_ADDED = "added_tokens.json"
-
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0–3 of every fairseq dictionary
-PADDED_MULTIPLE = 8  # OPT's dictionaries have a multiple of this many types
 
 
 class BytePairs(NamedTuple):
@@ -99,7 +98,7 @@ def complete_vocab(tokens: Mapping[str, int], vocab_size: int) -> Dict[str, int]
             )
         by_id[index] = token
     length = max(by_id) + 1
-    if vocab_size - length >= PADDED_MULTIPLE:
+    if vocab_size - length >= DICTIONARY_MULTIPLE:
         length = vocab_size
     fillers = _fillers(tokens)
     return {by_id[i] if i in by_id else next(fillers): i for i in range(length)}

@@ -23,11 +23,9 @@ from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.token_blocks import SampleBreakMode, TokenBlocks, TokenStream, find_split
+from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, DICTIONARY_MULTIPLE
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
 from metaseq_plugin.modules.heap import keep_freed_memory
-
-# OPT's 50,265 entries become 50,272 columns; tensor cores like it, and every checkpoint has it.
-DICTIONARY_MULTIPLE = 8
 
 
 @dataclass
@@ -70,7 +68,7 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
 
 def load_dictionary(folder: str) -> Dictionary:
     """The dictionary of a data folder, padded as OPT's is."""
-    path = Path(folder) / "dict.txt"
+    path = Path(folder) / DICTIONARY_FILE
     if not path.is_file():
         raise UserError(
             f"`DATA` must hold dict.txt, but {folder} does not. Make it with `metaseq prepare`."
