@@ -7,11 +7,12 @@ itself for 16-bit only, was measured against it on 2 cores of an AMD EPYC (Zen 5
 out of cache, GB/s of weights read, 768 → 3072:
 
     rows                              1      4      8
-    F.linear                         15.9    4.4    4.5
-    oneDNN                           35.2   26.1   24.7
-    oneDNN, weights stored as (I, O) 13–37  36.9   26.6
+    F.linear                         17.2   12.4   14.6
+    oneDNN                           38.2   29.7   26.6
+    oneDNN, weights stored as (I, O) 37.8   37.8   32.8
 
-and GFLOP/s at 32 rows 45 against 220, at 2,048 rows 90 against 196. So without gradients ``linear``
+and GFLOP/s at 32 rows 131 against 255 and 291, at 2,048 rows 212 against 457 and 445. (Beside other
+work on the machine the ratios at 8 rows grew to 5 and more.) So without gradients ``linear``
 calls oneDNN's operator, the one that ``torch.compile`` emits for frozen models.
 ``store_for_decoding_`` changes the memory layout of weights, not their shapes or values.
 """

@@ -31,9 +31,7 @@ def random_prompts(
     """Prompts of 1 to ``longest`` tokens, ``</s>`` first."""
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(0, longest, (count,), generator=random).tolist()
-    return [
-        [EOS, *torch.randint(4, vocab_size, (n,), generator=random).tolist()] for n in lengths
-    ]
+    return [[EOS, *torch.randint(4, vocab_size, (n,), generator=random).tolist()] for n in lengths]
 
 
 def generator(model: OPTLanguageModel, *others: OPTLanguageModel) -> Generator:
@@ -148,7 +146,8 @@ def test_beam_that_holds_all_sequences_finds_the_best(penalty: float, normalize:
 
 def naive_beam(model: OPTLanguageModel, prompt: list[int], beam: int, limit: int) -> list[tuple]:
     """Beam search as fairseq defines it, from full forward passes and plain lists."""
-    growing, finished = [(0.0, [])], []
+    growing: list[tuple[float, list[int]]] = [(0.0, [])]
+    finished: list[tuple[float, list[int]]] = []
     for step in range(limit):
         candidates = []
         for total, tokens in growing:
@@ -222,7 +221,9 @@ def test_lengths_and_forbidden_tokens() -> None:
         assert all(5 <= len(row) <= 9 for row in tokens)
         reasons = {(h.tokens[-1] == EOS, h.finish_reason) for c in found for h in c.hypotheses}
         assert reasons <= {(True, "eos"), (False, "length")}
-    assert {len(c.hypotheses[0].tokens) for c in machine.generate(prompts, [9] * 40, Settings(seed=1))} >= {1, 2, 3}
+    assert {
+        len(c.hypotheses[0].tokens) for c in machine.generate(prompts, [9] * 40, Settings(seed=1))
+    } >= {1, 2, 3}
 
 
 def test_new_tokens_are_capped_at_what_the_model_reads() -> None:
@@ -257,7 +258,7 @@ def test_several_models_are_averaged() -> None:
     tokens = prompt + found.hypotheses[0].tokens
     scores = found.prompt_scores + found.hypotheses[0].scores
     for length in range(1, len(tokens)):
-        mean = sum(log_probs(model, tokens[:length]).exp() for model in models) / 2
+        mean = torch.stack([log_probs(model, tokens[:length]).exp() for model in models]).mean(0)
         if length >= len(prompt):
             mean[PAD] = 0
             assert int(mean.argmax()) == tokens[length]
