@@ -12,7 +12,7 @@ What fairseq's options mean for a language model:
     --min-len                  so many new tokens before ``</s>`` may come
     --beam 1                   greedy, or with --sampling one sample
     --beam N --sampling        N samples
-    --seed N                   the same samples each time; without it another outcome each time
+    --seed N                   the same samples each time, also for fairseq's default of 1
 
 Printed tokens (H-, D-) are the prompt's and the new ones, and so are their scores (P-). The score of
 a hypothesis, and with it the order, comes from the new tokens alone.

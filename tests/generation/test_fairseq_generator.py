@@ -82,7 +82,17 @@ def test_seed(run: Run) -> None:
 
     assert sampled("--seed", 5) == sampled("--seed", 5)
     assert sampled("--seed", 5) != sampled("--seed", 6)
-    assert sampled() != sampled()
+    assert sampled() == sampled("--seed", 1)  # fairseq's default
+
+
+def test_without_seed_each_time_differs() -> None:
+    model = OPTLanguageModel(decoder(std=0.1, **TINY))
+    sample = {"net_input": {"src_tokens": torch.tensor([[EOS, 5]])}}
+    cfg = options(sampling=True, max_len_b=20)
+    found = [FairseqGenerator([model], dictionary(), cfg, seed) for seed in (None, None, 3, 3)]
+    texts = [machine.generate(sample, None)[0][0]["tokens"].tolist() for machine in found]
+    assert texts[0] != texts[1]
+    assert texts[2] == texts[3]
 
 
 @pytest.mark.parametrize("mode", ["none", "eos"])
@@ -114,7 +124,9 @@ def options(**settings: Any) -> GenerationConfig:
 
 
 @pytest.mark.parametrize("beam", [1, 4])
-def test_tokens_and_scores_are_those_of_fairseqs_own_generator(beam: int) -> None:
+def test_tokens_and_scores_are_those_of_fairseqs_own_generator(
+    beam: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """fairseq's runs the whole prefix each step, counts the prompt, and forces </s> at the end."""
     model = OPTLanguageModel(decoder(**TINY))
     prompt, new = [EOS, 5, 9, 30], 12
@@ -123,6 +135,10 @@ def test_tokens_and_scores_are_those_of_fairseqs_own_generator(beam: int) -> Non
     )
     sample = {"net_input": {"src_tokens": torch.tensor([prompt])}}
     (found,) = ours.generate(sample, None)
+    plain_forward = model.decoder.forward
+    monkeypatch.setattr(
+        model.decoder, "forward", lambda ids, encoder_out=None: (plain_forward(ids)[0], None)
+    )
     theirs = SequenceGenerator(
         [model], dictionary(), beam_size=beam, max_len_b=new + 3, min_len=new + 3,
         normalize_scores=False,

@@ -258,7 +258,7 @@ def test_several_models_are_averaged() -> None:
     tokens = prompt + found.hypotheses[0].tokens
     scores = found.prompt_scores + found.hypotheses[0].scores
     for length in range(1, len(tokens)):
-        mean = torch.stack([log_probs(m, tokens[:length]).exp() for m in models]).mean(0)
+        mean = torch.stack([log_probs(model, tokens[:length]).exp() for model in models]).mean(0)
         if length >= len(prompt):
             mean[PAD] = 0
             assert int(mean.argmax()) == tokens[length]

@@ -27,11 +27,22 @@ def test_equals_torch(shape: tuple[int, ...], stored: bool, bias: bool) -> None:
             assert linear(x.to(dtype), module.weight.to(dtype)).dtype == dtype
 
 
-def test_gradients_flow() -> None:
-    module = Linear(6, 3)
-    module(torch.randn(4, 6)).sum().backward()
-    assert module.weight.grad is not None
-    torch.testing.assert_close(module.bias.grad, torch.full((3,), 4.0))
+@pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (24,)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("frozen", ["", "x", "weight"])
+def test_gradients_equal_torchs(shape: tuple[int, ...], bias: bool, frozen: str) -> None:
+    torch.manual_seed(0)
+    module = Linear(24, 40, bias=bias)
+    module.weight.requires_grad_(frozen != "weight")
+    x = torch.randn(shape, requires_grad=frozen != "x")
+    inputs = [t for t in (x, *module.parameters()) if t.requires_grad]
+    expected_y = F.linear(x, module.weight, module.bias)
+    dy = torch.randn_like(expected_y)
+    found_y = module(x)
+    torch.testing.assert_close(found_y, expected_y, rtol=1e-5, atol=1e-6)
+    expected = torch.autograd.grad(expected_y, inputs, dy) if inputs else ()
+    found = torch.autograd.grad(found_y, inputs, dy) if inputs else ()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_storing_changes_neither_state_nor_logits() -> None:
