@@ -279,6 +279,8 @@ class OPT:
     @torch.inference_mode()
     def score_batch(self, rows: Sequence[list[int]]) -> list[list[float]]:
         longest = max(map(len, rows))
+        if longest == 1:  # nothing behind the leading </s>
+            return [[] for _ in rows]
         device = self.model.output_weight.device
         padded = [row + [self.dictionary.pad()] * (longest - len(row)) for row in rows]
         tokens = torch.tensor(padded, device=device)  # (B, T)

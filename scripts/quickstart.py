@@ -17,6 +17,7 @@ the checkpoints, and trains on only if --max-update grew.
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -87,8 +88,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--run-dir",
         type=Path,
-        default=Path("runs/quickstart"),
-        help="folder for all that is made (default: %(default)s)",
+        default=ROOT / "runs" / "quickstart",
+        help="folder for all that is made (default: runs/quickstart in the checkout)",
     )
     args = parser.parse_args()
     if args.max_update < 1:
@@ -97,7 +98,16 @@ def parse_args() -> argparse.Namespace:
         fail(
             f"`--text` must name a file or folder, but {args.text} does not exist. Set one that does."
         )
+    args.run_dir = from_checkout(args.run_dir)
+    args.text = None if args.text is None else from_checkout(args.text)
+    os.chdir(ROOT)
     return args
+
+
+def from_checkout(path: Path) -> Path:
+    """``path``, which is seen from where the user stands, as it is seen from the checkout."""
+    path = path.resolve()
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def claim(run: Run, args: argparse.Namespace) -> None:
@@ -163,7 +173,6 @@ def call(run: Run, step: str, title: str, command: List[str], stdin: Optional[st
     with run.log(step).open("w") as log:
         process = subprocess.Popen(
             [executable, *command[1:]],
-            cwd=ROOT,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log if step != "prepare" else None,

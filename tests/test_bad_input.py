@@ -186,6 +186,7 @@ def test_path(places: Places, command: str, what: str) -> None:
 INTERACTIVE: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "prompt too long": ((), "w1 " * 2100, "must have at most 2048 tokens .* has 2101"),
     "temperature negative": (("--sampling", "--beam", "1", "--temperature", "-1"), "w1", "`--temperature` must"),
+    "temperature without sampling": (("--beam", "1", "--temperature", "0.7"), "w1", "`--temperature` must come with --sampling"),
     "top-p of 2": (("--sampling", "--beam", "1", "--sampling-topp", "2"), "w1", "`--sampling-topp` must"),
     "beam of 0": (("--beam", "0", "--nbest", "0"), "w1", "`--beam` must"),
     "more results than beams": (("--beam", "2", "--nbest", "3"), "w1", "`--nbest` must"),

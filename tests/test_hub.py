@@ -217,3 +217,8 @@ def test_loading_refused(run: Path, tmp_path: Path, name: str) -> None:
     load, sentence = LOADING[name]
     with pytest.raises(UserError, match=sentence):
         load(run, tmp_path)
+
+
+def test_nothing_behind_the_separator_has_no_scores(opt: OPT) -> None:
+    assert opt.score([[2], [2]]) == [([], []), ([], [])]
+    assert [len(scored.scores) for scored in opt.score([[2], [5, 6]])] == [0, 2]

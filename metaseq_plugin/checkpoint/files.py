@@ -118,6 +118,7 @@ def new_folder(dst: Path, needed_bytes: int) -> Iterator[Path]:
     Args:
         needed_bytes: refuse if the disk has less room than this.
     """
+    dst = dst.resolve()
     partial = dst.with_name(dst.name + ".partial")
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,11 @@ def settings_from(cfg: GenerationConfig, seed: Optional[int], vocab_size: int) -
     ):
         if getattr(cfg, field) != getattr(defaults, field) and not cfg.sampling:
             problems.append(f"`{option}` must come with --sampling, but comes alone. Add it.")
+    if cfg.temperature != defaults.temperature and not cfg.sampling and cfg.beam == 1:
+        problems.append(
+            f"`--temperature` must come with --sampling, but is {cfg.temperature} and comes alone. "
+            "Add --sampling, or leave it out for greedy decoding."
+        )
     if cfg.sampling_topk != defaults.sampling_topk and cfg.sampling_topk < 1:
         problems.append(
             f"`--sampling-topk` must be at least 1, but is {cfg.sampling_topk}. "
