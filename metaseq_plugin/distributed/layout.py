@@ -1,0 +1,53 @@
+"""What of a model this rank holds: by name, its own tensors and the pieces of the full ones they are.
+
+The plans mark every parameter that they cut with its ``Piece`` (``mark``); a parameter without a mark
+is held whole. Names are those of an uncut model, whatever wrapper stands around it.
+"""
+
+from typing import Dict, Iterator, Tuple
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from metaseq_plugin.checkpoint.pieces import Piece
+
+MARK = "piece"  # the attribute of a parameter that holds its Piece
+
+
+def mark(parameter: nn.Parameter, piece: Piece) -> None:
+    """Say that ``parameter``, or its local shard, is ``piece`` of the full tensor."""
+    setattr(parameter, MARK, piece)
+
+
+def piece_of(parameter: Tensor) -> Piece:
+    """The piece of the full tensor that this rank holds of ``parameter``."""
+    piece = vars(parameter).get(MARK)
+    return Piece.whole(parameter.shape) if piece is None else piece
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of ``tensor``, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside fairseq's, PyTorch's and our own wrappers, which all call it ``module``."""
+    while isinstance(inner := module._modules.get("module"), nn.Module):
+        module = inner
+    return module
+
+
+def named_pieces(module: nn.Module) -> Iterator[Tuple[str, nn.Parameter, Piece]]:
+    """(name, parameter, piece) of every parameter of ``module``, in the model's own order."""
+    for name, parameter in unwrapped(module).named_parameters():
+        yield name, parameter, piece_of(parameter)
+
+
+def pieces_of(module: nn.Module) -> Dict[str, Piece]:
+    """name -> the piece that this rank holds."""
+    return {name: piece for name, _, piece in named_pieces(module)}
+
+
+def local_tensors(module: nn.Module) -> Dict[str, Tensor]:
+    """name -> what this rank holds, detached, sharing memory with the parameters."""
+    return {name: local(parameter.detach()) for name, parameter, _ in named_pieces(module)}
