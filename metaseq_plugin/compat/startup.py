@@ -69,7 +69,17 @@ SEAMS = (
     Seam("fairseq_cli.preprocess", "after", "door"),
     Seam("fairseq_cli.train", "after", "door"),
     Seam("fairseq_cli.validate", "after", "door"),
+    Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors"),
+    Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors"),
+    Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors"),
+    Seam("fairseq_cli.train", "after", "parallel_doors"),
 )
+
+# Modules that fairseq imports and no release of it contains -> the file of this folder that stands in.
+PROVIDED = {
+    "fairseq.model_parallel.megatron": "__init__.py",
+    "fairseq.model_parallel.megatron.mpu": "mpu.py",
+}
 
 # target module -> seam module -> what its apply() said; read by `metaseq doctor`.
 REPORT: dict[str, dict[str, str]] = {}
@@ -104,6 +114,15 @@ class SeamLoader:
         apply_seams(module.__name__, "after", module)
 
 
+def provided_spec(name: str) -> Optional[ModuleSpec]:
+    """The spec of a module of ``PROVIDED``."""
+    from importlib.util import spec_from_file_location
+
+    is_package = PROVIDED[name] == "__init__.py"
+    path = os.path.join(os.path.dirname(__file__), PROVIDED[name])
+    return spec_from_file_location(name, path, submodule_search_locations=[] if is_package else None)
+
+
 class SeamFinder:
     """A finder that finds nothing itself: it notices imports and lets seams run around them."""
 
@@ -113,6 +132,8 @@ class SeamFinder:
     def find_spec(
         self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
     ) -> Optional[ModuleSpec]:
+        if name in PROVIDED:
+            return provided_spec(name)
         if name in self.before:
             apply_seams(name, "before", None)
         if name not in self.after:

@@ -4,25 +4,32 @@ The plans mark every parameter that they cut with its ``Piece`` (``mark``); a pa
 is held whole. Names are those of an uncut model, whatever wrapper stands around it.
 """
 
-from typing import Dict, Iterator, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from metaseq_plugin.checkpoint.pieces import Piece
 
-MARK = "piece"  # the attribute of a parameter that holds its Piece
+def mark(parameter: nn.Parameter, piece: Piece, is_model_part: bool) -> None:
+    """Say that ``parameter``, or its local shard, is ``piece`` of the full tensor.
 
-
-def mark(parameter: nn.Parameter, piece: Piece) -> None:
-    """Say that ``parameter``, or its local shard, is ``piece`` of the full tensor."""
-    setattr(parameter, MARK, piece)
+    Args:
+        is_model_part: tensor parallelism cuts it; otherwise every model part holds the same.
+    """
+    vars(parameter).update(piece=piece, is_model_part=is_model_part)
 
 
 def piece_of(parameter: Tensor) -> Piece:
     """The piece of the full tensor that this rank holds of ``parameter``."""
-    piece = vars(parameter).get(MARK)
+    piece: Optional[Piece] = vars(parameter).get("piece")
     return Piece.whole(parameter.shape) if piece is None else piece
+
+
+def is_model_part(parameter: Tensor) -> bool:
+    """Whether the other ranks of the tensor-parallel group hold other parts of ``parameter``."""
+    return bool(vars(parameter).get("is_model_part"))
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -39,7 +46,11 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def named_pieces(module: nn.Module) -> Iterator[Tuple[str, nn.Parameter, Piece]]:
     """(name, parameter, piece) of every parameter of ``module``, in the model's own order."""
-    for name, parameter in unwrapped(module).named_parameters():
+    model = unwrapped(module)
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()  # show the shards, not what happens to be gathered
+    for name, parameter in model.named_parameters():
         yield name, parameter, piece_of(parameter)
 
 

@@ -10,7 +10,6 @@ Read it top to bottom: settings (the sizes stand in ``_sizes.py``) → attention
 and parallelism are applied from outside; nothing here knows of them.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -30,12 +29,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from metaseq_plugin.checkpoint.fit import check_fits
+from metaseq_plugin.checkpoint.pieces import Piece
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.models._sizes import FFN_RATIO, SIZES
 from metaseq_plugin.modules.compile import compile_layers
+from metaseq_plugin.modules.initial_weights import fill_all
 from metaseq_plugin.modules.kv_cache import KVCache, attention_mask
 from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.offload import maybe_offload
+from metaseq_plugin.modules.vocab_shard import VocabShard
 
 # Position p (from 0) of the non-padding tokens uses row p + 2; rows 0 and 1 belong to <s> and <pad>,
 # which is how fairseq's learned positions count. Hugging Face calls it the offset.
@@ -92,6 +94,12 @@ class OPTConfig(FairseqDataclass):
     offload_activations: bool = field(
         default=False,
         metadata={"help": "with --checkpoint-activations: keep those inputs in CPU memory"},
+    )
+    sequence_parallel: bool = field(
+        default=False,
+        metadata={
+            "help": "with --model-parallel-size: cut activations between the cut blocks along tokens"
+        },
     )
     compile: bool = field(
         default=False, metadata={"help": "run the layers through torch.compile while training"}
@@ -246,21 +254,23 @@ class OPTDecoder(FairseqDecoder):
         self.project_out_dim = Linear(dim, word_dim, bias=False) if has_projections else None
         self.layers = nn.ModuleList(OPTDecoderLayer(cfg, i) for i in range(cfg.decoder_layers))
         self.layer_norm = None if cfg.decoder_post_norm else nn.LayerNorm(dim)
-        self.reset_parameters()
+        if not self.embed_tokens.weight.is_meta:  # else whoever gives them memory gives them values
+            self.reset_parameters()
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Weights N(0, σ), block outputs N(0, σ/√(2·layers)), biases 0 (section A of the paper)."""
-        std = self.init_std
-        out_std = std / math.sqrt(2 * len(self.layers))
-        for name, module in self.named_modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                is_block_output = name.endswith(("self_attn.out_proj", "fc2"))
-                module.weight.normal_(0.0, out_std if is_block_output else std)
-                if isinstance(module, nn.Embedding):
-                    module.weight[self.padding_idx].zero_()
-                elif module.bias is not None:
-                    module.bias.zero_()
+    def reset_parameters(
+        self, held: Optional[Mapping[str, Tuple[Tensor, Piece]]] = None, seed: Optional[int] = None
+    ) -> None:
+        """Give every weight its initial value, the same in any layout of ranks.
+
+        Args:
+            held: by the parameter's name, what this rank holds of it and which piece that is; all of
+                every parameter where it is left out.
+            seed: what the weights follow from, with their names; torch's seed by default.
+        """
+        if held is None:
+            held = {name: (p, Piece.whole(p.shape)) for name, p in self.named_parameters()}
+        seed = torch.initial_seed() if seed is None else seed
+        fill_all(held, self.init_std, len(self.layers), self.padding_idx, seed)
 
     def forward(
         self,
@@ -342,6 +352,8 @@ class OPTLanguageModel(FairseqLanguageModel):
     """The decoder as fairseq holds a language model."""
 
     decoder: OPTDecoder
+    # Set where ranks share out the vocabulary; criterions then have only its rows in output_weight.
+    vocab_shard: Optional[VocabShard] = None
 
     @classmethod
     def build_model(cls, cfg: OPTConfig, task: Any) -> "OPTLanguageModel":

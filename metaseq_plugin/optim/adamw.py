@@ -6,10 +6,11 @@ One update, as fairseq's trainer makes it:
 (1) ``multiply_grads`` and ``clip_grad_norm`` only note a factor: the gradients are gone through once
     for their norm, and not again to be scaled;
 (2) ``step`` hands the factor to the fused kernel, which applies it while it updates;
-(3) parameters of 16 bits (``--memory-efficient-fp16``, ``--memory-efficient-bf16``) keep fp32 moments
+(3) of a sharded parameter, the rank's own shard is updated, and moments are kept for it;
+(4) parameters of 16 bits (``--memory-efficient-fp16``, ``--memory-efficient-bf16``) keep fp32 moments
     and are updated in fp32 copies, some millions of elements at a time, then rounded to nearest.
 
-Plain ``--fp16`` and ``--bf16`` hand this optimizer fp32 master weights, so (3) does not concern them.
+Plain ``--fp16`` and ``--bf16`` hand this optimizer fp32 master weights, so (4) does not concern them.
 fairseq saves only the model's 16 bits of these and resumes from them; here the state holds the masters
 too, so that a resumed run goes on exactly.
 
@@ -22,7 +23,6 @@ from itertools import chain
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Union
 
 import torch
-from fairseq import utils
 from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
@@ -30,6 +30,8 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.distributed.gradient_norm import total_norm
+from metaseq_plugin.distributed.layout import local
 
 # 16-bit parameters are updated in fp32 copies of so many elements in all: 256 MB, twice.
 ELEMENTS_IN_FP32 = 67_108_864
@@ -114,7 +116,7 @@ class Fp32StateAdamW(torch.optim.AdamW):
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
             fp32 = [p for p in with_grad if p.dtype == torch.float32]
-            self._update(group, fp32, fp32, _grads(fp32), factor)
+            self._update(group, fp32, [local(p) for p in fp32], _grads(fp32), factor)
             for params in _buckets(p for p in with_grad if p.dtype != torch.float32):
                 copies = [p.float() for p in params]
                 self._update(group, params, copies, [g.float() for g in _grads(params)], factor)
@@ -136,7 +138,7 @@ class Fp32StateAdamW(torch.optim.AdamW):
         # The kernel divides by a scale and writes the quotient back; without one it does neither.
         grad_scale = None
         if isinstance(factor, Tensor) or factor != 1.0:
-            grad_scale = torch.as_tensor(factor, dtype=torch.float32, device=params[0].device)
+            grad_scale = torch.as_tensor(factor, dtype=torch.float32, device=fp32_params[0].device)
             grad_scale = grad_scale.reciprocal()
         adamw(
             fp32_params,
@@ -159,9 +161,10 @@ class Fp32StateAdamW(torch.optim.AdamW):
     def _state_of(self, param: Tensor) -> Dict[str, Tensor]:
         state = self.state[param]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
-            state["exp_avg"] = torch.zeros_like(param, dtype=torch.float32)
-            state["exp_avg_sq"] = torch.zeros_like(param, dtype=torch.float32)
+            held = local(param)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=held.device)
+            state["exp_avg"] = torch.zeros_like(held, dtype=torch.float32)
+            state["exp_avg_sq"] = torch.zeros_like(held, dtype=torch.float32)
         return state
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
@@ -177,7 +180,7 @@ class Fp32StateAdamW(torch.optim.AdamW):
 
 
 def _grads(params: Iterable[Tensor]) -> List[Tensor]:
-    return [p.grad for p in params if p.grad is not None]
+    return [local(p.grad) for p in params if p.grad is not None]
 
 
 def _buckets(params: Iterable[Tensor]) -> Iterator[List[Tensor]]:
@@ -227,8 +230,8 @@ class FairseqAdamW(FairseqOptimizer):
 
     @property
     def supports_flat_params(self) -> bool:
-        """Flattened parameters do not show which of them are vectors."""
-        return not self.cfg.no_decay_vectors
+        """Flattened parameters do not show which of them are vectors; FSDP2's are not flattened."""
+        return not self.cfg.no_decay_vectors or self.cfg.ddp_backend == "fully_sharded"
 
     def multiply_grads(self, c: Union[float, Tensor]) -> None:
         """Multiply gradients by ``c``, when they are used."""
@@ -237,8 +240,11 @@ class FairseqAdamW(FairseqOptimizer):
     def clip_grad_norm(
         self, max_norm: float, aggregate_norm_fn: Optional[Callable[[Tensor], Tensor]] = None
     ) -> Tensor:
-        """Bound the gradients' norm (none if ``max_norm`` is 0); returns the norm before, ()."""
-        norm = self._factor * utils.clip_grad_norm_(self.params, 0.0, aggregate_norm_fn)
+        """Bound the gradients' norm (none if ``max_norm`` is 0); returns the norm before, ().
+
+        ``aggregate_norm_fn`` is not asked: it would count what several ranks hold several times.
+        """
+        norm = self._factor * total_norm(list(self.params))
         if max_norm > 0:
             self._factor = self._factor * (max_norm / (norm + 1e-6)).clamp(max=1.0)
         return norm

@@ -24,6 +24,7 @@ from torch import Tensor
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.token_blocks import SampleBreakMode, TokenBlocks, TokenStream, find_split
 from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, DICTIONARY_MULTIPLE
+from metaseq_plugin.distributed import engine
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
 from metaseq_plugin.modules.heap import keep_freed_memory
 
@@ -96,7 +97,12 @@ class OPTLanguageModelingTask(LanguageModelingTask):
             keep_freed_memory()
         if from_checkpoint and "compile" in cfg:
             cfg.compile = False  # --compile is for training; generation meets ever new lengths
-        model = super().build_model(cfg, from_checkpoint)
+        if from_checkpoint:
+            model = super().build_model(cfg, from_checkpoint)
+        else:
+            with engine.building():
+                model = super().build_model(cfg, from_checkpoint)
+            engine.distribute(model, cfg.sequence_parallel)
         self.longest_input = model.max_positions()
         if not from_checkpoint and self.args.tokens_per_sample > self.longest_input:
             raise UserError(
