@@ -120,11 +120,17 @@ TINY = (
 )  # fmt: skip
 
 
+def training_arguments(data: Path, save_dir: Path, *options: Any) -> list[str]:
+    """The command line of ``train``."""
+    arguments = (
+        data, *TINY, "--criterion", "chunked_cross_entropy", "--optimizer", "adamw",
+        "--lr", "0.01", "--clip-norm", "1.0", "--save-dir", save_dir, *options,
+    )  # fmt: skip
+    return [str(argument) for argument in arguments]
+
+
 def train(data: Path, save_dir: Path, *options: Any, **run_options: Any) -> Ended:
     """``fairseq-train`` of a tiny model with the plugin's criterion and optimizer."""
     save_dir.mkdir(parents=True, exist_ok=True)
-    return run_fairseq(
-        "train", data, *TINY, "--criterion", "chunked_cross_entropy", "--optimizer", "adamw",
-        "--lr", "0.01", "--clip-norm", "1.0", "--save-dir", save_dir, *options,
-        log_dir=save_dir, **run_options,
-    )  # fmt: skip
+    arguments = training_arguments(data, save_dir, *options)
+    return run_fairseq("train", *arguments, log_dir=save_dir, **run_options)

@@ -1,52 +1,15 @@
 """A run that stops and resumes is the run that never stopped, bit for bit."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.fairseq_runs import train, write_data
+from tests.recorder import Recorder
 
 UPDATES = 30
 STOP = 15
-
-
-class Recorder:
-    """Appends, for every update: number, sample ids, learning rate, gradient norm and loss."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self) -> None:
-        from fairseq.trainer import Trainer
-
-        step, clip = Trainer.train_step, Trainer.clip_grad_norm
-        norms: list[str] = []
-
-        def clip_grad_norm(trainer: Any, clip_norm: float) -> Any:
-            norm = clip(trainer, clip_norm)
-            norms.append(float(norm).hex())
-            return norm
-
-        def train_step(trainer: Any, samples: list, raise_oom: bool = False) -> Any:
-            lr, output = trainer.get_lr(), step(trainer, samples, raise_oom)
-            row = {
-                "update": trainer.get_num_updates(),
-                "ids": [sample["id"].tolist() for sample in samples],
-                "lr": float(lr).hex(),
-                "gnorm": norms[-1],
-                "loss": float(output["loss"]).hex(),
-            }
-            with self.path.open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
-            return output
-
-        Trainer.clip_grad_norm, Trainer.train_step = clip_grad_norm, train_step
-
-    def rows(self) -> list[dict]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
 
 
 # 60 documents of less than a block make 15 samples of 4. With one sample an update the stop at 15

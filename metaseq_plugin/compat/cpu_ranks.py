@@ -1,0 +1,64 @@
+"""Several ranks on CPU: fairseq's trainer assumes that data-parallel ranks have a GPU each.
+
+(1) DistributedDataParallel is given a device id, which it refuses for a model in host memory;
+(2) where gradients overflow, and where a sharded norm is added up, the trainer calls ``.cuda()``.
+
+A trainer that computes on the CPU gets neither; one that computes on a GPU sees nothing of this.
+"""
+
+from contextlib import contextmanager
+from functools import wraps
+from types import ModuleType
+from typing import Any, Callable, Iterator, Optional
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class AnyDeviceDDP(DistributedDataParallel):
+    """``DistributedDataParallel`` that takes device ids for a model on a GPU only."""
+
+    def __init__(
+        self, module: nn.Module, device_ids: Any = None, output_device: Any = None, **options: Any
+    ) -> None:
+        if next(module.parameters()).device.type == "cpu":
+            device_ids = output_device = None
+        super().__init__(module, device_ids, output_device, **options)
+
+
+def stay(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``Tensor.cuda`` where there is nowhere to go."""
+    return tensor
+
+
+@contextmanager
+def on_the_host() -> Iterator[None]:
+    """Until the end of the block, ``Tensor.cuda`` leaves every tensor where it is."""
+    torch.Tensor.cuda = stay  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        del torch.Tensor.cuda  # the inherited one shows again
+
+
+def staying(train_step: Callable[..., Any]) -> Callable[..., Any]:
+    """``Trainer.train_step``; a trainer on the CPU keeps its tensors there."""
+
+    @wraps(train_step)
+    def wrapper(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        if trainer.device.type != "cpu":
+            return train_step(trainer, *args, **kwargs)
+        with on_the_host():
+            return train_step(trainer, *args, **kwargs)
+
+    return wrapper
+
+
+def apply(target: Optional[ModuleType]) -> str:
+    assert target is not None
+    if target.__name__ == "fairseq.trainer":
+        target.Trainer.train_step = staying(target.Trainer.train_step)  # type: ignore[attr-defined]
+    else:
+        target.DistributedDataParallel = AnyDeviceDDP  # type: ignore[attr-defined]
+    return "applied"
