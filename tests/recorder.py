@@ -30,8 +30,9 @@ class Recorder:
         from fairseq.model_parallel.megatron_trainer import MegatronTrainer
         from fairseq.trainer import Trainer
 
-        step = Trainer.train_step
+        step, log_stats = Trainer.train_step, Trainer._reduce_and_log_stats
         norms: list[str] = []
+        losses: list[float] = []  # before fairseq rounds them
 
         def recording_norm(clip: Any) -> Any:
             def clip_grad_norm(trainer: Any, clip_norm: float) -> Any:
@@ -41,6 +42,12 @@ class Recorder:
 
             return clip_grad_norm
 
+        def reduce_and_log_stats(
+            trainer: Any, outputs: list, sample_size: Any, *more: Any, **named: Any
+        ) -> Any:
+            losses.append(float(sum(output["loss"] for output in outputs) / sample_size))
+            return log_stats(trainer, outputs, sample_size, *more, **named)
+
         def train_step(trainer: Any, samples: list, raise_oom: bool = False) -> Any:
             lr, output = trainer.get_lr(), step(trainer, samples, raise_oom)
             row = {
@@ -48,7 +55,7 @@ class Recorder:
                 "ids": [sample["id"].tolist() for sample in samples if sample],
                 "lr": float(lr).hex(),
                 "gnorm": norms[-1] if norms else None,
-                "loss": None if output is None else float(output["loss"]).hex(),
+                "loss": None if output is None else losses[-1].hex(),
             }
             with self._file("rows", rank).open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
@@ -56,11 +63,8 @@ class Recorder:
                 self._save_weights(trainer.get_model(), rank)
             return output
 
-        Trainer.train_step = train_step
-        for trainer_class in (
-            Trainer,
-            MegatronTrainer,
-        ):  # the latter has a clip_grad_norm of its own
+        Trainer.train_step, Trainer._reduce_and_log_stats = train_step, reduce_and_log_stats
+        for trainer_class in (Trainer, MegatronTrainer):  # each has a clip_grad_norm of its own
             trainer_class.clip_grad_norm = recording_norm(vars(trainer_class)["clip_grad_norm"])
 
     def _save_weights(self, model: Any, rank: int) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 
 from metaseq_plugin.distributed import grid, tensor_parallel
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel, initialise, shard
+from metaseq_plugin.distributed.layout import give_memory
 
 FULLY_SHARDED = "fully_sharded"
 
@@ -78,7 +79,7 @@ def distribute(model: Any, sequence_parallel: bool) -> None:
     if ranks.model_parallel_size > 1:
         tensor_parallel.cut(model, ranks, sequence_parallel)
     if _runs[-1].is_cut and not _runs[-1].is_fully_sharded:
-        model.to_empty(device="cpu")  # fairseq's trainer moves it to its device
+        give_memory(model, "cpu")  # fairseq's trainer moves it to its device
         initialise(model)
 
 

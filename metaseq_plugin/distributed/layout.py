@@ -6,6 +6,7 @@ is held whole. Names are those of an uncut model, whatever wrapper stands around
 
 from typing import Dict, Iterator, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -62,3 +63,11 @@ def pieces_of(module: nn.Module) -> Dict[str, Piece]:
 def local_tensors(module: nn.Module) -> Dict[str, Tensor]:
     """name -> what this rank holds, detached, sharing memory with the parameters."""
     return {name: local(parameter.detach()) for name, parameter, _ in named_pieces(module)}
+
+
+def give_memory(model: nn.Module, device: str) -> None:
+    """Replace parameters on the meta device by ones with memory on ``device`` and the same marks."""
+    marks = {name: dict(vars(parameter)) for name, parameter in model.named_parameters()}
+    model.to_empty(device=torch.device(device))
+    for name, parameter in model.named_parameters():
+        vars(parameter).update(marks[name])

@@ -19,6 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# torch 2.13 renamed it, and warns of the old name.
+all_gather = (
+    dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
+)
+
 
 class VocabShard(NamedTuple):
     """Which rows of the whole embedding (V, D) this rank's weight (V/tp, D) is.
@@ -56,7 +61,7 @@ class VocabShard(NamedTuple):
         own = torch.cat((log_sum_exp, target_lprob.masked_fill(~is_here, -math.inf)), 1)  # (n, 2)
         num_tokens, num_ranks = own.size(0), dist.get_world_size(self.group)
         gathered = own.new_empty(num_ranks * num_tokens, 2)
-        dist.all_gather_into_tensor(gathered, own, group=self.group)
+        all_gather(gathered, own, group=self.group)
         gathered = gathered.view(num_ranks, num_tokens, 2)
         rank_lprobs = gathered[..., 0].log_softmax(0)  # (tp, n)
         whole_lprob = (rank_lprobs + gathered[..., 1]).amax(0)  # the others' are -inf
