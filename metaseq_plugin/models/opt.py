@@ -36,6 +36,7 @@ from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.kv_cache import KVCache, attention_mask
 from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.offload import maybe_offload
+from metaseq_plugin.modules.vocab_shard import VocabShard
 
 # Position p (from 0) of the non-padding tokens uses row p + 2; rows 0 and 1 belong to <s> and <pad>,
 # which is how fairseq's learned positions count. Hugging Face calls it the offset.
@@ -342,6 +343,7 @@ class OPTLanguageModel(FairseqLanguageModel):
     """The decoder as fairseq holds a language model."""
 
     decoder: OPTDecoder
+    vocab_shard: Optional[VocabShard] = None  # which rows ``output_weight`` is; None: all of them
 
     @classmethod
     def build_model(cls, cfg: OPTConfig, task: Any) -> "OPTLanguageModel":
