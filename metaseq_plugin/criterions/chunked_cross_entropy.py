@@ -5,11 +5,11 @@
 B batch, T tokens, E word-embedding dim, V vocab. Loss, gradients and what is logged are those of
 ``cross_entropy``; the output projection and the loss run together in ``modules/chunked_loss.py``:
 (1) find the tokens that count; (2) the model gives features (B, T, E); (3) project and compare them
-chunk by chunk with the embedding (V, E).
+chunk by chunk with the embedding (V, E), of which a tensor-parallel rank may hold a shard of the rows.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Tuple, cast
+from typing import Any, Dict, Optional, Tuple, cast
 
 from fairseq.criterions import register_criterion
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion, CrossEntropyCriterionConfig
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.modules.chunked_loss import chunked_cross_entropy, token_losses
+from metaseq_plugin.modules.vocab_shard import VocabShard
 
 
 @dataclass
@@ -35,7 +36,7 @@ class ChunkedCrossEntropyConfig(CrossEntropyCriterionConfig):
 
 @register_criterion("chunked_cross_entropy", dataclass=ChunkedCrossEntropyConfig)
 class ChunkedCrossEntropyCriterion(CrossEntropyCriterion):
-    """Cross entropy for models with ``output_weight`` and ``forward(…, features_only=True)``."""
+    """Cross entropy for models with ``output_weight``, ``vocab_shard`` and ``features_only=True``."""
 
     def __init__(self, task: FairseqTask, sentence_avg: bool, loss_chunk_tokens: int) -> None:
         super().__init__(task, sentence_avg)
@@ -56,9 +57,9 @@ class ChunkedCrossEntropyCriterion(CrossEntropyCriterion):
             reduce: sum to () as for training; otherwise (B·T,) losses, without gradients.
 
         Raises:
-            UserError: the model does not show its output weight.
+            UserError: the model does not show its output weight and which rows of it these are.
         """
-        if not hasattr(model, "output_weight"):
+        if not (hasattr(model, "output_weight") and hasattr(model, "vocab_shard")):
             raise UserError(
                 "`--criterion` must be one that the model supports, but chunked_cross_entropy needs "
                 f"an OPT model and this is {type(model).__name__}. Set --criterion cross_entropy."
@@ -77,7 +78,8 @@ class ChunkedCrossEntropyCriterion(CrossEntropyCriterion):
             features, target = features[counts], target[counts]  # (N, E), (N,)
         loss_function = chunked_cross_entropy if reduce else token_losses
         weight = cast(Tensor, model.output_weight)  # (V, E)
-        loss = loss_function(features, weight, target, self.padding_idx, self.chunk_tokens)
+        shard = cast(Optional[VocabShard], model.vocab_shard)
+        loss = loss_function(features, weight, target, self.padding_idx, self.chunk_tokens, shard)
         sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
         return (
             loss,

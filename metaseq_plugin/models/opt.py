@@ -352,8 +352,7 @@ class OPTLanguageModel(FairseqLanguageModel):
     """The decoder as fairseq holds a language model."""
 
     decoder: OPTDecoder
-    # Set where ranks share out the vocabulary; criterions then have only its rows in output_weight.
-    vocab_shard: Optional[VocabShard] = None
+    vocab_shard: Optional[VocabShard] = None  # which rows ``output_weight`` is; None: all of them
 
     @classmethod
     def build_model(cls, cfg: OPTConfig, task: Any) -> "OPTLanguageModel":

@@ -19,8 +19,11 @@ products. An entry of P is near 1/V and would be subnormal in fp16, and the loss
 prevent this arrives only in (4): G therefore carries a fixed power of two, ``FP16_SCALE``, which
 (4) takes out again in fp32.
 
-A vocabulary-parallel version has the same shape: each rank holds V/tp rows of W, (2) exchanges the
-row maxima, sums and target logits, (3) sums dX over ranks, and dW stays local.
+Vocabulary-parallel (``shard``): each of tp ranks holds V/tp rows of W and everything above is V/tp
+wide; no logits are gathered. (2) exchanges two numbers a token (``vocab_shard.py``) in one collective
+a chunk, after which every rank has the whole loss and its own columns of P. dW stays with the rows it
+belongs to. (3) gives only this rank's part of dX: their sum over the ranks is the gradient, and
+backward has no collective, so whoever hands in the features adds one there.
 """
 
 import math
@@ -29,6 +32,8 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from metaseq_plugin.modules.vocab_shard import VocabShard
 
 # G's entries lie in (-1, 1); times 2**10 the smallest normal fp16 number stands for a probability
 # of 6e-8 (1/V is 2e-5), and |dX| <= 2 * 2**10 * max|W| still fits in fp16 (65,504) up to |W| = 31.
@@ -48,7 +53,12 @@ def automatic_chunk_tokens(num_tokens: int) -> int:
 
 
 def chunked_cross_entropy(
-    features: Tensor, weight: Tensor, target: Tensor, ignore_index: int, chunk_tokens: int
+    features: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    chunk_tokens: int,
+    shard: Optional[VocabShard] = None,
 ) -> Tensor:
     """Sum over tokens of ``-log softmax(features @ weight.T)[target]``, differentiable once.
 
@@ -57,8 +67,11 @@ def chunked_cross_entropy(
         weight: (V, D); computed with in the features' type.
         target: (N,) integers in [0, V), or ``ignore_index``, which adds nothing to loss or gradient.
         chunk_tokens: tokens in a chunk; 0 chooses by the batch's size.
+        shard: ``weight`` is only these rows of the embedding; every rank of the group makes this call
+            with the same features, targets and chunks. The gradient of ``features`` is then this
+            rank's PART: the caller sums it over the group. That of ``weight`` is complete.
 
-    Returns: () fp32, in nats. The gradients hold one (V, D) fp32 tensor from here to backward.
+    Returns: () fp32, in nats, the same bits on all ranks of a group. The gradients hold one (V, D) fp32 tensor from here to backward.
     """
     loss, _ = _ChunkedCrossEntropy.apply(
         features,
@@ -67,17 +80,23 @@ def chunked_cross_entropy(
         ignore_index,
         chunk_tokens,
         torch.is_grad_enabled(),
+        shard,
     )
     return loss
 
 
 @torch.no_grad()
 def token_losses(
-    features: Tensor, weight: Tensor, target: Tensor, ignore_index: int, chunk_tokens: int
+    features: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    chunk_tokens: int,
+    shard: Optional[VocabShard] = None,
 ) -> Tensor:
     """As ``chunked_cross_entropy``, but (N,) fp32, one loss a token, and without gradients."""
     _, losses = _ChunkedCrossEntropy.apply(
-        features, weight.to(features.dtype), target, ignore_index, chunk_tokens, False
+        features, weight.to(features.dtype), target, ignore_index, chunk_tokens, False, shard
     )
     return losses
 
@@ -94,6 +113,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ignore_index: int,
         chunk_tokens: int,
         with_gradient: bool,
+        shard: Optional[VocabShard],
     ) -> Tuple[Tensor, Tensor]:
         # Under no_grad the flags in needs_input_grad still say what the inputs ask for.
         needs_dx = with_gradient and ctx.needs_input_grad[0]
@@ -123,6 +143,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                         None if dx is None else dx[rows],
                         dw,
                         is_first=start == 0,
+                        shard=shard,
                     )
         elif dw is not None:
             dw.zero_()
@@ -139,11 +160,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tuple[Optional[Tensor], ...]:
         dx, dw = ctx.saved_tensors
         if grad_output is None:
-            return (None,) * 6
+            return (None,) * 7
         return (
             _scaled(dx, grad_output, ctx.dtype),
             _scaled(dw, grad_output, ctx.dtype),
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
@@ -156,39 +177,66 @@ def _chunk(
     dx: Optional[Tensor],
     dw: Optional[Tensor],
     is_first: bool,
+    shard: Optional[VocabShard],
 ) -> Tensor:
     """One chunk's losses (n,); fills its rows of dx (n, D), adds its part to dw (V, D) or begins it.
 
     ``logits`` (n, V) is room to work in, of x's type.
     """
-    index = target.unsqueeze(1)  # (n, 1)
-    with_gradient = dx is not None or dw is not None
     torch.mm(x, weight.t(), out=logits)
-    if x.dtype == torch.float32:
-        row_max = logits.amax(1, keepdim=True)
-        target_logit = logits.gather(1, index)
-        row_sum = logits.sub_(row_max).exp_().sum(1, keepdim=True)
-        target_lprob = target_logit - row_max - row_sum.log()  # (n, 1)
-        if with_gradient:
-            logits.div_(row_sum)
+    if dx is None and dw is None:
+        target_lprob = _softmax_(logits, target, shard, with_gradient=False)  # (n, 1)
     else:
-        lprobs = torch.log_softmax(logits, 1, dtype=torch.float32)  # (n, V), one fused kernel
-        target_lprob = lprobs.gather(1, index)
-        if with_gradient:
-            if x.dtype == torch.float16:
-                lprobs.add_(math.log(FP16_SCALE))
-            torch.exp(lprobs, out=logits)
-        del lprobs
-
-    if with_gradient:
-        # The target's entry is p - 1, which a rounded p would spoil: expm1 takes it from log p.
-        logits.scatter_(1, index, (target_lprob.expm1() * _scale(x.dtype)).to(logits.dtype))
+        target_lprob = _softmax_(logits, target, shard, with_gradient=True)
         keep = valid.unsqueeze(1)  # (n, 1); masking rows of D is cheaper than rows of V
         if dx is not None:
             torch.mm(logits, weight, out=dx).mul_(keep)
         if dw is not None:
             _add_product(dw, logits.t(), x * keep, beta=0.0 if is_first else 1.0)
     return (-target_lprob.squeeze(1)).masked_fill_(~valid, 0.0)
+
+
+def _softmax_(
+    logits: Tensor, target: Tensor, shard: Optional[VocabShard], with_gradient: bool
+) -> Tensor:
+    """log P[target], (n, 1) fp32; ``with_gradient`` turns logits (n, V) into G times ``_scale``."""
+    index = target.unsqueeze(1)  # (n, 1)
+    is_here = torch.ones_like(index, dtype=torch.bool)
+    if shard is not None:
+        index, is_here = shard.locate(index, logits.size(1))
+    if logits.dtype == torch.float32:
+        row_max = logits.amax(1, keepdim=True)
+        target_logit = logits.gather(1, index)
+        row_sum = logits.sub_(row_max).exp_().sum(1, keepdim=True)
+        log_sum = row_sum.log()
+        target_lprob = target_logit - row_max - log_sum
+        if shard is not None:
+            target_lprob, shard_lprob = shard.share_out(row_max + log_sum, target_lprob, is_here)
+            row_sum.div_(shard_lprob.exp_())  # inf where this rank's share is 0, and so is its P
+        if with_gradient:
+            logits.div_(row_sum)
+    else:
+        lprobs = torch.log_softmax(logits, 1, dtype=torch.float32)  # (n, V), one fused kernel
+        target_lprob = lprobs.gather(1, index)
+        if shard is not None:
+            # The kernel keeps its log-sum-exp to itself; the largest logit's probability tells it.
+            row_max, column = logits.max(1, keepdim=True)
+            log_sum_exp = row_max.float() - lprobs.gather(1, column)
+            target_lprob, shard_lprob = shard.share_out(log_sum_exp, target_lprob, is_here)
+            if with_gradient:
+                lprobs.add_(shard_lprob)
+        if with_gradient:
+            if logits.dtype == torch.float16:
+                lprobs.add_(math.log(FP16_SCALE))
+            torch.exp(lprobs, out=logits)
+
+    if with_gradient:
+        # The target's entry is p - 1, which a rounded p would spoil: expm1 takes it from log p.
+        entry = (target_lprob.expm1() * _scale(logits.dtype)).to(logits.dtype)
+        if shard is not None:
+            entry = torch.where(is_here, entry, logits.gather(1, index))
+        logits.scatter_(1, index, entry)
+    return target_lprob
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, beta: float) -> None:
