@@ -125,7 +125,9 @@ def provided_spec(name: str) -> Optional[ModuleSpec]:
 
     is_package = PROVIDED[name] == "__init__.py"
     path = os.path.join(os.path.dirname(__file__), PROVIDED[name])
-    return spec_from_file_location(name, path, submodule_search_locations=[] if is_package else None)
+    return spec_from_file_location(
+        name, path, submodule_search_locations=[] if is_package else None
+    )
 
 
 class SeamFinder:

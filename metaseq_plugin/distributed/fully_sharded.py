@@ -23,8 +23,13 @@ from typing import Any, Dict, Mapping, Optional
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
 
 from metaseq_plugin.checkpoint.cuts import shard_piece
 from metaseq_plugin.checkpoint.fit import check_fits
@@ -67,7 +72,7 @@ class FullyShardedModel(nn.Module):
         """Shards lie where they belong since they were made; fairseq moves every model once more."""
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Dict[str, Tensor]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """name -> this rank's shard; or the whole, on data-parallel rank 0, a collective call."""
         if self.use_sharded_state:
             return local_tensors(self)
@@ -100,7 +105,11 @@ class FullyShardedModel(nn.Module):
         """Where collectives happen; with --cpu-offload shards lie elsewhere."""
         assert self.grid.mesh is not None, "a sharded model needs a mesh"
         kind = self.grid.mesh.device_type
-        return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+        return (
+            torch.device(kind, torch.cuda.current_device())
+            if kind == "cuda"
+            else torch.device(kind)
+        )
 
     # What fairseq's trainer calls on FairScale's class.
 

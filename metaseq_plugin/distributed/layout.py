@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from metaseq_plugin.checkpoint.pieces import Piece
 
+
 def mark(parameter: nn.Parameter, piece: Piece, is_model_part: bool) -> None:
     """Say that ``parameter``, or its local shard, is ``piece`` of the full tensor.
 

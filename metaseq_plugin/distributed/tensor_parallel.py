@@ -185,9 +185,7 @@ def sum_partial_gradients(model: nn.Module, region: Region) -> None:
     calls this once an update, after the last backward pass.
     """
     partial_gradients = [
-        local(p.grad)
-        for p in model.parameters()
-        if p.grad is not None and not is_model_part(p)
+        local(p.grad) for p in model.parameters() if p.grad is not None and not is_model_part(p)
     ]
     flat = torch.cat([gradient.flatten() for gradient in partial_gradients])
     dist.all_reduce(flat, group=region.group)
