@@ -12,7 +12,8 @@ known as soon as the logits are, it is taken in the forward pass, while they are
 (3) G = P - onehot(target); dX = G W; dW += Gᵀ X
 (4) backward only multiplies dX and dW by the gradient that arrives, in place.
 
-So there are three matrix products in all; recomputing the logits in backward would make four.
+So there are three matrix products in all; recomputing the logits in backward would make four. On CPUs
+in fp32 the first two run on oneDNN (``linear.py``); dW's would need a second (V, D) tensor there.
 
 16 bits: softmax statistics, loss and dW's sum are fp32; G is rounded to the features' type for the
 products. An entry of P is near 1/V and would be subnormal in fp16, and the loss scale that should
@@ -33,6 +34,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metaseq_plugin.modules.linear import matmul
 from metaseq_plugin.modules.vocab_shard import VocabShard
 
 # G's entries lie in (-1, 1); times 2**10 the smallest normal fp16 number stands for a probability
@@ -129,6 +131,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             chunk_tokens = chunk_tokens or automatic_chunk_tokens(num_tokens)
             num_chunks = math.ceil(num_tokens / chunk_tokens)
             size = math.ceil(num_tokens / num_chunks)  # equal chunks: a short last one is slow
+            # Memory that nobody touches, as where oneDNN computes, costs a CPU nothing.
             buffer = features.new_empty(size, weight.size(0))
             # Autocast would choose the products' types by itself, and cannot write into buffers.
             with torch.autocast(features.device.type, enabled=False):
@@ -173,7 +176,7 @@ def _chunk(
     weight: Tensor,
     target: Tensor,
     valid: Tensor,
-    logits: Tensor,
+    room: Tensor,
     dx: Optional[Tensor],
     dw: Optional[Tensor],
     is_first: bool,
@@ -181,16 +184,16 @@ def _chunk(
 ) -> Tensor:
     """One chunk's losses (n,); fills its rows of dx (n, D), adds its part to dw (V, D) or begins it.
 
-    ``logits`` (n, V) is room to work in, of x's type.
+    ``room`` (n, V) may be used for the logits.
     """
-    torch.mm(x, weight.t(), out=logits)
+    logits = matmul(x, weight.t(), room)  # (n, V)
     if dx is None and dw is None:
         target_lprob = _softmax_(logits, target, shard, with_gradient=False)  # (n, 1)
     else:
         target_lprob = _softmax_(logits, target, shard, with_gradient=True)
         keep = valid.unsqueeze(1)  # (n, 1); masking rows of D is cheaper than rows of V
         if dx is not None:
-            torch.mm(logits, weight, out=dx).mul_(keep)
+            torch.mul(matmul(logits, weight, room=dx), keep, out=dx)
         if dw is not None:
             _add_product(dw, logits.t(), x * keep, beta=0.0 if is_first else 1.0)
     return (-target_lprob.squeeze(1)).masked_fill_(~valid, 0.0)

@@ -57,9 +57,8 @@ class OneDNNLinear(torch.autograd.Function):
         return dx, dweight, rows.sum(0) if needs_bias else None
 
 
-def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """x (…, I), weight (O, I), bias (O,) → (…, O); the same values as ``F.linear``."""
-    if (
+def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
         HAS_ONEDNN
         and x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -70,7 +69,20 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and x.numel() > 0
-    ):
+    )
+
+
+def matmul(a: Tensor, b: Tensor, room: Tensor) -> Tensor:
+    """a (N, I), b (I, O) → a @ b (N, O), for code that takes care of gradients itself.
+
+    The result may be in ``room`` (N, O) or not: oneDNN's operator returns a new tensor.
+    """
+    return product(a, b.t()) if _suits_onednn(a, b) else torch.mm(a, b, out=room)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """x (…, I), weight (O, I), bias (O,) → (…, O); the same values as ``F.linear``."""
+    if _suits_onednn(x, weight):
         return (
             OneDNNLinear.apply(x, weight, bias)
             if torch.is_grad_enabled()
