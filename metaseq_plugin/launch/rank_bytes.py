@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from metaseq_plugin.models._sizes import OPTSize
 
-VOCAB_SIZE = 50_272  # OPT's dictionary, filled up to a multiple of 32
+VOCAB_SIZE = 50_272  # OPT's dictionary, filled up to a multiple of 8
 POSITION_ROWS = 2_050  # 2,048 tokens and the two rows that learned positions leave to <s> and <pad>
 
 

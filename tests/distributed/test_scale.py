@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from benchmarks.layout_bytes import table
 from metaseq_plugin.distributed.grid import Grid
 from metaseq_plugin.distributed.layout import local
 from metaseq_plugin.launch.rank_bytes import (
@@ -47,13 +48,19 @@ UNEVEN = [("350m", Layout(1, 24)), ("8m", Layout(2, 200))]
 
 
 def held_bytes(params: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """What is really there: of the parameters with the memory under them, of the gradients and the state."""
+    """What is really there: of the parameters, the memory under them, the gradients and the state."""
     return {
         "parameters": sum(local(p.detach()).nbytes for p in params),
-        "memory": sum(local(p.detach()).untyped_storage().nbytes() for p in params),
+        "parameter_memory": memory_under([local(p.detach()) for p in params]),
         "gradients": sum(local(p.grad).nbytes for p in params if p.grad is not None),
         "optimizer": sum(v.nbytes for p in params for v in optimizer.state[p].values()),
     }
+
+
+def memory_under(tensors: list[Tensor]) -> int:
+    """Bytes of the storages that ``tensors`` lie in, each once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 def build_and_count(ranks: Grid, name: str) -> dict[str, int]:
@@ -68,7 +75,7 @@ def build_and_count(ranks: Grid, name: str) -> dict[str, int]:
 
 def expected(size: OPTSize, layout: Layout, rank: int, **shape: int) -> dict[str, int]:
     memory = rank_bytes(size, layout, rank=0, **shape).parameters
-    return {**rank_bytes(size, layout, rank, **shape)._asdict(), "memory": memory}
+    return {**rank_bytes(size, layout, rank, **shape)._asdict(), "parameter_memory": memory}
 
 
 def three_ranks(layout: Layout) -> list[int]:
@@ -110,16 +117,25 @@ def test_in_175b_the_first_118_shards_hold_the_same_and_the_others_less() -> Non
     assert max(totals[118 * 8 :]) < totals[0]
 
 
+def test_the_page_has_the_table_that_the_command_prints() -> None:
+    page = Path(__file__).parents[2] / "docs" / "scale.md"
+    assert table() in page.read_text()
+
+
 def count_after_updates(folder: Path, rank: int) -> None:
     """In a rank of a real run: write down what it holds right after an update, gradients included."""
-    step = FairseqAdamW.step
+    optimizer_class: Any = FairseqAdamW
+    step = optimizer_class.step
 
     def counting_step(optimizer: Any, *args: Any, **kwargs: Any) -> None:
         step(optimizer, *args, **kwargs)
-        held = held_bytes(list(optimizer.params), optimizer.optimizer)
+        params = list(optimizer.params)
+        held = held_bytes(params, optimizer.optimizer)
+        held["gradient_memory"] = memory_under([local(p.grad) for p in params])
         (folder / f"held{rank}.json").write_text(json.dumps(held))
 
-    FairseqAdamW.step = counting_step  # type: ignore[method-assign]
+    optimizer_class.step = counting_step
+
 
 @pytest.mark.parametrize("layout", [Layout(2, 2), Layout(1, 4)])
 def test_a_rank_of_a_real_run_holds_what_the_formula_says(layout: Layout, tmp_path: Path) -> None:
@@ -135,4 +151,5 @@ def test_a_rank_of_a_real_run_holds_what_the_formula_says(layout: Layout, tmp_pa
     size = OPTSize(layers=2, embed_dim=6, heads=2)
     for rank in range(layout.num_ranks):
         held = json.loads((tmp_path / f"held{rank}.json").read_text())
-        assert held == expected(size, layout, rank, vocab_size=40, position_rows=35)
+        due = expected(size, layout, rank, vocab_size=40, position_rows=35)
+        assert held == {**due, "gradient_memory": due["parameter_memory"]}
