@@ -12,9 +12,9 @@ the last norm.
     root          at the start           no (the loss projects with it)      scattered at the end
 
 The steps, in ``shard``: (1) the model comes on the meta device, its tensor-parallel cut done; (2) FSDP2
-replaces its parameters by shards, which are marked with the piece that they are; (3) shards get memory
-and initial values, so that no rank ever holds the whole model; (4) ``FullyShardedModel`` stands
-around it and is what fairseq's trainer asks for its state. Master weights, gradients and moments are
+replaces its parameters by shards, which are marked with the piece that they are (``cut_shards``);
+(3) ``FullyShardedModel`` stands around it and is what fairseq's trainer asks for its state; (4) shards
+get memory and initial values, so that no rank ever holds the whole model. Master weights, gradients and moments are
 fp32; --bf16 and --fp16 choose what is gathered and computed with.
 """
 
@@ -35,6 +35,7 @@ from metaseq_plugin.checkpoint.cuts import shard_piece
 from metaseq_plugin.checkpoint.fit import check_fits
 from metaseq_plugin.distributed.grid import DATA_AXIS, Grid
 from metaseq_plugin.distributed.layout import (
+    give_memory,
     is_model_part,
     local,
     local_tensors,
@@ -148,6 +149,21 @@ def shard(
     cpu_offload: bool = False,
 ) -> FullyShardedModel:
     """Cut ``model``, an OPT on the meta device, over the data-parallel ranks and give it its weights."""
+    cut_shards(model, grid, compute_dtype, reshard_after_forward, cpu_offload)
+    sharded = FullyShardedModel(model, grid, use_sharded_state)
+    give_memory(model, "cpu" if cpu_offload else sharded.device.type)
+    initialise(model)
+    return sharded
+
+
+def cut_shards(
+    model: nn.Module,
+    grid: Grid,
+    compute_dtype: torch.dtype,
+    reshard_after_forward: bool = True,
+    cpu_offload: bool = False,
+) -> None:
+    """Leave this rank its shards of ``model``, marked with their pieces, still on the meta device."""
     assert grid.mesh is not None, "sharding needs a mesh"
     mesh: DeviceMesh = grid.mesh[DATA_AXIS]
     # Forward casts nothing but weights: ids are integers, and activations follow from weights.
@@ -163,14 +179,11 @@ def shard(
         fully_shard(layer, reshard_after_forward=reshard_after_forward, **common)
     fully_shard(model, reshard_after_forward=False, **common)
 
-    model.to_empty(device="cpu" if cpu_offload else mesh.device_type)
     for name, parameter in model.named_parameters():
         part, is_part = cuts[name]
         piece = shard_piece(part, grid.data_parallel_rank, grid.data_parallel_size)
         assert local(parameter).shape == piece.size, f"{name}: {local(parameter).shape}, {piece}"
         mark(parameter, piece, is_part)
-    initialise(model)
-    return FullyShardedModel(model, grid, use_sharded_state)
 
 
 def initialise(model: Any) -> None:

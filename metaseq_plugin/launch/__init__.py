@@ -1,0 +1,1 @@
+"""What comes before a run: layouts for the sizes, and what they cost."""
