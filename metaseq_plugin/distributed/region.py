@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from metaseq_plugin.modules.collectives import all_gather, reduce_scatter
+
 
 class Region:
     """The two doors of a cut block, for the ranks of ``group``."""
@@ -49,7 +51,7 @@ class Region:
         """(…, T/tp, D) of each rank → (…, T, D)."""
         *batch, tokens, dim = x.shape
         parts = x.new_empty(self.size, *x.shape)  # (tp, …, T/tp, D)
-        dist.all_gather_into_tensor(parts.flatten(0, 1), x.contiguous(), group=self.group)
+        all_gather(parts.flatten(0, 1), x.contiguous(), group=self.group)
         if not batch:
             return parts.flatten(0, 1)
         return parts.movedim(0, -3).reshape(*batch, self.size * tokens, dim)
@@ -60,7 +62,7 @@ class Region:
         parts = y.reshape(*batch, self.size, tokens // self.size, dim)
         parts = parts.movedim(-3, 0).contiguous()  # (tp, …, T/tp, D)
         own = torch.empty_like(parts[0])
-        dist.reduce_scatter_tensor(own, parts.flatten(0, 1), group=self.group)
+        reduce_scatter(own, parts.flatten(0, 1), group=self.group)
         return own
 
 

@@ -19,10 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# torch 2.13 renamed it, and warns of the old name.
-all_gather = (
-    dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
-)
+from metaseq_plugin.modules.collectives import all_gather
 
 
 class VocabShard(NamedTuple):
