@@ -62,27 +62,52 @@ def meeting_place() -> tuple[int, int, Optional[dist.Store]]:
         timeout=timedelta(seconds=WAIT_SECONDS),
     )
     # torchrun starts a run that failed again, with the same store
-    return rank, num_ranks, dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store)
+    return (
+        rank,
+        num_ranks,
+        dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store),
+    )
+
+
+def within(seconds: float, happened: Callable[[], bool]) -> bool:
+    """Whether ``happened`` within so many seconds. (The store's own waiting logs a warning.)"""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def is_spoken_for(sentence: str) -> bool:
+    """Whether rank 0 says ``sentence`` for this rank, too."""
+    try:
+        rank, _, store = meeting_place()
+        if rank == 0 or store is None:
+            return False
+        said = within(WAIT_SECONDS, lambda: store.check([SENTENCE]))
+        store.add(HEARD, 1)
+        return said and store.get(SENTENCE).decode() == sentence
+    except RuntimeError:  # rank 0 is gone, and the store with it
+        return False
+
+
+def speak_for_others(sentence: str) -> None:
+    """In rank 0: leave ``sentence`` for the other ranks, and wait until they have read it.
+
+    torchrun ends all ranks as soon as one ends, and the store may be this process's own.
+    """
+    try:
+        rank, num_ranks, store = meeting_place()
+        if rank == 0 and store is not None:
+            store.set(SENTENCE, sentence)
+            within(WAIT_SECONDS, lambda: store.add(HEARD, 0) >= num_ranks - 1)
+    except RuntimeError:  # the store is gone: each rank says it itself
+        return
 
 
 def say_once(sentence: str, say: Callable[[str], None]) -> None:
     """``say(sentence)`` in rank 0, and in every other rank that rank 0 does not speak for."""
-    try:
-        rank, num_ranks, store = meeting_place()
-        if store is None:
-            spoken_for = False
-        elif rank == 0:
-            store.set(SENTENCE, sentence)
-            # torchrun ends the others as soon as one ends, and the store may be this process's own
-            deadline = time.monotonic() + WAIT_SECONDS
-            while store.add(HEARD, 0) < num_ranks - 1 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            spoken_for = False
-        else:
-            store.wait([SENTENCE], timedelta(seconds=WAIT_SECONDS))
-            spoken_for = store.get(SENTENCE).decode() == sentence
-            store.add(HEARD, 1)
-    except RuntimeError:  # rank 0 did not speak, or is gone and its store with it
-        spoken_for = False
-    if not spoken_for:
+    if not is_spoken_for(sentence):
         say(sentence)
+        speak_for_others(sentence)
