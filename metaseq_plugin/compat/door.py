@@ -46,6 +46,11 @@ HOST_MISTAKES = (
         "`--nbest` must equal `--beam` with --sampling, but does not. Set both to the same number.",
     ),
     (
+        ValueError,
+        r"Cannot combine --fp16 and --tpu, use --bf16 on TPUs",  # which --bf16 means, to fairseq
+        "`--fp16` must be left out with --bf16, but both are set. Set one of them.",
+    ),
+    (
         AssertionError,
         r"(?P<option>--[a-z-]+) (?P<rest>(?:requires|cannot|must) .*)",
         "`{option}` {rest}.",
