@@ -61,6 +61,7 @@ SEAMS = (
     Seam("fairseq.models.distributed_fairseq_model", "after", "cpu_ranks"),
     Seam("fairseq.trainer", "after", "cpu_ranks"),
     Seam("fairseq.distributed.utils", "after", "rank_timeout"),
+    Seam("fairseq.distributed.utils", "after", "safe_checkpoints"),
     Seam("fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout"),
     Seam("fairseq.optim.dynamic_loss_scaler", "after", "loss_scale"),
     Seam("torch.distributed.run", "after", "torchrun_report"),

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
-from tests.fairseq_runs import Ended, write_data
+from tests.fairseq_runs import Ended, training_arguments, write_data
 from tests.rank_runs import train_ranks
 
 OPTIONS = ("--max-update", 50, "--disable-validation", "--no-save", "--num-workers", 0)
@@ -151,3 +153,45 @@ def test_heartbeat_does_not_delay_the_end(tmp_path: Path, data: Path) -> None:
     )
     assert [rank.status for rank in ranks] == [0, 0], ranks
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [((), "`--min-loss-scale` must"), (("--threshold-loss-scale", 4), "The gradients must fit")],
+)
+def test_overflow_for_ever_ends_the_run(
+    tmp_path: Path, data: Path, options: tuple, sentence: str
+) -> None:
+    def prepare(rank: int) -> None:
+        from metaseq_plugin.criterions.chunked_cross_entropy import ChunkedCrossEntropyCriterion
+
+        forward = ChunkedCrossEntropyCriterion.forward
+
+        def exploding(self: Any, *args: Any, **kwargs: Any) -> Any:
+            loss, *rest = forward(self, *args, **kwargs)
+            return loss * float("inf"), *rest
+
+        ChunkedCrossEntropyCriterion.forward = exploding  # type: ignore[method-assign]
+
+    fp16 = ("--fp16", "--fp16-no-flatten-grads", *options)
+    ranks = train_ranks(2, data, tmp_path / "run", *OPTIONS, *fp16, prepare=prepare)
+    assert [rank.status for rank in ranks] == [2, 2], ranks
+    one_sentence(ranks[0], sentence)
+    assert sentence not in ranks[1].output
+    assert not list((tmp_path / "run").glob("*.pt"))  # no crash.pt
+
+
+@pytest.mark.slow
+def test_torchrun_adds_one_line(tmp_path: Path, data: Path) -> None:
+    folder = Path(sys.executable).parent
+    arguments = training_arguments(data, tmp_path, *OPTIONS, "--decoder-layers", 0)
+    done = subprocess.run(
+        [folder / "torchrun", "--nproc_per_node", "2", folder / "fairseq-train", *arguments,
+         "--distributed-backend", "gloo"],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "Gloo] Rank" not in line]
+    assert len(lines) == 2, done.stderr
+    assert lines[0].startswith("fairseq-train: error: `--decoder-layers` must be at least 1")
+    assert lines[1].startswith("torchrun: fairseq-train failed: rank 0 ended with exit status 2")
