@@ -14,7 +14,7 @@ from typing import Callable, Optional
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-WAIT_SECONDS = 3.0  # for the others to meet the same mistake
+WAIT_SECONDS = 5.0  # for the others to meet the same mistake
 SENTENCE, HEARD = "metaseq_plugin/sentence", "metaseq_plugin/heard"  # keys of the store
 
 # What gloo, NCCL and the store say of a rank that is gone or silent -> what we say.

@@ -13,6 +13,7 @@ from fairseq.distributed.distributed_timeout_wrapper import DistributedTimeoutWr
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from torch.distributed import distributed_c10d
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.multiprocessing import ProcessExitedException
 
 from metaseq_plugin.compat import cpu_ranks, ranks
 from metaseq_plugin.compat.errors import UserError
@@ -31,6 +32,7 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
         (RuntimeError(f"{GLOO}x.cc:78] Timed out waiting 4500ms for recv"), "answer for 4.5 sec"),
         (dist.DistStoreError("wait timeout after 5000ms, keys: /a"), "answer for 5 seconds"),
         (dist.DistBackendError("NCCL error: remote process exited or network error"), "ended, so"),
+        (ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 7, -9), "SIGKILL"),
         (RuntimeError("Connection reset by peer"), None),  # of anything, by anyone
         (dist.DistNetworkError("EADDRINUSE: address already in use"), None),
         (RuntimeError("a bug"), None),

@@ -34,6 +34,7 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_resume_as_if_never_stopped(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", documents=64, longest=31)
     whole, parts = Recorder(tmp_path / "whole"), Recorder(tmp_path / "parts")
