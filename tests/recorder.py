@@ -49,6 +49,7 @@ class Recorder:
             return log_stats(trainer, outputs, sample_size, *more, **named)
 
         def train_step(trainer: Any, samples: list, raise_oom: bool = False) -> Any:
+            norms.clear()  # an overflow leaves none
             lr, output = trainer.get_lr(), step(trainer, samples, raise_oom)
             row = {
                 "update": trainer.get_num_updates(),

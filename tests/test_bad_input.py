@@ -61,6 +61,7 @@ TRAIN: dict[str, tuple[Callable[[Places], tuple], str]] = {
     "no layers": (lambda p: ("--decoder-layers", "0"), "`--decoder-layers` must be at least 1, but is 0"),
     "word embeddings without dimension": (lambda p: ("--decoder-word-embed-dim", "-3"), "`--decoder-word-embed-dim` must be at least 1, but is -3"),
     "dropout of 1": (lambda p: ("--dropout", "1"), r"`--dropout` must be in \[0, 1\), but is 1.0"),
+    "two 16-bit types": (lambda p: ("--fp16", "--bf16"), "`--fp16` must be left out with --bf16, but both are set"),
     "attention dropout negative": (lambda p: ("--attention-dropout", "-0.1"), "`--attention-dropout` must be in"),
     "initial weights without spread": (lambda p: ("--init-std", "0"), "`--init-std` must be positive, but is 0.0"),
     "offload without checkpointing": (lambda p: ("--offload-activations",), "`--offload-activations` must come with"),

@@ -58,7 +58,7 @@ def staying(train_step: Callable[..., Any]) -> Callable[..., Any]:
 def apply(target: Optional[ModuleType]) -> str:
     assert target is not None
     if target.__name__ == "fairseq.trainer":
-        target.Trainer.train_step = staying(target.Trainer.train_step)  # type: ignore[attr-defined]
+        target.Trainer.train_step = staying(target.Trainer.train_step)
     else:
         target.DistributedDataParallel = AnyDeviceDDP  # type: ignore[attr-defined]
     return "applied"

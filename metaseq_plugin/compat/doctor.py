@@ -180,13 +180,13 @@ def import_rows(probe_failure: str) -> list[Row]:
 
 def seam_rows(report: dict[str, dict[str, str]]) -> list[Row]:
     """One row for each seam: what it said, or that its host is a version nobody measured."""
-    measured = {library.module: library for library in LIBRARIES if library.measured is not None}
+    hosts = {library.module: library for library in LIBRARIES}
     rows = []
     for seam in SEAMS:
         said = report.get(seam.target, {}).get(seam.module, "not reached")
-        host = measured[seam.target.partition(".")[0].removesuffix("_cli")]
+        host = hosts[seam.target.partition(".")[0].removesuffix("_cli")]
         version = installed_version(host.distribution)
-        if version != host.measured:
+        if host.measured is not None and version != host.measured:
             said = f"unknown version ({host.distribution} {version}, measured with {host.measured}); {said}"
         rows.append(Row("Seams", seam.module, seam.target, said))
     return rows

@@ -2,8 +2,9 @@
 
 fairseq answers a mistake with a traceback, or with 200 lines of usage. This seam stands around
 ``cli_main`` of each command: a ``UserError`` anywhere in the chain of exceptions is printed as its
-sentence; the few mistakes that fairseq itself detects are put into the same grammar. Everything
-else is a bug, and keeps its traceback and exit status 1.
+sentence; the few mistakes that fairseq itself detects are put into the same grammar. A run of
+several ranks says it once, and a rank that loses another one says so, with exit status 1
+(``ranks``). Everything else is a bug, and keeps its traceback and exit status 1.
 """
 
 import argparse
@@ -45,6 +46,11 @@ HOST_MISTAKES = (
         "`--nbest` must equal `--beam` with --sampling, but does not. Set both to the same number.",
     ),
     (
+        ValueError,
+        r"Cannot combine --fp16 and --tpu, use --bf16 on TPUs",  # which --bf16 means, to fairseq
+        "`--fp16` must be left out with --bf16, but both are set. Set one of them.",
+    ),
+    (
         AssertionError,
         r"(?P<option>--[a-z-]+) (?P<rest>(?:requires|cannot|must) .*)",
         "`{option}` {rest}.",
@@ -62,6 +68,7 @@ HOST_MISTAKES = (
     ),
 )
 
+EXIT_LOST_RANK = 1
 SPAWNED = f"{UserError.__module__}.{UserError.__qualname__}: "
 
 
@@ -118,19 +125,28 @@ class OneSentenceParser(argparse.ArgumentParser):
 
 
 def guarded(cli_main: Callable[..., Any], command: str) -> Callable[..., Any]:
-    """``cli_main``, ending in one sentence and exit status 2 on a user's mistake."""
+    """``cli_main``, ending in one sentence on a user's mistake and on the loss of a rank."""
+
+    def say(sentence: str) -> None:
+        sys.stdout.flush()
+        print(f"{command}: error: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
 
     @wraps(cli_main)
     def guard(*args: Any, **kwargs: Any) -> Any:
         try:
             return cli_main(*args, **kwargs)
         except Exception as error:
+            from metaseq_plugin.compat import ranks  # not before: it imports torch.distributed
+
             sentence = sentence_of(error)
-            if sentence is None:
-                raise
-            sys.stdout.flush()
-            print(f"{command}: error: {sentence}", file=sys.stderr)  # noqa: T201
-            raise SystemExit(EXIT_USER_ERROR) from None
+            if sentence is not None:
+                ranks.say_once(sentence, say)
+                raise SystemExit(EXIT_USER_ERROR) from None
+            sentence = ranks.lost_rank(error)
+            if sentence is not None:
+                say(sentence)
+                raise SystemExit(EXIT_LOST_RANK) from None
+            raise
 
     return guard
 

@@ -21,6 +21,8 @@ FILTERS: tuple[tuple[str, str, type[Warning]], ...] = (
     ("`torch.cuda.amp.GradScaler(args...)` is deprecated", "fairseq", FutureWarning),
     # fairseq asks for pinned memory whether or not there is a GPU
     ("'pin_memory' argument is set as true but no", "torch.utils.data.dataloader", UserWarning),
+    # fairseq gives DistributedDataParallel an argument that is about to get another name
+    ("`broadcast_buffers` is deprecated", "metaseq_plugin.compat.cpu_ranks", FutureWarning),
     # fairseq's own transformer passes a boolean and a float mask
     ("Support for mismatched key_padding_mask and attn_mask", "torch.nn.functional", UserWarning),
 )

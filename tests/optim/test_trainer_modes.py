@@ -113,9 +113,8 @@ def test_equals_fairseqs_cross_entropy(arguments: list[str], data: Path) -> None
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_overflow_is_left_behind(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflow_is_left_behind(data: Path) -> None:
     """The first loss scales overflow fp16; fairseq halves them until updates succeed."""
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)  # fairseq logs a norm of 0 there
     trainer = make_trainer(data, "--memory-efficient-fp16", "--fp16-init-scale", str(2**24))
     with metrics.aggregate("train"):
         logs = train(trainer, range(16))
