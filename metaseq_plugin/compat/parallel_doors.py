@@ -16,6 +16,25 @@ def is_opt(cfg: Any) -> bool:
     return name == "opt" or name.startswith("opt_")
 
 
+def check_layout(cfg: Any) -> None:
+    """Refuse a layout that cannot be."""
+    from metaseq_plugin.launch import layout_check
+
+    layout_check.check_layout(cfg, cfg.distributed_training.distributed_world_size)
+
+
+def checking(distributed_init: Callable[[Any], int]) -> Callable[[Any], int]:
+    """``distributed_init``, which makes groups of ranks for layouts that can be, and for no others."""
+
+    @wraps(distributed_init)
+    def wrapper(cfg: Any) -> int:
+        if is_opt(cfg):
+            check_layout(cfg)
+        return distributed_init(cfg)
+
+    return wrapper
+
+
 def preparing(main: Callable[..., Any]) -> Callable[..., Any]:
     """``fairseq_cli.train.main``, after the layout of the run has been prepared."""
 
@@ -24,6 +43,7 @@ def preparing(main: Callable[..., Any]) -> Callable[..., Any]:
         if is_opt(cfg):
             from metaseq_plugin.distributed import engine
 
+            check_layout(cfg)
             engine.prepare(cfg)
         return main(cfg)
 
@@ -91,6 +111,8 @@ def apply(target: Optional[ModuleType]) -> str:
     seams: Any = target
     if target.__name__ == "fairseq_cli.train":
         seams.main = preparing(seams.main)
+    elif target.__name__ == "fairseq.distributed.utils":
+        seams.distributed_init = checking(seams.distributed_init)
     elif target.__name__ == "fairseq.distributed.fully_sharded_data_parallel":
         apply_to_fsdp(seams)
     elif target.__name__ == "fairseq.optim.fp16_optimizer":

@@ -76,6 +76,7 @@ SEAMS = (
     Seam("fairseq_cli.preprocess", "after", "door"),
     Seam("fairseq_cli.train", "after", "door"),
     Seam("fairseq_cli.validate", "after", "door"),
+    Seam("fairseq.distributed.utils", "after", "parallel_doors"),
     Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors"),
     Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors"),
     Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors"),

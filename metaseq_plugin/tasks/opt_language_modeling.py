@@ -24,8 +24,9 @@ from torch import Tensor
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.token_blocks import SampleBreakMode, TokenBlocks, TokenStream, find_split
 from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, DICTIONARY_MULTIPLE
-from metaseq_plugin.distributed import engine
+from metaseq_plugin.distributed import engine, grid
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
+from metaseq_plugin.launch.layout_check import check_vocabulary
 from metaseq_plugin.modules.heap import keep_freed_memory
 
 
@@ -100,6 +101,7 @@ class OPTLanguageModelingTask(LanguageModelingTask):
         if from_checkpoint:
             model = super().build_model(cfg, from_checkpoint)
         else:
+            check_vocabulary(len(self.dictionary), grid.current().model_parallel_size)
             with engine.building():
                 model = super().build_model(cfg, from_checkpoint)
             engine.distribute(model, cfg.sequence_parallel)

@@ -9,7 +9,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf, open_dict
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.distributed.check import check_layout, check_vocabulary
+from metaseq_plugin.launch.layout_check import check_layout, check_vocabulary
 
 Settings = dict[str, Any]  # dotted names of fairseq's configuration
 
