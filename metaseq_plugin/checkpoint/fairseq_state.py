@@ -23,6 +23,11 @@ class Checkpoint(NamedTuple):
     tensors: Dict[str, Tensor]  # by our names, mapped from the file
 
 
+def is_ours(model_name: str) -> bool:
+    """Whether a registered model of this name is an OPT."""
+    return model_name == MODEL_NAME or model_name.startswith(f"{MODEL_NAME}_")
+
+
 def find_checkpoint(src: Path) -> Path:
     """The checkpoint file that ``src``, a file or a run folder, means.
 
@@ -64,9 +69,7 @@ def read_checkpoint(src: Path) -> Checkpoint:
     cfg = state.get("cfg") or {}
     settings, task = cfg.get("model"), cfg.get("task")
     name = str(settings.get("_name")) if isinstance(settings, dict) else "no model's"
-    if not isinstance(settings, dict) or (
-        name != MODEL_NAME and not name.startswith(f"{MODEL_NAME}_")
-    ):
+    if not isinstance(settings, dict) or not is_ours(name):
         raise UserError(
             f"SRC must be a checkpoint of --arch {MODEL_NAME} or {MODEL_NAME}_…, but {path} is of "
             f"{name}. Only OPT models can be converted."

@@ -58,6 +58,8 @@ SEAMS = (
     Seam("fairseq.data.huffman.huffman_coder", "after", "bitarray_rindex"),
     Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets"),
+    Seam("fairseq.trainer", "after", "checkpoint_sets"),
     Seam("fairseq.options", "after", "bf16"),
     Seam("fairseq.options", "after", "door"),
     Seam("fairseq.utils", "after", "user_dir"),
