@@ -66,6 +66,7 @@ def commit(save: Save, files: Iterable[Tuple[FileName, Any]], ranks: Ranks) -> N
         for name, state in files:
             path = save.folder / str(name)
             mine[name] = _write(_temporary(path), state)
+            del state  # before the next one is made
             for stem in save.stems[1:]:
                 link(_temporary(path), _temporary(save.folder / str(name._replace(stem=stem))))
     except OSError as error:

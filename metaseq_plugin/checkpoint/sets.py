@@ -234,6 +234,11 @@ class CheckpointSet:
         return Layout(1, 1, options.get("distributed_world_size") or 1)
 
     @property
+    def saved_at(self) -> float:
+        """When it was saved, in seconds since 1970."""
+        return self.manifest.saved_at if self.manifest else self.first.path.stat().st_mtime
+
+    @property
     def has_optimizer(self) -> bool:
         return self.first.optimizer is not None
 
