@@ -113,7 +113,7 @@ def _publish(
 def _unwritable(folder: Path, error: OSError) -> str:
     return (
         f"A checkpoint must fit where it is saved, but {error.filename or folder} could not be "
-        f"written ({error.strerror or error}). Make room, or set another --save-dir."
+        f"written ({error.strerror or error}). Make room, or save elsewhere."
     )
 
 

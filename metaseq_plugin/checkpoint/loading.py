@@ -140,8 +140,7 @@ def check_options(cfg: Any, asked: Resets, is_default: bool) -> None:
 
 def named(option: str, value: str, ranks: Ranks) -> SetName:
     """The set that ``option`` names, verified."""
-    name = set_name(Path(value))
-    on_first(ranks, lambda: recover(name.folder))
+    name = on_first(ranks, lambda: find(Path(value)))
     if not name.exists:
         raise UserError(
             f"`{option}` must name a checkpoint, but {value} does not exist. "
@@ -149,6 +148,15 @@ def named(option: str, value: str, ranks: Ranks) -> SetName:
         )
     check(name, ranks)
     return name
+
+
+def find(path: Path) -> SetName:
+    """The set that ``path`` means; of a folder, the newest."""
+    if path.is_dir():
+        found = candidates(path, "")
+        return found[0] if found else SetName(path, Path(DEFAULT_RESTORE_FILE).stem)
+    recover(path.parent)
+    return set_name(path)
 
 
 def newest(cfg: Any, trainer: Any, ranks: Ranks) -> Optional[SetName]:

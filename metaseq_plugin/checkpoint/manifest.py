@@ -190,14 +190,17 @@ def hash_stream(stream: BinaryIO) -> Facts:
 def fault_of(path: Path, facts: Facts) -> Optional[str]:
     """What is wrong with a file, as a sentence, or None. Sizes are compared before bytes are read."""
     what = None
-    if not path.is_file():
-        what = "is missing"
-    elif path.stat().st_size != facts.num_bytes:
-        what = f"has {path.stat().st_size:,} bytes instead of {facts.num_bytes:,}"
-    else:
-        with path.open("rb") as stream:
-            if hash_stream(stream).sha256 != facts.sha256:
-                what = "has other content (its checksum differs)"
+    try:
+        if not path.is_file():
+            what = "is missing"
+        elif path.stat().st_size != facts.num_bytes:
+            what = f"has {path.stat().st_size:,} bytes instead of {facts.num_bytes:,}"
+        else:
+            with path.open("rb") as stream:
+                if hash_stream(stream).sha256 != facts.sha256:
+                    what = "has other content (its checksum differs)"
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
     if what is None:
         return None
     return f"{path} must be the whole checkpoint file that its manifest describes, but {what}."
