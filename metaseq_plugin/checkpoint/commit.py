@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor
@@ -101,13 +101,17 @@ def _publish(
         except OSError as error:
             raise UserError(_unwritable(save.folder, error)) from error
 
+    def finish() -> None:
+        for manifest in manifests:
+            _finish(save.folder, manifest)
+
     on_first(ranks, announce)
     for stem in save.stems:
         for name in mine:
             path = save.folder / str(name._replace(stem=stem))
             os.replace(_temporary(path), path)
     ranks.barrier()
-    on_first(ranks, lambda: [_finish(save.folder, manifest) for manifest in manifests])
+    on_first(ranks, finish)
 
 
 def _unwritable(folder: Path, error: OSError) -> str:
@@ -175,7 +179,7 @@ def _is_whole(name: SetName) -> bool:
 
 def drop_temporaries(folder: Path) -> None:
     """Delete what killed saves wrote and never renamed, except what a pending manifest names."""
-    named = set()
+    named: Set[str] = set()
     for path in folder.glob(f"*{PENDING_SUFFIX}"):
         try:
             named.update(Manifest.read(path).files)
@@ -235,7 +239,7 @@ class _HashingFile:
 def _write(path: Path, state: Any) -> Facts:
     """torch.save ``state`` to ``path`` and flush it to the disk; its size and checksum."""
     try:
-        file = _HashingFile(path)
+        file: Any = _HashingFile(path)
         try:
             torch.save(tree_map_only(Tensor, own_memory, state), file)
         except (RuntimeError, OSError):

@@ -12,6 +12,7 @@ the model's 16-bit weights are their rounding: tensors of the model are taken fr
 """
 
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import (
     Any,
@@ -341,7 +342,7 @@ class CheckpointSet:
             if not isinstance(value, Tensor) or value.dim() == 0:
                 entry[key] = value
             elif value.shape == holder.pieces[name].size:
-                found = self._assembled(piece, lambda f, key=key: _moment(f, name, key), name)
+                found = self._assembled(piece, partial(_moment, name=name, key=key), name)
                 entry[key] = found.clone()  # it will be written to, and outlive the file
             elif piece == holder.pieces[name]:
                 entry[key] = value

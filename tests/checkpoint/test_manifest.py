@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 import pytest
 
-from metaseq_plugin.checkpoint.manifest import FileName, Manifest, set_name, set_names
+from metaseq_plugin.checkpoint.manifest import Facts, FileName, Manifest, set_name, set_names
 from metaseq_plugin.checkpoint.sets import CheckpointSet
 from metaseq_plugin.compat.errors import UserError
 from tests.checkpoint.cut_sets import Place, run_ranks, save_set, whole_state
@@ -145,9 +145,12 @@ def test_the_ranks_divide_the_files(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     read: list[str] = []
     fault_of = manifest.fault_of
-    monkeypatch.setattr(
-        manifest, "fault_of", lambda path, facts: read.append(path.name) or fault_of(path, facts)
-    )
+
+    def seeing(path: Path, facts: Facts) -> Optional[str]:
+        read.append(path.name)
+        return fault_of(path, facts)
+
+    monkeypatch.setattr(manifest, "fault_of", seeing)
     path = folder / f"{LAST}.pt"
     opened = run_ranks(3, lambda ranks: CheckpointSet.open(path, ranks))
     assert all(isinstance(each, CheckpointSet) for each in opened)

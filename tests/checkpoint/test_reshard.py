@@ -63,10 +63,10 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments, sentence = REFUSED[name]
+    (src, dst, parts, shards), sentence = REFUSED[name]
     save_set(Place(Path("a")), whole_state())
     with pytest.raises(UserError, match=sentence):
-        reshard(*map(Path, arguments[:2]), *arguments[2:])
+        reshard(Path(src), Path(dst), parts, shards)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

@@ -214,7 +214,8 @@ def test_a_crash_of_one_process_is_kept(five: Run, tmp_path: Path) -> None:
         def forward(*args: Any, **kwargs: Any) -> Any:
             raise ValueError("the loss is lost")
 
-        ChunkedCrossEntropyCriterion.forward = forward
+        criterion: Any = ChunkedCrossEntropyCriterion
+        criterion.forward = forward
 
     run = Run(five.data, tmp_path / "run")
     assert run.train(2, prepare=fail).status == 1

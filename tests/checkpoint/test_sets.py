@@ -74,9 +74,14 @@ def test_only_the_own_file_is_opened_where_the_layout_is_as_saved(
 ) -> None:
     whole = whole_state()
     name = save_set(Place(tmp_path), whole, 2, 2)
-    seen = []
+    seen: list[str] = []
     read = sets.read_state
-    monkeypatch.setattr(sets, "read_state", lambda path: seen.append(path.name) or read(path))
+
+    def seeing(path: Path) -> Any:
+        seen.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(sets, "read_state", seeing)
     saved = CheckpointSet.open(name.manifest_path, own=FileName("", 1, 0))
     pieces = {key: piece(key, t.shape, 1, 2, 0, 2) for key, t in whole["model"].items()}
     saved.state_for(pieces, list(whole["model"]), with_optimizer=True)
