@@ -9,11 +9,15 @@ from metaseq_plugin.compat import startup
 
 startup.install()  # a no-op where the start-up hook is installed
 
+from metaseq_plugin.checkpoint.engine import SetEngine  # noqa: E402
+from metaseq_plugin.compat.checkpoint_sets import register  # noqa: E402
 from metaseq_plugin.criterions import chunked_cross_entropy  # noqa: E402
 from metaseq_plugin.data.bpe import opt_bpe, opt_sentencepiece  # noqa: E402
 from metaseq_plugin.models import opt  # noqa: E402
 from metaseq_plugin.optim import adamw  # noqa: E402
 from metaseq_plugin.tasks import opt_language_modeling  # noqa: E402
+
+register(SetEngine())
 
 __all__ = [
     "adamw",

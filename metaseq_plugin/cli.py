@@ -18,6 +18,7 @@ from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
 SUBCOMMANDS = {
     "prepare": "metaseq_plugin.data.prepare",
     "convert": "metaseq_plugin.checkpoint.convert",
+    "reshard": "metaseq_plugin.checkpoint.reshard",
 }
 
 

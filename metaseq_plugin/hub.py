@@ -24,7 +24,7 @@ from metaseq_plugin.checkpoint.convert import (
     expected_shapes,
     find_data,
 )
-from metaseq_plugin.checkpoint.fairseq_state import read_checkpoint
+from metaseq_plugin.checkpoint.fairseq_state import exists, read_checkpoint
 from metaseq_plugin.checkpoint.files import HF_CONFIG, read_json
 from metaseq_plugin.checkpoint.hf_config import from_hf_config, vocab_size_of
 from metaseq_plugin.checkpoint.hf_weights import read_weights
@@ -80,7 +80,7 @@ def read_source(path: Path, data: Optional[Path]) -> Source:
     Raises:
         UserError: nothing there, not a model, or tensors other than its settings describe.
     """
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"The model must exist, but {path} does not. Train or download it first.")
     if data is not None and not data.is_dir():
         raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
@@ -152,8 +152,8 @@ class OPT:
         """Load a model.
 
         Args:
-            path: a run folder (its best checkpoint, else its last), a checkpoint file, or a Hugging
-                Face folder.
+            path: a run folder (its best checkpoint, else its last), a checkpoint in one file or in
+                parts, or a Hugging Face folder.
             data: folder with ``dict.txt`` and tokenizer files; default: beside the weights, else
                 the one the model was trained on.
             device: default: the accelerator, else the CPU.

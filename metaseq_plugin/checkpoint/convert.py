@@ -3,7 +3,7 @@
     metaseq convert runs/quickstart opt-hf --to hf
     metaseq convert opt-125m-hf opt-125m --to fairseq
 
---to hf       SRC is a checkpoint file or a run folder (its best checkpoint, else its last); DST gets
+--to hf       SRC is a checkpoint, in one file or in parts, or a run folder (its best, else its last); DST gets
               config.json, model.safetensors, generation_config.json and the tokenizer's files.
 --to fairseq  SRC is a Hugging Face folder (safetensors or pytorch_model.bin, sharded or not); DST
               gets checkpoint.pt, dict.txt and the tokenizer's files, ready for
@@ -29,7 +29,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
-from metaseq_plugin.checkpoint.fairseq_state import Checkpoint, build_state, read_checkpoint
+from metaseq_plugin.checkpoint.fairseq_state import Checkpoint, build_state, exists, read_checkpoint
 from metaseq_plugin.checkpoint.files import (
     FAIRSEQ_CHECKPOINT,
     HF_CONFIG,
@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert as asked and say what was written."""
-    if not args.src.exists():
+    if not exists(args.src):
         raise UserError(f"SRC must exist, but {args.src} does not. Download or train it first.")
     if args.data is not None and not args.data.is_dir():
         raise UserError(f"`--data` must be a folder, but is {args.data}. Set the prepared folder.")

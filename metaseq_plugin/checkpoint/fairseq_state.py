@@ -6,10 +6,12 @@ from typing import Any, Dict, List, Mapping, NamedTuple
 from torch import Tensor
 
 from metaseq_plugin.checkpoint.files import FAIRSEQ_CHECKPOINT, read_torch
+from metaseq_plugin.checkpoint.manifest import FileName, set_name
 from metaseq_plugin.checkpoint.names import EMBEDDING
+from metaseq_plugin.checkpoint.sets import CheckpointSet
 from metaseq_plugin.compat.errors import UserError
 
-# Which file a run folder means, the first that is there.
+# Which checkpoint a run folder means, the first that is there.
 IN_FOLDER = ("checkpoint_best.pt", "checkpoint_last.pt", FAIRSEQ_CHECKPOINT)
 MODEL_NAME = "opt"
 
@@ -23,28 +25,40 @@ class Checkpoint(NamedTuple):
     tensors: Dict[str, Tensor]  # by our names, mapped from the file
 
 
+def is_ours(model_name: str) -> bool:
+    """Whether a registered model of this name is an OPT."""
+    return model_name == MODEL_NAME or model_name.startswith(f"{MODEL_NAME}_")
+
+
+def exists(path: Path) -> bool:
+    """Whether ``path`` is a file or folder, or names a checkpoint in parts."""
+    return path.exists() or set_name(path).exists
+
+
 def find_checkpoint(src: Path) -> Path:
-    """The checkpoint file that ``src``, a file or a run folder, means.
+    """The checkpoint that ``src``, any path of one or a run folder, means.
 
     Raises:
-        UserError: none there, or one in parts.
+        UserError: none there.
     """
     if not src.is_dir():
         return src
     for name in IN_FOLDER:
-        if (src / name).is_file():
+        if exists(src / name):
             return src / name
-    parts = sorted(src.glob("checkpoint*-shard*.pt")) + sorted(
-        src.glob("checkpoint*-model_part*.pt")
-    )
-    if parts:
-        raise UserError(
-            f"SRC must hold a checkpoint in one file, but {src} holds it in parts ({parts[0].name}). "
-            "Save it without --use-sharded-state and --model-parallel-size."
-        )
     raise UserError(
         f"SRC must hold one of {', '.join(IN_FOLDER)}, but {src} holds none. Give the checkpoint file."
     )
+
+
+def read_whole(path: Path) -> Any:
+    """What is saved at ``path``, its tensors whole, from one file or from all of a set."""
+    name = set_name(path)
+    parsed = FileName.parse(path.name)
+    is_part = parsed is not None and not parsed.is_whole
+    if name.manifest_path.is_file() or is_part or (name.exists and not path.exists()):
+        return CheckpointSet.open(path).whole()
+    return read_torch(path)
 
 
 def read_checkpoint(src: Path) -> Checkpoint:
@@ -54,7 +68,7 @@ def read_checkpoint(src: Path) -> Checkpoint:
         UserError: unreadable, not a fairseq checkpoint, or of another architecture.
     """
     path = find_checkpoint(src)
-    state = read_torch(path)
+    state = read_whole(path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         keys = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else "something else"
         raise UserError(
@@ -64,9 +78,7 @@ def read_checkpoint(src: Path) -> Checkpoint:
     cfg = state.get("cfg") or {}
     settings, task = cfg.get("model"), cfg.get("task")
     name = str(settings.get("_name")) if isinstance(settings, dict) else "no model's"
-    if not isinstance(settings, dict) or (
-        name != MODEL_NAME and not name.startswith(f"{MODEL_NAME}_")
-    ):
+    if not isinstance(settings, dict) or not is_ours(name):
         raise UserError(
             f"SRC must be a checkpoint of --arch {MODEL_NAME} or {MODEL_NAME}_…, but {path} is of "
             f"{name}. Only OPT models can be converted."

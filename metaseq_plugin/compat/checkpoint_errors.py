@@ -9,12 +9,22 @@ import zipfile
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 from metaseq_plugin.compat.errors import UserError
 
 DEFAULT_RESTORE_FILE = "checkpoint_last.pt"
 UNREADABLE = (EOFError, KeyError, OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
+
+
+def unreadable(path: Union[str, Path], error: Exception) -> UserError:
+    """The sentence for a file that is no whole checkpoint."""
+    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    return UserError(
+        f"{path} must be a whole checkpoint, but cannot be read as one ({size:,} bytes; "
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'empty'}). "
+        "Use another checkpoint, or copy this one again."
+    )
 
 
 def naming_the_file(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,12 +35,7 @@ def naming_the_file(load: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return load(path, *args, **kwargs)
         except UNREADABLE as error:
-            size = Path(path).stat().st_size if Path(path).is_file() else 0
-            raise UserError(
-                f"{path} must be a whole checkpoint, but cannot be read as one ({size:,} bytes; "
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'empty'}). "
-                "Use another checkpoint, or copy this one again."
-            ) from error
+            raise unreadable(path, error) from error
 
     return wrapper
 
@@ -71,11 +76,6 @@ def requiring_writable(verify: Callable[[str], None]) -> Callable[[str], None]:
 
 def apply(target: Optional[ModuleType]) -> str:
     assert target is not None
-    seams: dict[str, Callable[..., Any]] = {
-        "load_checkpoint_to_cpu": naming_the_file,
-        "load_checkpoint": requiring_restore_file,
-        "verify_checkpoint_directory": requiring_writable,
-    }
-    for name, seam in seams.items():
-        setattr(target, name, seam(getattr(target, name)))
+    utils: Any = target
+    utils.verify_checkpoint_directory = requiring_writable(utils.verify_checkpoint_directory)
     return "applied"

@@ -65,6 +65,8 @@ SEAMS = (
     Seam("fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout"),
     Seam("fairseq.optim.dynamic_loss_scaler", "after", "loss_scale"),
     Seam("torch.distributed.run", "after", "torchrun_report"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets"),
+    Seam("fairseq.trainer", "after", "checkpoint_sets"),
     Seam("fairseq.options", "after", "bf16"),
     Seam("fairseq.options", "after", "door"),
     Seam("fairseq.utils", "after", "user_dir"),

@@ -50,6 +50,12 @@ class OPTLanguageModelingConfig(FairseqDataclass):
             "eos: one document a block"
         },
     )
+    skip_damaged_checkpoints: bool = field(
+        default=False,
+        metadata={
+            "help": "where the newest checkpoint of --save-dir is damaged, resume from the one before it"
+        },
+    )
     seed: int = II("common.seed")
 
 

@@ -239,10 +239,10 @@ def test_weights_too_large_for_dtype(made: Made, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("new*"))
 
 
-def test_checkpoint_in_parts(tmp_path: Path) -> None:
+def test_parts_without_manifest(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint_last-shard0.pt").touch()
-    with pytest.raises(UserError, match=r"in parts \(checkpoint_last-shard0.pt\)"):
+    with pytest.raises(UserError, match=r"the manifest checkpoint_last\.manifest\.json is missing"):
         run_convert(tmp_path / "run", tmp_path / "new", "--to", "hf")
 
 

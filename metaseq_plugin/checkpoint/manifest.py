@@ -1,0 +1,241 @@
+"""Checkpoint sets by name: the files of one save, and the manifest that says which and what they are.
+
+    runs/a/
+      checkpoint_last-model_part-0-shard0.pt     model part 0 of 2, shard 0 of 2
+      checkpoint_last-model_part-0-shard1.pt
+      checkpoint_last-model_part-1-shard0.pt
+      checkpoint_last-model_part-1-shard1.pt
+      checkpoint_last.manifest.json              written last: sizes and checksums of the four
+
+The manifest is what makes files a set: several files without one are never loaded. One file that holds
+everything needs none, because fairseq writes such files, ``metaseq convert`` does, and people copy them.
+``checkpoint/commit.py`` says how a set replaces the one before it.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from metaseq_plugin.checkpoint.ranks import Ranks, agree
+from metaseq_plugin.compat.errors import UserError
+
+VERSION = 1
+MANIFEST_SUFFIX = ".manifest.json"
+PENDING_SUFFIX = MANIFEST_SUFFIX + ".pending"
+TEMPORARY_SUFFIX = ".tmp"
+CHUNK_BYTES = 16_777_216
+
+FILE_NAME = re.compile(
+    r"(?P<stem>.+?)(?:-model_part-(?P<model_part>\d+))?(?:-shard(?P<shard>\d+))?\.pt"
+)
+
+
+class FileName(NamedTuple):
+    """``⟨stem⟩[-model_part-J][-shardI].pt``, as fairseq and metaseq write it."""
+
+    stem: str
+    model_part: Optional[int] = None
+    shard: Optional[int] = None
+
+    @classmethod
+    def parse(cls, name: str) -> Optional["FileName"]:
+        """The parts of ``name``, or None where it is no checkpoint's."""
+        match = FILE_NAME.fullmatch(name)
+        if match is None:
+            return None
+        numbers = (match["model_part"], match["shard"])
+        return cls(match["stem"], *(None if n is None else int(n) for n in numbers))
+
+    @property
+    def is_whole(self) -> bool:
+        return self.model_part is None and self.shard is None
+
+    def __str__(self) -> str:
+        part = "" if self.model_part is None else f"-model_part-{self.model_part}"
+        shard = "" if self.shard is None else f"-shard{self.shard}"
+        return f"{self.stem}{part}{shard}.pt"
+
+
+class Facts(NamedTuple):
+    """What a file must be: its size, and SHA-256 as hexadecimal digits."""
+
+    num_bytes: int
+    sha256: str
+
+
+class Layout(NamedTuple):
+    """How many ways a set is cut, and over how many ranks its data position counts."""
+
+    model_parallel_size: int = 1
+    num_shards: int = 1
+    data_parallel_size: int = 1
+
+
+class Manifest(NamedTuple):
+    """One save. ``saved_at`` is in seconds since 1970 and orders the sets of a folder."""
+
+    stem: str
+    num_updates: int
+    epoch: int
+    saved_at: float
+    layout: Layout
+    files: Dict[str, Facts]
+
+    def dump(self) -> str:
+        """As JSON text."""
+        files = {
+            name: {"bytes": facts.num_bytes, "sha256": facts.sha256}
+            for name, facts in sorted(self.files.items())
+        }
+        content = {
+            "version": VERSION,
+            **self._asdict(),
+            "layout": self.layout._asdict(),
+            "files": files,
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Read ``path``.
+
+        Raises:
+            UserError: it is no manifest, or one of a later version.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content.pop("version")
+            content["layout"] = Layout(**content["layout"])
+            content["files"] = {
+                name: Facts(int(facts["bytes"]), str(facts["sha256"]))
+                for name, facts in content["files"].items()
+            }
+            manifest = cls(**content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} must be a checkpoint's manifest, but cannot be read as one "
+                f"({type(error).__name__}: {error}). Use another checkpoint, or copy this one again."
+            ) from error
+        if version != VERSION:
+            raise UserError(
+                f"{path} must be of version {VERSION}, but is of {version}. Update metaseq-plugin."
+            )
+        return manifest
+
+
+class SetName(NamedTuple):
+    """A set by where it lies; it need not exist."""
+
+    folder: Path
+    stem: str
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.folder / (self.stem + MANIFEST_SUFFIX)
+
+    @property
+    def pending_path(self) -> Path:
+        return self.folder / (self.stem + PENDING_SUFFIX)
+
+    def files(self) -> List[Path]:
+        """The files there that carry this name, whichever save they are of."""
+        if not self.folder.is_dir():
+            return []
+        names = sorted(path.name for path in self.folder.iterdir())
+        return [
+            self.folder / name
+            for name in names
+            if (parsed := FileName.parse(name)) is not None and parsed.stem == self.stem
+        ]
+
+    @property
+    def exists(self) -> bool:
+        return self.manifest_path.is_file() or bool(self.files())
+
+    def __str__(self) -> str:
+        return str(self.folder / f"{self.stem}.pt")
+
+
+def set_name(path: Path) -> SetName:
+    """The set that ``path`` means: its manifest, one of its files, or its name with or without .pt."""
+    if path.name.endswith(MANIFEST_SUFFIX):
+        return SetName(path.parent, path.name.removesuffix(MANIFEST_SUFFIX))
+    parsed = FileName.parse(path.name)
+    return SetName(path.parent, path.name if parsed is None else parsed.stem)
+
+
+def set_names(folder: Path) -> List[SetName]:
+    """Every set of ``folder``, complete or not, in no particular order."""
+    if not folder.is_dir():
+        return []
+    stems = set()
+    for path in folder.iterdir():
+        parsed = FileName.parse(path.name)
+        if parsed is not None or path.name.endswith(MANIFEST_SUFFIX):
+            stems.add(set_name(path).stem)
+    return [SetName(folder, stem) for stem in sorted(stems)]
+
+
+def hash_stream(stream: BinaryIO) -> Facts:
+    """Size and checksum of what is left to read."""
+    digest, num_bytes = hashlib.sha256(), 0
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+        num_bytes += len(chunk)
+    return Facts(num_bytes, digest.hexdigest())
+
+
+def fault_of(path: Path, facts: Facts) -> Optional[str]:
+    """What is wrong with a file, as a sentence, or None. Sizes are compared before bytes are read."""
+    what = None
+    try:
+        if not path.is_file():
+            what = "is missing"
+        elif path.stat().st_size != facts.num_bytes:
+            what = f"has {path.stat().st_size:,} bytes instead of {facts.num_bytes:,}"
+        else:
+            with path.open("rb") as stream:
+                if hash_stream(stream).sha256 != facts.sha256:
+                    what = "has other content (its checksum differs)"
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})"
+    if what is None:
+        return None
+    return f"{path} must be the whole checkpoint file that its manifest describes, but {what}."
+
+
+def files_of(name: SetName) -> Tuple[Optional[Manifest], List[Path]]:
+    """The manifest, None for one whole file without, and the files of a complete set.
+
+    Raises:
+        UserError: nothing there, a manifest that cannot be read, or several files without one.
+    """
+    if name.manifest_path.is_file():
+        manifest = Manifest.read(name.manifest_path)
+        return manifest, [name.folder / file for file in sorted(manifest.files)]
+    files = name.files()
+    whole = [path for path in files if path.name == f"{name.stem}.pt"]
+    if whole and len(files) == 1:
+        return None, whole
+    if not files:
+        raise UserError(f"A checkpoint must be there, but {name} does not exist. Check the path.")
+    raise UserError(
+        f"{name} must be a complete checkpoint, but of its {len(files)} files ({files[0].name} …) the "
+        f"manifest {name.manifest_path.name} is missing. Use another checkpoint, or copy this one again."
+    )
+
+
+def verify(name: SetName, manifest: Optional[Manifest], ranks: Ranks) -> None:
+    """Hold every file against the manifest; the ranks divide the files and agree on the outcome.
+
+    Raises:
+        UserError: on all ranks, naming a file that is not what the manifest says.
+    """
+    faults: Iterator[str] = iter(())
+    if manifest is not None:
+        mine = sorted(manifest.files.items())[ranks.rank :: ranks.size]
+        found: Iterator[Any] = (fault_of(name.folder / file, facts) for file, facts in mine)
+        faults = (fault for fault in found if fault is not None)
+    agree(ranks, next(faults, None))

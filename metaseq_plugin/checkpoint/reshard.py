@@ -1,0 +1,141 @@
+"""Write a checkpoint anew in another layout.
+
+    metaseq reshard runs/a/checkpoint_last.pt runs/b/checkpoint_last.pt --model-parallel-size 2 --num-shards 4
+
+Training needs no such step, it resumes from any layout by itself; this is for moving files, and for
+other programs. SRC is any path of a checkpoint, DST a name ending in .pt or a folder. The optimizer's
+state is cut with the weights, unless --no-optimizer leaves it out. One output file at a time is held
+in memory, and DST appears as a whole set with its manifest or not at all.
+"""
+
+import argparse
+from math import gcd
+from pathlib import Path
+from typing import Any, Dict, Iterator, Tuple
+
+from metaseq_plugin.checkpoint.commit import Save, commit
+from metaseq_plugin.checkpoint.cuts import model_parallel_dim, model_part_piece, shard_piece
+from metaseq_plugin.checkpoint.manifest import FileName, Layout, SetName, set_name
+from metaseq_plugin.checkpoint.pieces import Piece
+from metaseq_plugin.checkpoint.ranks import ALONE
+from metaseq_plugin.checkpoint.sets import CheckpointSet, layout_entry
+from metaseq_plugin.compat.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("src", metavar="SRC", type=Path, help="any path of a checkpoint")
+    parser.add_argument("dst", metavar="DST", type=Path, help="checkpoint to write, or its folder")
+    parser.add_argument(
+        "--model-parallel-size", metavar="N", type=int, default=1, help="model parts; default: 1"
+    )
+    parser.add_argument(
+        "--num-shards", metavar="M", type=int, default=1, help="shards of a model part; default: 1"
+    )
+    parser.add_argument(
+        "--no-optimizer", action="store_true", help="leave out the optimizer's state"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Reshard as asked and say what was written."""
+    lines = reshard(
+        args.src, args.dst, args.model_parallel_size, args.num_shards, not args.no_optimizer
+    )
+    print("\n".join(lines))  # noqa: T201
+
+
+def reshard(
+    src: Path, dst: Path, model_parallel_size: int, num_shards: int, with_optimizer: bool = True
+) -> Tuple[str, str]:
+    """Write the set at ``src`` to ``dst``, cut anew; what was done, in lines for people."""
+    for option, value in (
+        ("--model-parallel-size", model_parallel_size),
+        ("--num-shards", num_shards),
+    ):
+        if value < 1:
+            raise UserError(f"`{option}` must be at least 1, but is {value}. Set 1 to not cut.")
+    source = set_name(src)
+    if not source.exists:
+        raise UserError(f"SRC must be a checkpoint, but {src} does not exist. Check the path.")
+    is_name = dst.suffix == ".pt"
+    target = set_name(dst) if is_name else SetName(dst, source.stem)
+    if target.exists or (not is_name and dst.is_file()):
+        raise UserError(f"DST must not exist yet, but {target} does. Set another, or delete it.")
+    saved = CheckpointSet.open(src)
+    check_divides(saved, model_parallel_size)
+    old = saved.layout
+    # The data position goes on counting over the ranks that trained.
+    layout = Layout(model_parallel_size, num_shards, old.data_parallel_size)
+    history = saved.first.state["optimizer_history"]
+    save = Save(
+        target.folder,
+        [target.stem],
+        num_updates=history[-1]["num_updates"] if history else 0,
+        epoch=saved.first.state["extra_state"]["train_iterator"]["epoch"],
+        saved_at=saved.saved_at,
+        layout=layout,
+    )
+    commit(save, output_files(saved, target.stem, layout, with_optimizer), ALONE)
+    return (
+        f"read   {source}: {describe(old)}",
+        f"wrote  {target}: {describe(layout)}{'' if with_optimizer else ', no optimizer state'}",
+    )
+
+
+def check_divides(saved: CheckpointSet, model_parallel_size: int) -> None:
+    """Refuse a number of model parts that the heads or a tensor cannot be shared out to."""
+    lengths = [
+        piece.shape[dim]
+        for name, piece in saved.pieces.items()
+        if (dim := model_parallel_dim(name)) is not None
+    ]
+    settings: Dict[str, Any] = (saved.first.state.get("cfg") or {}).get("model") or {}
+    common = gcd(*lengths, settings.get("decoder_attention_heads") or 0)
+    if common % model_parallel_size:
+        fits = [n for n in range(1, min(common, 1024) + 1) if common % n == 0]
+        raise UserError(
+            "`--model-parallel-size` must divide the heads, the feed-forward dimension and the "
+            f"vocabulary, but is {model_parallel_size}. Set one of {', '.join(map(str, fits))}."
+        )
+
+
+def output_files(
+    saved: CheckpointSet, stem: str, layout: Layout, with_optimizer: bool
+) -> Iterator[Tuple[FileName, Any]]:
+    """Every file of the new set, made when it is asked for."""
+    for part in range(layout.model_parallel_size):
+        for shard in range(layout.num_shards):
+            name = FileName(
+                stem,
+                part if layout.model_parallel_size > 1 else None,
+                shard if layout.num_shards > 1 else None,
+            )
+            yield name, file_state(saved, layout, part, shard, with_optimizer)
+
+
+def file_state(
+    saved: CheckpointSet, layout: Layout, part: int, shard: int, with_optimizer: bool
+) -> Dict[str, Any]:
+    """What one file of the new set holds."""
+    pieces = {
+        key: piece_of(key, piece.shape, part, shard, layout) for key, piece in saved.pieces.items()
+    }
+    params = saved.first.optimizer_params if with_optimizer else None
+    state = saved.state_for(pieces, params, with_optimizer)
+    return {**state, "layout": layout_entry(layout, part, shard, pieces, params)}
+
+
+def piece_of(name: str, shape: Tuple[int, ...], part: int, shard: int, layout: Layout) -> Piece:
+    """What one file of ``layout`` holds of a tensor."""
+    piece = model_part_piece(name, shape, part, layout.model_parallel_size)
+    return shard_piece(piece, shard, layout.num_shards)
+
+
+def describe(layout: Layout) -> str:
+    """A layout in words."""
+    count = layout.model_parallel_size * layout.num_shards
+    return (
+        f"{layout.model_parallel_size} model parts of {layout.num_shards} shards, {count} files"
+        if count > 1
+        else "one file"
+    )
