@@ -26,7 +26,7 @@ def report(command: str, failures: dict[int, ProcessFailure]) -> tuple[str, int]
         how = f"was ended by {signal.Signals(-failure.exitcode).name}"
     else:
         how = f"ended with exit status {failure.exitcode}"
-    line = f"torchrun: {command} failed: rank {rank} {how}; what it said stands above."
+    line = f"torchrun: {command} failed: rank {rank} {how}; see the output above."
     return line, max(1, failure.exitcode)
 
 

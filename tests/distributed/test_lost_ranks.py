@@ -1,6 +1,7 @@
 """A rank that dies, hangs or refuses in the middle of a run: the others end, each with one sentence."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,4 +196,5 @@ def test_torchrun_adds_one_line(tmp_path: Path, data: Path) -> None:
     lines = [line for line in done.stderr.splitlines() if "Gloo] Rank" not in line]
     assert len(lines) == 2, done.stderr
     assert lines[0].startswith("fairseq-train: error: `--decoder-layers` must be at least 1")
-    assert lines[1].startswith("torchrun: fairseq-train failed: rank 0 ended with exit status 2")
+    # whichever torchrun sees first; it ends the other
+    assert re.match(r"torchrun: fairseq-train failed: rank [01] ended with .* status 2", lines[1])
