@@ -11,6 +11,7 @@ The steps, each called from a seam or from the task:
 Without any of the flags nothing here changes a run of one process.
 """
 
+import logging
 from contextlib import nullcontext
 from typing import Any, ContextManager, NamedTuple
 
@@ -21,6 +22,8 @@ from torch import nn
 from metaseq_plugin.distributed import grid, tensor_parallel
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel, initialise, shard
 from metaseq_plugin.distributed.layout import give_memory
+
+logger = logging.getLogger(__name__)
 
 FULLY_SHARDED = "fully_sharded"
 
@@ -86,6 +89,8 @@ def distribute(model: Any, sequence_parallel: bool) -> None:
 def wrap(model: nn.Module, cfg: Any) -> FullyShardedModel:
     """Shard ``model``; ``cfg`` is fairseq's ``distributed_training``."""
     on_gpu = grid.backend_device() == "cuda"
+    if cfg.cpu_offload and not on_gpu:
+        logger.warning("--cpu-offload has no effect on a CPU: everything is in its memory already")
     return shard(
         model,
         grid.current(),

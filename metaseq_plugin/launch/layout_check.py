@@ -89,6 +89,12 @@ def combinations(cfg: Any) -> Iterator[str]:
         for option in NEVER:
             if option.is_set(cfg):
                 yield f"`{option.name}` must be left out with {layout}, but is set. {option.instead}"
+        optimizer = cfg.optimizer._name if cfg.optimizer is not None else "missing"
+        if optimizer != "adamw":
+            yield (
+                f"`--optimizer` must be adamw with {layout}, but is {optimizer}. Only that "
+                "one knows which part of the model's gradient a rank holds; set it."
+            )
     for option in SHARDED_ONLY:
         if not sharded and option.is_set(cfg):
             yield (

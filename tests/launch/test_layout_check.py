@@ -28,6 +28,7 @@ OPT_175B: Settings = {
 def command_line() -> Any:
     """fairseq's configuration of a training command line."""
     chosen = ["--task", "opt_language_modeling", "--criterion", "chunked_cross_entropy"]
+    chosen += ["--optimizer", "adamw"]
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, ["data", "--arch", "opt_125m", *chosen])
     return convert_namespace_to_omegaconf(args)
@@ -74,6 +75,8 @@ BAD: dict[str, tuple[Settings, int, str]] = {
     "arch": (PARTS | {"model._name": "transformer_lm"}, 2, "`--arch` must be an OPT's with --model-parallel-size, but is transformer_lm"),
     "task": (PARTS | {"task._name": "language_modeling"}, 2, "`--task` must be the plugin's with --model-parallel-size, but is language_modeling."),
     "criterion": (PARTS | {"criterion._name": "cross_entropy"}, 2, "`--criterion` must be chunked_cross_entropy with --model-parallel-size, but is cross_entropy."),
+    "optimizer": (SHARDED | {"optimizer._name": "adam"}, 2, "`--optimizer` must be adamw with --ddp-backend fully_sharded, but is adam."),
+    "no optimizer": (PARTS | {"optimizer": None}, 2, "`--optimizer` must be adamw with --model-parallel-size, but is missing."),
     "compile": (PARTS | {"model.compile": True}, 2, "`--compile` must be left out with --model-parallel-size, but is set."),
     "legacy_ddp": (PARTS | {"distributed_training.ddp_backend": "no_c10d"}, 2, "`--ddp-backend` must be pytorch_ddp or fully_sharded with --model-parallel-size, but is no_c10d."),
     "slowmo": (PARTS | {"distributed_training.ddp_backend": "slowmo"}, 2, "but is slowmo."),
