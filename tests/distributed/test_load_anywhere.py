@@ -55,7 +55,7 @@ class LoadedState(Recorder):
         def train_step(trainer: Any, *args: Any, **kwargs: Any) -> Any:
             file = self._file("loaded", rank)
             if not file.exists():
-                names = optimizer_params(trainer)
+                names = optimizer_params(trainer) or []
                 state = trainer.optimizer.state_dict()["state"]
                 moments = {names[i]: value for i, value in state.items()}
                 pieces = layout.pieces_of(trainer.get_model())
