@@ -99,6 +99,8 @@ def choose(cfg: Any, trainer: Any, ranks: Ranks) -> Start:
     asked = Resets(
         cfg.reset_optimizer, cfg.reset_lr_scheduler, cfg.reset_meters, cfg.reset_dataloader
     )
+    # Only in a run's own folder: another's save may not be interrupted, but going on.
+    on_first(ranks, lambda: recover(Path(cfg.save_dir)))
     is_default = cfg.restore_file == DEFAULT_RESTORE_FILE
     check_options(cfg, asked, is_default)
     is_requeued = int(os.environ.get(REQUEUES) or 0) > 0
@@ -155,7 +157,6 @@ def find(path: Path) -> SetName:
     if path.is_dir():
         found = candidates(path, "")
         return found[0] if found else SetName(path, Path(DEFAULT_RESTORE_FILE).stem)
-    recover(path.parent)
     return set_name(path)
 
 
@@ -194,7 +195,6 @@ def skips_damaged(trainer: Any) -> bool:
 
 def candidates(folder: Path, suffix: str) -> List[SetName]:
     """The sets of a run in ``folder``, complete or not, the newest first."""
-    recover(folder)
     pattern = OF_A_RUN + re.escape(suffix)
     found = [name for name in set_names(folder) if re.fullmatch(pattern, name.stem)]
     return sorted(found, key=lambda name: age_key(name, suffix), reverse=True)
@@ -223,9 +223,15 @@ def state_of(saved: CheckpointSet, trainer: Any, resets: Resets, ranks: Ranks) -
     state: Dict[str, Any] = {}
     problem = None
     with_optimizer = saved.has_optimizer and not resets.optimizer
+    pieces = layout.pieces_of(trainer.get_model())
     try:
+        if trainer.cfg.ema.store_ema and pieces != saved.pieces:
+            raise UserError(
+                "`--store-ema` must go on in the layout that was saved, but this one is another. "
+                "Use as many model parts and shards, or leave it out."
+            )
         state = saved.state_for(
-            layout.pieces_of(trainer.get_model()),
+            pieces,
             # Asking for the optimizer builds it, and the trainer builds it again only for a state.
             optimizer_params(trainer) if with_optimizer else None,
             with_optimizer,

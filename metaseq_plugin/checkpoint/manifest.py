@@ -26,6 +26,9 @@ MANIFEST_SUFFIX = ".manifest.json"
 PENDING_SUFFIX = MANIFEST_SUFFIX + ".pending"
 TEMPORARY_SUFFIX = ".tmp"
 CHUNK_BYTES = 16_777_216
+INTERRUPTED = (
+    "A save there has not ended: if its run was killed, resuming it completes the checkpoint."
+)
 
 FILE_NAME = re.compile(
     r"(?P<stem>.+?)(?:-model_part-(?P<model_part>\d+))?(?:-shard(?P<shard>\d+))?\.pt"
@@ -144,11 +147,13 @@ class SetName(NamedTuple):
         if not self.folder.is_dir():
             return []
         names = sorted(path.name for path in self.folder.iterdir())
-        return [
+        found = [
             self.folder / name
             for name in names
             if (parsed := FileName.parse(name)) is not None and parsed.stem == self.stem
         ]
+        bare = self.folder / self.stem  # a file that a user called something else than .pt
+        return [bare] if not found and bare.is_file() else found
 
     @property
     def exists(self) -> bool:
@@ -216,7 +221,7 @@ def files_of(name: SetName) -> Tuple[Optional[Manifest], List[Path]]:
         manifest = Manifest.read(name.manifest_path)
         return manifest, [name.folder / file for file in sorted(manifest.files)]
     files = name.files()
-    whole = [path for path in files if path.name == f"{name.stem}.pt"]
+    whole = [path for path in files if path.name in (name.stem, f"{name.stem}.pt")]
     if whole and len(files) == 1:
         return None, whole
     if not files:
@@ -237,5 +242,6 @@ def verify(name: SetName, manifest: Optional[Manifest], ranks: Ranks) -> None:
     if manifest is not None:
         mine = sorted(manifest.files.items())[ranks.rank :: ranks.size]
         found: Iterator[Any] = (fault_of(name.folder / file, facts) for file, facts in mine)
-        faults = (fault for fault in found if fault is not None)
+        hint = f" {INTERRUPTED}" if name.pending_path.exists() else ""
+        faults = (fault + hint for fault in found if fault is not None)
     agree(ranks, next(faults, None))

@@ -124,11 +124,30 @@ def test_killed_at_every_step(
     assert sorted(p.name for p in folder.iterdir()) == sorted(expected)
 
 
+def test_a_reader_leaves_recovering_to_the_run(
+    tmp_path: Path, kill_at: Callable[[int], None]
+) -> None:
+    save(tmp_path, 1, 2)
+    kill_at(13)  # the second save counts, and no file is renamed yet
+    with pytest.raises(Killed):
+        save(tmp_path, 2, 2)
+    kill_at(1_000_000)
+    names = sorted(tmp_path.iterdir())
+    assert number_in(tmp_path, STEMS[0]) == 1
+    first = tmp_path / "checkpoint_1_50-shard0.pt"
+    os.replace(first.with_name(first.name + ".tmp"), first)
+    with pytest.raises(UserError, match="resuming it completes the checkpoint"):
+        number_in(tmp_path, STEMS[0])
+    recover(tmp_path)
+    assert len(names) > len(list(tmp_path.iterdir()))
+    assert [number_in(tmp_path, stem) for stem in STEMS] == [2, 2]
+
+
 def test_killed_while_recovering(tmp_path: Path, kill_at: Callable[[int], None]) -> None:
     for step in range(30):
         folder = tmp_path / str(step)
         save(folder, 1, 2)
-        kill_at(14)  # the second save counts, and no file is renamed yet
+        kill_at(17)  # the second save counts, and no file is renamed yet
         with pytest.raises(Killed):
             save(folder, 2, 3)
         kill_at(step)

@@ -161,3 +161,5 @@ def test_one_whole_file_needs_no_manifest(tmp_path: Path) -> None:
     save_set(Place(tmp_path), whole_state())
     without_manifest(tmp_path)
     assert CheckpointSet.open(tmp_path / f"{LAST}.pt").manifest is None
+    (tmp_path / f"{LAST}.pt").rename(tmp_path / "mine.ckpt")
+    assert CheckpointSet.open(tmp_path / "mine.ckpt").first.state["layout"]["version"] == 1
