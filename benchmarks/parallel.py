@@ -32,21 +32,33 @@ import torch
 VOCAB, SPECIALS = 50_272, 4
 RANK_PROGRAM = Path(__file__).with_name("parallel_rank.py")
 FSDP = ("--ddp-backend", "fully_sharded", "--use-sharded-state")
-PLANS: Dict[str, Sequence[str]] = {
-    "DDP": (),
-    "FSDP": FSDP,
-    "FSDP, ZeRO-2": (*FSDP, "--no-reshard-after-forward"),
-    "FSDP, recomputing": (*FSDP, "--checkpoint-activations"),
-    "DDP, recomputing": ("--checkpoint-activations",),
+GIVE_BACK, KEEP = ("--heap", "give-back"), ("--heap", "keep")
+
+
+class Plan(NamedTuple):
+    """Options of fairseq-train, and of ``parallel_rank.py``."""
+
+    options: Sequence[str] = ()
+    probe: Sequence[str] = ()
+
+
+# DDP keeps freed memory, which is faster; beside FSDP, which does not, stands one that does not either.
+PLANS = {
+    "DDP": Plan(probe=GIVE_BACK),
+    "DDP, freed memory kept": Plan(),
+    "FSDP": Plan(FSDP),
+    "FSDP, freed memory kept": Plan(FSDP, KEEP),
+    "ZeRO-2": Plan((*FSDP, "--no-reshard-after-forward")),
 }
 
 
 class Measured(NamedTuple):
-    """The ranks of one run; bytes are of the rank with the largest peak."""
+    """The ranks of one run; bytes are of the rank with the largest peak, seconds of one update."""
 
     peak: int
     resident: int
     seconds: float
+    cpu_seconds: float
 
 
 def write_data(folder: Path, num_tokens: int) -> None:
@@ -70,8 +82,7 @@ def write_data(folder: Path, num_tokens: int) -> None:
 def train(
     options: argparse.Namespace,
     num_ranks: int,
-    plan: Sequence[str],
-    probe: Sequence[str] = (),
+    plan: Plan,
     update_freq: int = 1,
 ) -> Measured:
     """``torchrun --nproc_per_node num_ranks``; the peak over ranks and the median update."""
@@ -86,11 +97,20 @@ def train(
             *("--criterion", "chunked_cross_entropy", "--optimizer", "adamw", "--clip-norm", "1.0"),
             *("--tokens-per-sample", options.tokens_per_sample, "--batch-size", options.batch_size),
             *("--max-update", updates, "--update-freq", update_freq, "--disable-validation"),
-            *("--no-save", "--no-progress-bar", *plan),
+            *("--no-save", "--no-progress-bar", *plan.options),
+            *options.train.split(),
         ]
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node", num_ranks, RANK_PROGRAM, folder / "seen", *probe, "--", *fairseq),
+            *(
+                "--nproc_per_node",
+                num_ranks,
+                RANK_PROGRAM,
+                folder / "seen",
+                *plan.probe,
+                "--",
+                *fairseq,
+            ),
         ]
         environment = {**os.environ, "PYTHONPATH": str(RANK_PROGRAM.parent.parent)}
         ended = subprocess.run(
@@ -102,24 +122,25 @@ def train(
     assert len(seen) == num_ranks, f"{len(seen)} of {num_ranks} ranks measured"
     worst = max(seen, key=lambda rank: rank["highest"][-1] - rank["before"])
     highest = worst["highest"][-1]
-    seconds = statistics.median(seen[0]["seconds"][1:])  # the first makes the moments
-    return Measured(highest - worst["before"], highest, seconds)
+    # The first update makes the moments.
+    clock, cpu = (statistics.median(seen[0][kind][1:]) for kind in ("seconds", "cpu_seconds"))
+    return Measured(highest - worst["before"], highest, clock, cpu)
 
 
 def memory(options: argparse.Namespace) -> List[str]:
-    """The peak of every plan beside DDP's on as many ranks."""
+    """The peak of every plan beside that of the first on as many ranks."""
     rows = [
-        "| ranks | | peak, GB a rank | of DDP's | resident, GB | seconds an update |",
-        "| ---: | --- | ---: | ---: | ---: | ---: |",
+        "| ranks | | peak, GB a rank | of the first | resident, GB | seconds | processor seconds |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for num_ranks in options.num_ranks:
         base = 0
         for name in options.plans:
-            one = train(options, num_ranks, PLANS[name], options.probe.split())
+            one = train(options, num_ranks, PLANS[name])
             base = base or one.peak
             rows.append(
-                f"| {num_ranks} | {name} | {one.peak / 1e9:.2f} | {one.peak / base:.2f} "
-                f"| {one.resident / 1e9:.2f} | {one.seconds:.2f} |"
+                f"| {num_ranks} | {name} | {one.peak / 1e9:.2f} | {one.peak / base:.3f} "
+                f"| {one.resident / 1e9:.2f} | {one.seconds:.2f} | {one.cpu_seconds:.2f} |"
             )
             print(rows[-1], flush=True)
     return rows
@@ -127,21 +148,21 @@ def memory(options: argparse.Namespace) -> List[str]:
 
 def update_freq(options: argparse.Namespace) -> List[str]:
     """Scattering at every micro-batch beside adding up locally."""
-    freq = options.update_freq
+    freq, num_ranks = options.update_freq, options.num_ranks[0]
     rows = [
-        f"| {options.num_ranks[0]} ranks, --update-freq {freq} | seconds an update | peak, GB a rank |",
-        "| --- | ---: | ---: |",
+        f"| {num_ranks} ranks, --update-freq {freq} | seconds | processor seconds | peak, GB a rank |",
+        "| --- | ---: | ---: | ---: |",
     ]
-    ways = {
-        "scatter after every micro-batch": (FSDP, ()),
-        "add up whole gradients": (FSDP, ("--accumulate", str(freq))),
-        "scatter after every micro-batch, ZeRO-2": (PLANS["FSDP, ZeRO-2"], ()),
-        "add up whole gradients, ZeRO-2": (PLANS["FSDP, ZeRO-2"], ("--accumulate", str(freq))),
-    }
-    for name, (plan, probe) in ways.items():
-        one = train(options, options.num_ranks[0], plan, probe, freq)
-        rows.append(f"| {name} | {one.seconds:.2f} | {one.peak / 1e9:.2f} |")
-        print(rows[-1], flush=True)
+    locally = ("--accumulate", str(freq))
+    for name in ("FSDP", "ZeRO-2"):
+        plan = PLANS[name]
+        ways = {"scatter at every micro-batch": plan, "add up whole": plan._replace(probe=locally)}
+        for way, each in ways.items():
+            one = train(options, num_ranks, each, freq)
+            rows.append(
+                f"| {name}, {way} | {one.seconds:.2f} | {one.cpu_seconds:.2f} | {one.peak / 1e9:.2f} |"
+            )
+            print(rows[-1], flush=True)
     return rows
 
 
@@ -164,11 +185,14 @@ def main() -> None:
     parser.add_argument("--arch", default="opt_125m", help="whose shape")
     parser.add_argument("--tokens-per-sample", type=int, default=512, help="tokens T in a sample")
     parser.add_argument("--batch-size", type=int, default=1, help="samples B in a micro-batch")
-    parser.add_argument("--updates", type=int, default=3, help="of each run; the first is not timed")
+    parser.add_argument(
+        "--updates", type=int, default=3, help="of each run; the first is not timed"
+    )
     parser.add_argument("--update-freq", type=int, default=4, help="micro-batches an update")
     parser.add_argument("--plans", nargs="+", default=["DDP", "FSDP"], choices=PLANS,
                         help="of memory; the first is what the others are compared with")  # fmt: skip
-    parser.add_argument("--probe", default="", help="options for parallel_rank.py")
+    parser.add_argument("--train", default="--attention-dropout 0",
+                        help="more options for fairseq-train")  # fmt: skip
     parser.add_argument("--results", type=Path, help="Markdown file to append the tables to")
     options = parser.parse_args()
     rows = parts[options.what](options)
@@ -177,7 +201,9 @@ def main() -> None:
         command = " ".join(["python -m benchmarks.parallel", *sys.argv[1:]])
         options.results.parent.mkdir(parents=True, exist_ok=True)
         with options.results.open("a") as file:
-            file.write(f"## {date.today()}, {versions}\n\n`{command}`\n\n" + "\n".join(rows) + "\n\n")
+            file.write(
+                f"## {date.today()}, {versions}\n\n`{command}`\n\n" + "\n".join(rows) + "\n\n"
+            )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 What follows ``--`` is the command line of ``fairseq-train``, whose own entry point runs. Around it:
 (1) just before the model is built, the resident set is noted and its highest mark is set back;
-(2) the seconds of every update are noted;
+(2) the seconds of every update are noted, by the clock and of processor time;
 (3) at the end OUTPUT_STEM-rank⟨r⟩.json gets all that and the highest mark.
 """
 
@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 from benchmarks.turns import resident_bytes
 
@@ -35,9 +35,10 @@ def watch(seen: Dict[str, Any]) -> None:
         return build_model(*args, **kwargs)
 
     def timed_step(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         output = train_step(*args, **kwargs)
         seen["seconds"].append(time.perf_counter() - start)
+        seen["cpu_seconds"].append(time.process_time() - cpu_start)
         seen["highest"].append(resident_bytes("VmHWM"))
         return output
 
@@ -60,31 +61,39 @@ def accumulate_unsharded(update_freq: int) -> None:
     OPTLanguageModelingTask.train_step = watched_step
 
 
-def return_freed_memory() -> None:
-    """Leave glibc's allocator as it is."""
+def treat_freed_memory(as_what: str) -> None:
+    """Let every layout keep freed memory, or give it back, or leave it to glibc's defaults."""
+    from metaseq_plugin.modules import heap
     from metaseq_plugin.tasks import opt_language_modeling
 
-    opt_language_modeling.keep_freed_memory = lambda: None
+    ways: Dict[str, Callable[[], None]] = {
+        "keep": heap.keep_freed_memory,
+        "give-back": heap.give_back_freed_memory,
+        "glibc": lambda: None,
+    }
+    opt_language_modeling.keep_freed_memory = ways[as_what]
+    opt_language_modeling.give_back_freed_memory = ways[as_what]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stem", type=Path, help="where the measurements go")
     parser.add_argument("--accumulate", type=int, default=0, help="--update-freq, to sum locally")
-    parser.add_argument("--return-memory", action="store_true", help="without modules/heap.py")
+    parser.add_argument("--heap", choices=["keep", "give-back", "glibc"], help="for freed memory")
     split = sys.argv.index("--")
     options = parser.parse_args(sys.argv[1:split])
     sys.argv = ["fairseq-train", *sys.argv[split + 1 :]]
 
-    import metaseq_plugin  # noqa: F401  registers everything
     from fairseq_cli import train
 
-    seen: Dict[str, Any] = {"seconds": [], "highest": []}
+    import metaseq_plugin  # noqa: F401  registers everything
+
+    seen: Dict[str, Any] = {"seconds": [], "cpu_seconds": [], "highest": []}
     watch(seen)
     if options.accumulate:
         accumulate_unsharded(options.accumulate)
-    if options.return_memory:
-        return_freed_memory()
+    if options.heap:
+        treat_freed_memory(options.heap)
     train.cli_main()
     rank = os.environ.get("RANK", "0")
     options.stem.with_name(f"{options.stem.name}-rank{rank}.json").write_text(json.dumps(seen))
