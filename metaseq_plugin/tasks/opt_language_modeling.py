@@ -27,7 +27,7 @@ from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, DICTIONARY_MULTI
 from metaseq_plugin.distributed import engine, grid
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
 from metaseq_plugin.launch.layout_check import check_vocabulary
-from metaseq_plugin.modules.heap import keep_freed_memory
+from metaseq_plugin.modules.heap import give_back_freed_memory, keep_freed_memory
 
 
 @dataclass
@@ -101,7 +101,7 @@ class OPTLanguageModelingTask(LanguageModelingTask):
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model; its longest input must hold a block."""
         if not from_checkpoint and not torch.cuda.is_available():
-            keep_freed_memory()
+            give_back_freed_memory() if engine.shards_here() else keep_freed_memory()
         if from_checkpoint and "compile" in cfg:
             cfg.compile = False  # --compile is for training; generation meets ever new lengths
         if from_checkpoint:
