@@ -42,7 +42,7 @@ def find_files(src: Path) -> Grid:
     else:
         match = NAME.fullmatch(src.name)
         folder, stem = src.parent, match[1] if match else src.name
-        if match is None or (src.is_file() and match[2] is None and match[3] is None):
+        if src.is_file() and (match is None or (match[2] is None and match[3] is None)):
             return [[src]]
     found: Dict[Place, Path] = {}
     for path in _checkpoints(folder):
