@@ -7,11 +7,11 @@ import pytest
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
-from tests.checkpoint.folders import run_convert
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.byte_level_bpe import train_byte_level_bpe
 from metaseq_plugin.data.tokenizers import from_folder
 from metaseq_plugin.hub import OPT
+from tests.checkpoint.folders import run_convert
 from tests.fairseq_runs import train, write_data, write_split
 
 VOCAB_SIZE = 40

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.checkpoint.metaseq_flat import Flat, cut
-from metaseq_plugin.checkpoint.metaseq_names import fuse_projections, split_projections
+from metaseq_plugin.checkpoint.metaseq_names import split_projections
 from metaseq_plugin.checkpoint.metaseq_read import Part, Read, join
 from metaseq_plugin.checkpoint.tensors import Tensors
 from metaseq_plugin.compat.errors import UserError
@@ -56,11 +56,14 @@ def read_optimizer(read: Read) -> Optional[Optimizer]:
     Raises:
         UserError: anything in it that cannot be mapped exactly.
     """
-    held = [[state.get("last_optimizer_state") for state in part.states] for part in read.parts]
+    held: List[List[Dict[str, Any]]] = [
+        [state.get("last_optimizer_state") or {} for state in part.states] for part in read.parts
+    ]
     source = read.parts[0].source
-    if all(not state or not state.get("state") for states in held for state in states):
+    has_state = [bool(state.get("state")) for states in held for state in states]
+    if not any(has_state):
         return None
-    if any(not state or not state.get("state") for states in held for state in states):
+    if not all(has_state):
         refuse(source, "only some files of the set hold it")
     first = held[0][0]
     _check_entries(held, source)
@@ -191,17 +194,17 @@ def to_fairseq(optimizer: Optimizer, names: Sequence[str]) -> Dict[str, Any]:
 
 
 def to_metaseq(
-    optimizer: Optimizer, num_entries: int, value_of: Callable[[str, int], Tensor]
+    optimizer: Optimizer, keys: Sequence[str], moment_of: Callable[[str, str], Tensor]
 ) -> Dict[str, Any]:
     """``last_optimizer_state`` of one file of metaseq's.
 
     Args:
-        num_entries: parameters, flat ones or others, in the file.
-        value_of: from the name of a moment and the number of an entry, its tensor.
+        keys: of the parameters in the file, flat ones or others, in its order.
+        moment_of: from the name of a moment and a key, its tensor.
     """
     entries = {
-        index: {"step": int(optimizer.step), **{m: value_of(m, index) for m in MOMENTS}}
-        for index in range(num_entries)
+        index: {"step": int(optimizer.step), **{m: moment_of(m, key) for m in MOMENTS}}
+        for index, key in enumerate(keys)
     }
     return _state(optimizer, entries)
 
@@ -222,8 +225,3 @@ def history_for_metaseq(optimizer: Optimizer) -> Dict[str, Any]:
     for name in ("criterion_name", "optimizer_name"):
         history[name] = TO_METASEQ.get(str(history.get(name)), history.get(name))
     return history
-
-
-def fused(moments: Mapping[str, Tensors]) -> Dict[str, Tensors]:
-    """Each moment with q, k and v as one, as metaseq's model has them."""
-    return {name: fuse_projections(tensors) for name, tensors in moments.items()}

@@ -9,7 +9,7 @@ what goes into one file is in memory.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -91,6 +91,31 @@ def _part_of(tensors: Tensors, part: int, layout: Layout) -> Tensors:
     )
 
 
+class Held(NamedTuple):
+    """What one file holds of the model."""
+
+    model: Dict[str, Tensor]
+    moment_of: Callable[[str, str], Tensor]  # from a moment's name and a key of ``model``
+    metadata: Optional[Dict[str, Any]]  # how it is flattened
+
+
+def _whole(part: Mapping[str, Tensors]) -> Held:
+    """A model part in one file; ``part`` has the weights under "" and the moments by their names."""
+    model = {name: cast(name, tensor, None) for name, tensor in part[""].items()}
+    return Held(model, lambda moment, name: cast(name, part[moment][name], None), None)
+
+
+def _flattened(part: Mapping[str, Tensors], shard: int, num_shards: int) -> Held:
+    """One shard of a model part."""
+    flats = {flat.key: flat for flat in plan(part[""])}
+    cut = {key: shard_of(flat, part[""], shard, num_shards) for key, flat in flats.items()}
+    return Held(
+        {key: piece for key, (piece, _) in cut.items()},
+        lambda moment, key: shard_of(flats[key], part[moment], shard, num_shards)[0],
+        write_metadata(list(flats.values()), [padding for _, padding in cut.values()]),
+    )
+
+
 def _state(
     part: Mapping[str, Tensors],
     cfg: Any,
@@ -98,37 +123,18 @@ def _state(
     shard: int,
     optimizer: Optional[Optimizer],
 ) -> Dict[str, Any]:
-    """What one file holds.
-
-    Args:
-        part: a model part's weights under "", and its moments by their names; by metaseq's names.
-    """
-    weights = part[""]
-    dtype = next(iter(weights.twins.values())).dtype
-    if layout.num_shards == 1:
-        names = list(weights)
-        model = {name: cast(name, weights[name], None) for name in names}
-
-        def value_of(moment: str, index: int) -> Tensor:
-            return cast(moment, part[moment][names[index]], None)
-    else:
-        flats = plan(weights)
-        names = [flat.key for flat in flats]
-        cut = [shard_of(flat, weights, shard, layout.num_shards) for flat in flats]
-        model = {name: piece for name, (piece, _) in zip(names, cut, strict=True)}
-
-        def value_of(moment: str, index: int) -> Tensor:
-            return shard_of(flats[index], part[moment], shard, layout.num_shards)[0]
-
-    model[VERSION] = torch.tensor([FORMAT_VERSION], dtype=dtype)
-    state = build_state(model, _metaseq_cfg(cfg, layout, dtype))
+    """All entries of one file."""
+    dtype = next(iter(part[""].twins.values())).dtype
+    held = _whole(part) if layout.num_shards == 1 else _flattened(part, shard, layout.num_shards)
+    version = {VERSION: torch.tensor([FORMAT_VERSION], dtype=dtype)}
+    state = build_state({**held.model, **version}, _metaseq_cfg(cfg, layout, dtype))
     del state["args"]
-    if layout.num_shards > 1:
-        state["shard_metadata"] = write_metadata(flats, [padding for _, padding in cut])
+    if held.metadata is not None:
+        state["shard_metadata"] = held.metadata
     if optimizer is None:
         del state["last_optimizer_state"]
     else:
-        state["last_optimizer_state"] = to_metaseq(optimizer, len(names), value_of)
+        state["last_optimizer_state"] = to_metaseq(optimizer, list(held.model), held.moment_of)
         state["optimizer_history"] = [history_for_metaseq(optimizer)]
     return state
 

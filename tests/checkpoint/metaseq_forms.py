@@ -179,17 +179,17 @@ def write_set(
     folder.mkdir(parents=True, exist_ok=True)
     cut = [model_parts(w, num_parts, fused) for w in (whole, *(with_moments or ()))]
     paths = []
+    described: list[dict[str, Any]]
     for part in range(num_parts):
         if num_shards == 1:
-            models, described = [cut[0][part]], [None]
+            models, described = [cut[0][part]], []
             flat_moments = [[weights[part]] for weights in cut[1:]]
         else:
-            models, metadata = flatten(cut[0][part], num_shards, one_root)
-            described = list(metadata)
+            models, described = flatten(cut[0][part], num_shards, one_root)
             flat_moments = [flatten(w[part], num_shards, one_root)[0] for w in cut[1:]]
         for rank, model in enumerate(models):
             held = state(model, settings(kind, model_parallel_size=num_parts))
-            if described[rank] is not None:
+            if described:
                 held["shard_metadata"] = described[rank]
             if with_moments is not None:
                 means, squares = (m[rank] for m in flat_moments)

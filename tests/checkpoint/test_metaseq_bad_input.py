@@ -16,7 +16,7 @@ from tests.checkpoint.folders import assert_same_tensors, model_tensors, run_con
 PART1 = "reshard-model_part-1.pt"
 SHARD0, SHARD1 = "reshard-model_part-0-shard0.pt", "reshard-model_part-0-shard1.pt"
 
-Spoil = Callable[[Path], None]
+Spoil = Callable[[Path], Any]
 BIAS = "decoder.layers.1.fc1.bias"
 QKV = "decoder.layers.1.self_attn.qkv_proj.weight"
 
@@ -49,7 +49,17 @@ def without(*names: str) -> Spoil:
 
 
 def renamed(old: str, new: str) -> Spoil:
-    return lambda folder: (folder / old).rename(folder / new) and None
+    return lambda folder: (folder / old).rename(folder / new)
+
+
+def two_checkpoints(folder: Path) -> None:
+    (folder / "reshard.pt").rename(folder / "a.pt")
+    (folder / "b.pt").touch()
+
+
+def whole_tensors(held: forms.Weights) -> None:
+    held.clear()
+    held.update(forms.weights())
 
 
 def metadata(change: Callable[[dict[str, Any]], Any]) -> Spoil:
@@ -83,9 +93,9 @@ WHOLE: dict[str, tuple[Spoil, str]] = {
     "projection of two": (model(lambda m: m.update({QKV: m[QKV][:64].clone()})), f"`{QKV}` must hold the rows of k, v and q, but in .* has 64"),
     "projection twice": (model(lambda m: m.update({QKV.replace("qkv", "k"): torch.ones(32, 32)})), "must hold each tensor once"),
     "odd vocabulary": (model(lambda m: m.update({"decoder.embed_tokens.weight": torch.ones(283, 32)})), "must have a multiple of 8 rows, but in .* has 283"),
-    "cut off": (lambda f: (f / "reshard.pt").write_bytes((f / "reshard.pt").read_bytes()[:999]) and None, "reshard.pt must be a complete, readable .pt file"),
-    "empty": (lambda f: (f / "reshard.pt").write_bytes(b"") and None, "reshard.pt must not be empty"),
-    "two checkpoints": (lambda f: (renamed("reshard.pt", "a.pt")(f), (f / "b.pt").touch()) and None, "must hold one checkpoint, but .* holds a.pt, b.pt"),
+    "cut off": (lambda f: (f / "reshard.pt").write_bytes((f / "reshard.pt").read_bytes()[:999]), "reshard.pt must be a complete, readable .pt file"),
+    "empty": (lambda f: (f / "reshard.pt").write_bytes(b""), "reshard.pt must not be empty"),
+    "two checkpoints": (two_checkpoints, "must hold one checkpoint, but .* holds a.pt, b.pt"),
 }  # fmt: skip
 
 IN_PARTS: dict[str, tuple[Spoil, str]] = {
@@ -110,7 +120,7 @@ IN_SHARDS: dict[str, tuple[Spoil, str]] = {
     "shards of two runs": (metadata(lambda d: d.update(names=d["names"][::-1], shapes=d["shapes"][::-1], numels=d["numels"][::-1])), "is another in each"),
     "flat parameter missing": (model(lambda m: m.pop("decoder.layers.1.flat_param_0"), SHARD1), "`decoder.layers.1.flat_param_0` is missing"),
     "flat parameter unknown": (model(lambda m: m.update(more=torch.ones(1)), SHARD1), "`more` is unknown"),
-    "whole tensors": (model(lambda m: (m.clear(), m.update(forms.weights())), SHARD0), "must hold flattened parameters"),
+    "whole tensors": (model(whole_tensors, SHARD0), "must hold flattened parameters"),
 }  # fmt: skip
 
 OPTIMIZER: dict[str, tuple[Spoil, str]] = {
