@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Opt
 import torch
 from torch import Tensor
 
+from metaseq_plugin.checkpoint.hf_weights import cast
 from metaseq_plugin.checkpoint.metaseq_flat import Flat, cut
 from metaseq_plugin.checkpoint.metaseq_names import split_projections
 from metaseq_plugin.checkpoint.metaseq_read import Part, Read, join
@@ -75,10 +76,11 @@ def read_optimizer(read: Read) -> Optional[Optimizer]:
     if len(steps) != 1 or math.isnan(max(steps)):
         refuse(source, "the number of updates is missing or differs between parameters")
     settings.pop("step", None)
-    moments = {
-        name: _moments(read, [[s["state"] for s in states] for states in held], name)
-        for name in MOMENTS
-    }
+    # Its own order: a state that was loaded once may list its entries in another.
+    ordered = [
+        [[s["state"][i] for i in s["param_groups"][0]["params"]] for s in states] for states in held
+    ]
+    moments = {name: _moments(read, ordered, name) for name in MOMENTS}
     history = dict((read.parts[0].states[0].get("optimizer_history") or [{}])[-1])
     for name in ("criterion_name", "optimizer_name"):
         history[name] = SAME_CLASS.get(str(history.get(name)), history.get(name))
@@ -92,6 +94,10 @@ def _check_entries(held: Sequence[Sequence[Mapping[str, Any]]], source: str) -> 
             refuse(source, f"`{unknown[0]}` is unknown")
         if len(state.get("param_groups") or ()) != 1:
             refuse(source, f"there are {len(state.get('param_groups') or ())} parameter groups")
+        if state["param_groups"][0].get("params", []) != sorted(state["state"]):
+            refuse(
+                source, f"its {len(state['state'])} tensors are not those of the parameter group"
+            )
         for entry in state["state"].values():
             strange = sorted(entry.keys() ^ {"step", *MOMENTS} - ({"step"} - entry.keys()))
             if strange:
@@ -100,13 +106,12 @@ def _check_entries(held: Sequence[Sequence[Mapping[str, Any]]], source: str) -> 
                 )
 
 
-def _moments(read: Read, held: List[List[Mapping[Any, Any]]], moment: str) -> Tensors:
-    """One moment of every parameter of the whole model."""
+def _moments(read: Read, held: List[List[List[Dict[str, Any]]]], moment: str) -> Tensors:
+    """One moment of every parameter of the whole model; ``held`` by part, shard and entry."""
     parts = [
-        _moments_of_part(part, [[entry[moment] for entry in state.values()] for state in states],
-                         read.flat_names)
+        _moments_of_part(part, [[entry[moment] for entry in state] for state in states], read.named)
         for part, states in zip(read.parts, held, strict=True)
-    ]  # fmt: skip
+    ]
     split = [split_projections(t, part.source) for t, part in zip(parts, read.parts)]
     return join(split, {name: held.shape for name, held in read.tensors.twins.items()})
 
@@ -119,14 +124,15 @@ def _moments_of_part(part: Part, held: List[List[Tensor]], named: Tensors) -> Te
         named: metaseq's names and shapes in the order of its model.
     """
     flats = part.flats[0] if part.flats else []
-    if flats and len(held[0]) == len(flats) and all(t.dim() == 1 for t in held[0]):
+    is_flat = all(len(state) == len(flats) and all(t.dim() == 1 for t in state) for state in held)
+    if flats and is_flat:
         found = [_cut(part, index, [state[index] for state in held]) for index in range(len(flats))]
         return Tensors(
             {name: make for t in found for name, make in t.makers.items()},
             {name: held for t in found for name, held in t.twins.items()},
         )
     shapes = [held.shape for held in named.twins.values()]
-    if [t.shape for t in held[0]] != shapes:
+    if len(held) > 1 or [t.shape for t in held[0]] != shapes:
         refuse(
             part.source, f"its {len(held[0])} tensors are not those of the {len(shapes)} parameters"
         )
@@ -162,17 +168,16 @@ def from_fairseq(
     if not held or not held.get("state"):
         return None
     _check_entries([[held]], source)
-    group, entries = held["param_groups"][0], held["state"]
-    if [tuple(entries[i][MOMENTS[0]].shape) for i in group["params"] if i in entries] != list(
-        map(tuple, shapes)
-    ):
+    group = held["param_groups"][0]
+    entries = [held["state"][i] for i in group["params"]]
+    if [entry[MOMENTS[0]].shape for entry in entries] != list(shapes):
         refuse(source, f"its {len(entries)} tensors are not those of the {len(shapes)} parameters")
-    steps = {float(entry.get("step", math.nan)) for entry in entries.values()}
+    steps = {float(entry.get("step", math.nan)) for entry in entries}
     if len(steps) != 1:
         refuse(source, "the number of updates differs between parameters")
     moments = {
         moment: Tensors.of(
-            {n: entries[i][moment] for n, i in zip(names, group["params"], strict=True)}
+            {name: entry[moment] for name, entry in zip(names, entries, strict=True)}
         )
         for moment in MOMENTS
     }
@@ -186,7 +191,7 @@ def to_fairseq(optimizer: Optimizer, names: Sequence[str]) -> Dict[str, Any]:
     entries = {
         index: {
             "step": torch.tensor(optimizer.step, dtype=torch.float32),
-            **{moment: optimizer.moments[moment][name].clone() for moment in MOMENTS},
+            **{moment: cast(name, optimizer.moments[moment][name], None) for moment in MOMENTS},
         }
         for index, name in enumerate(names)
     }

@@ -55,7 +55,7 @@ class Read(NamedTuple):
     vocab_size: int
     tensors: Tensors  # by our names
     parts: List[Part]
-    flat_names: Tensors  # the first part's tensors by metaseq's names, in metaseq's order
+    named: Tensors  # the first part's tensors by metaseq's names, in metaseq's order
 
 
 def read_parts(grid: Grid, trust_pickle: bool) -> List[Part]:
