@@ -8,7 +8,7 @@ less, or nothing.
     fc1.weight (F, D), model part 1 of 2:  rows F/2 … F;  then shard 0 of 2:  rows F/2 … 3F/4
 """
 
-from typing import Sequence
+from typing import Optional, Sequence
 
 from metaseq_plugin.checkpoint.pieces import Piece
 from metaseq_plugin.compat.errors import UserError
@@ -29,6 +29,11 @@ MODEL_PARALLEL_DIM = {
 }
 
 
+def model_parallel_dim(name: str) -> Optional[int]:
+    """The dim of the parameter ``name`` that model parts share out; None: each holds all of it."""
+    return MODEL_PARALLEL_DIM.get(".".join(name.rsplit(".", 2)[-2:]))
+
+
 def model_part_piece(name: str, shape: Sequence[int], rank: int, size: int) -> Piece:
     """What model part ``rank`` of ``size`` holds of the full tensor ``name`` of ``shape``.
 
@@ -36,7 +41,7 @@ def model_part_piece(name: str, shape: Sequence[int], rank: int, size: int) -> P
         UserError: the dim that is cut does not divide.
     """
     whole = Piece.whole(shape)
-    dim = MODEL_PARALLEL_DIM.get(".".join(name.rsplit(".", 2)[-2:]))
+    dim = model_parallel_dim(name)
     if dim is None or size == 1:
         return whole
     length, rest = divmod(shape[dim], size)
