@@ -98,10 +98,13 @@ def unflatten(flats: Sequence[Flat], shards: Sequence[Tensor], source: str) -> T
         UserError: the shards do not make up the whole.
     """
     flat = flats[0]
-    lengths = [
-        len(shard) - described.padding for shard, described in zip(shards, flats, strict=True)
-    ]
-    if sum(lengths) != flat.numel or min(lengths) < 0 or any(s.dim() != 1 for s in shards):
+    if any(shard.dim() != 1 or shard.dtype != shards[0].dtype for shard in shards):
+        raise UserError(
+            f"`{flat.key}` must be flat and of one data type in all shards, but in {source} is not. "
+            "Give all the shards of one checkpoint."
+        )
+    lengths = [len(shard) - own.padding for shard, own in zip(shards, flats, strict=True)]
+    if sum(lengths) != flat.numel or min(lengths) < 0:
         raise UserError(
             f"`{flat.key}` must have {flat.numel:,} elements in all shards together, but in {source} has "
             f"{sum(lengths):,}. Give all the shards of one checkpoint."

@@ -71,9 +71,10 @@ def _read_part(paths: Sequence[Path], trust_pickle: bool) -> Part:
     states = []
     for path in paths:
         state = read_state(path, trust_pickle)
-        if not isinstance(state, dict) or not isinstance(state.get("model"), Mapping):
+        model = state.get("model") if isinstance(state, dict) else None
+        if not isinstance(model, Mapping) or not all(isinstance(t, Tensor) for t in model.values()):
             raise UserError(
-                f"SRC must be a checkpoint with the entries cfg and model, but {path} is not. "
+                f"SRC must be a checkpoint whose entry model holds tensors, but {path} is not. "
                 "Copy or write it again."
             )
         unknown = sorted(map(str, state.keys() - ENTRIES.keys()))
@@ -139,18 +140,14 @@ def _model_of(part: Part) -> Tensors:
     for model, flats in zip(models, part.flats, strict=True):
         missing = sorted(described - model.keys())
         unknown = sorted(model.keys() - described - DROPPED.keys())
-        differs = [flat[:3] for flat in flats] != [flat[:3] for flat in part.flats[0]]
-        if missing or unknown or differs:
-            reason = (
-                f"`{missing[0]}` is missing"
-                if missing
-                else f"`{unknown[0]}` is unknown"
-                if unknown
-                else "`shard_metadata` is another in each"
-            )
+        reasons = [f"`{name}` is missing" for name in missing]
+        reasons += [f"`{name}` is unknown" for name in unknown]
+        if [flat[:3] for flat in flats] != [flat[:3] for flat in part.flats[0]]:
+            reasons.append("`shard_metadata` is another in each")
+        if reasons:
             raise UserError(
                 f"SRC must hold exactly the parameters that its `shard_metadata` describes, but in the "
-                f"shards of {part.source} {reason}. Give all the shards of one checkpoint."
+                f"shards of {part.source} {reasons[0]}. Give all the shards of one checkpoint."
             )
     for index, flat in enumerate(part.flats[0]):
         pieces = [model[flat.key] for model in models]
@@ -195,7 +192,13 @@ def join(parts: Sequence[Tensors], shapes: Mapping[str, torch.Size]) -> Tensors:
     twins: Dict[str, Tensor] = {}
     for name, shape in shapes.items():
         pieces = [model_part_piece(name, shape, rank, len(parts)) for rank in range(len(parts))]
-        dtype = parts[0].twins[name].dtype
+        dtypes = {part.twins[name].dtype for part in parts}
+        if len(dtypes) > 1:
+            raise UserError(
+                f"`{name}` must have one data type in all model parts, but has "
+                f"{' and '.join(sorted(map(str, dtypes)))}. Give all the parts of one checkpoint."
+            )
+        dtype = dtypes.pop()
         makers[name] = (
             _same_in_all(parts, name) if pieces[0].is_whole else _joined(parts, name, pieces, dtype)
         )

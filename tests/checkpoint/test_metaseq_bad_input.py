@@ -82,6 +82,7 @@ WHOLE: dict[str, tuple[Spoil, str]] = {
     "tensor unknown": (model(lambda m: m.update({"decoder.layers.0.attn_ln.weight": torch.ones(32)})), "has the unknown `decoder.layers.0.attn_ln.weight`"),
     "tensor mis-shaped": (model(lambda m: m.update({"decoder.layers.1.fc2.bias": torch.ones(31)})), r"has `decoder.layers.1.fc2.bias` of shape \(31,\) instead of \(32,\)"),
     "tensor of integers": (model(lambda m: m.update({"decoder.layers.1.fc2.bias": torch.ones(32, dtype=torch.int8)})), "has `decoder.layers.1.fc2.bias` as torch.int8"),
+    "no tensor": (model(lambda m: m.update({BIAS: None})), "must be a checkpoint whose entry model holds tensors"),
     "entry unknown": (edit(lambda s: s.update(best_loss=1.0)), "has the unknown entry `best_loss`"),
     "no settings": (edit(lambda s: s.pop("cfg")), "`decoder_layers` must be there, but is not"),
     "a layer more said": (setting(decoder_layers=4), "lacks `decoder.layers.3.fc1.bias`"),
@@ -107,6 +108,7 @@ IN_PARTS: dict[str, tuple[Spoil, str]] = {
     "a part without a tensor": (model(lambda m: m.pop(BIAS), PART1), f"part-1.pt lacks `{BIAS}`"),
     "a part with another": (model(lambda m: m.update(more=torch.ones(1)), PART1), "part-1.pt has the unknown `more`"),
     "a part of another model": (model(lambda m: m["decoder.layer_norm.bias"].add_(1), PART1), "`decoder.layer_norm.bias` must be the same in all model parts, but part 1 differs"),
+    "a part of another data type": (model(lambda m: m.update({BIAS: m[BIAS].half()}), PART1), f"`{BIAS}` must have one data type in all model parts, but has torch.float16 and torch.float32"),
     "mixed suffixes": (renamed(PART1, "reshard-model_part-1-shard0.pt"), "which are of two"),
 }  # fmt: skip
 
@@ -120,6 +122,7 @@ IN_SHARDS: dict[str, tuple[Spoil, str]] = {
     "shards of two runs": (metadata(lambda d: d.update(names=d["names"][::-1], shapes=d["shapes"][::-1], numels=d["numels"][::-1])), "is another in each"),
     "flat parameter missing": (model(lambda m: m.pop("decoder.layers.1.flat_param_0"), SHARD1), "`decoder.layers.1.flat_param_0` is missing"),
     "flat parameter unknown": (model(lambda m: m.update(more=torch.ones(1)), SHARD1), "`more` is unknown"),
+    "flat parameter of another data type": (model(lambda m: m.update(flat_param_0=m["flat_param_0"].half()), SHARD1), "`flat_param_0` must be flat and of one data type in all shards"),
     "whole tensors": (model(whole_tensors, SHARD0), "must hold flattened parameters"),
 }  # fmt: skip
 
