@@ -32,7 +32,7 @@ def edit(change: Callable[[dict[str, Any]], Any], name: str = "reshard.pt") -> S
     return spoil
 
 
-def model(change: Callable[[forms.Weights], Any], name: str = "reshard.pt") -> Spoil:
+def model(change: Callable[[dict[str, Any]], Any], name: str = "reshard.pt") -> Spoil:
     return edit(lambda state: change(state["model"]), name)
 
 
