@@ -18,17 +18,13 @@ import torch
 from fairseq.data import Dictionary
 from torch import nn
 
-from metaseq_plugin.checkpoint.convert import (
-    check_dictionary_size,
-    complete_config,
-    expected_shapes,
-    find_data,
-)
 from metaseq_plugin.checkpoint.fairseq_state import exists, read_checkpoint
 from metaseq_plugin.checkpoint.files import HF_CONFIG, read_json
 from metaseq_plugin.checkpoint.hf_config import from_hf_config, vocab_size_of
 from metaseq_plugin.checkpoint.hf_weights import read_weights
 from metaseq_plugin.checkpoint.names import EMBEDDING, check_tensors, rename_to_fairseq
+from metaseq_plugin.checkpoint.sources import complete_config, expected_shapes, find_data
+from metaseq_plugin.checkpoint.targets import check_dictionary_size
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, Tokenizer
 from metaseq_plugin.data.tokenizers import from_folder, has_tokenizer

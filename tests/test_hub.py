@@ -7,11 +7,11 @@ import pytest
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
-from metaseq_plugin.checkpoint.convert import to_hf_folder
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.byte_level_bpe import train_byte_level_bpe
 from metaseq_plugin.data.tokenizers import from_folder
 from metaseq_plugin.hub import OPT
+from tests.checkpoint.folders import run_convert
 from tests.fairseq_runs import train, write_data, write_split
 
 VOCAB_SIZE = 40
@@ -53,7 +53,7 @@ PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16], [2, 8]]
 
 
 def test_every_source_gives_the_same_model(run: Path, opt: OPT, tmp_path: Path) -> None:
-    to_hf_folder(run, tmp_path / "hf", None, None, 10**9)
+    run_convert(run, tmp_path / "hf", "--to", "hf")
     expected = opt.generate(PROMPTS, 8, min_new_tokens=8, temperature=0.0)
     for path in (run / "checkpoint_best.pt", run / "checkpoint_last.pt", tmp_path / "hf"):
         found = OPT.from_pretrained(path, device="cpu", dtype="float32")

@@ -1,1 +1,1 @@
-"""Checkpoint names and formats: fairseq's and Hugging Face's, and the way between them."""
+"""Checkpoint names and formats: fairseq's, Hugging Face's and metaseq's, and the way between them."""

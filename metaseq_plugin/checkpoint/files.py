@@ -22,6 +22,7 @@ from metaseq_plugin.compat.errors import UserError
 # What a folder made by `metaseq convert` holds, so that --overwrite deletes nothing else.
 FAIRSEQ_CHECKPOINT = "checkpoint.pt"
 HF_CONFIG = "config.json"
+METASEQ_FILES = "reshard*.pt"
 
 
 def read_torch(path: Path) -> Any:
@@ -34,7 +35,7 @@ def read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def read_safetensors(path: Path) -> Dict[str, Tensor]:
@@ -48,7 +49,7 @@ def read_safetensors(path: Path) -> Dict[str, Tensor]:
         with safe_open(path, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def read_json(path: Path) -> Dict[str, Any]:
@@ -61,7 +62,7 @@ def read_json(path: Path) -> Dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not isinstance(content, dict):
         raise UserError(
             f"{path} must hold a JSON object, but holds a {type(content).__name__}. Fetch it again."
@@ -82,7 +83,8 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} must not be empty, but has 0 bytes. Copy or write it again.")
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def unreadable(path: Path, error: Exception) -> UserError:
+    """The error to raise where ``error`` says that a file is damaged or of another kind."""
     reason = str(error).strip().split("\n")[0].rstrip(".")[:200]
     return UserError(
         f"{path} must be a complete, readable {path.suffix} file, but is not ({reason}). "
@@ -104,10 +106,10 @@ def check_destination(dst: Path, src: Path, overwrite: bool) -> None:
         raise UserError(
             f"DST must not exist yet, but {dst} does. Set another, or replace it with --overwrite."
         )
-    if not any((dst / name).is_file() for name in (FAIRSEQ_CHECKPOINT, HF_CONFIG)):
+    if not any(any(dst.glob(name)) for name in (FAIRSEQ_CHECKPOINT, HF_CONFIG, METASEQ_FILES)):
         raise UserError(
-            f"`--overwrite` must replace a converted model, but {dst} holds neither "
-            f"{FAIRSEQ_CHECKPOINT} nor {HF_CONFIG}. Delete the folder yourself, or set another."
+            f"`--overwrite` must replace a converted model, but {dst} holds no {FAIRSEQ_CHECKPOINT}, "
+            f"{HF_CONFIG} or {METASEQ_FILES}. Delete the folder yourself, or set another."
         )
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from metaseq_plugin.checkpoint.files import read_json, read_safetensors, read_torch, write_json
+from metaseq_plugin.checkpoint.tensors import Tensors
 from metaseq_plugin.compat.errors import UserError
 
 SAFETENSORS = "model.safetensors"
@@ -75,15 +76,12 @@ def _read_shards(folder: Path, index: Path) -> Dict[str, Tensor]:
     return tensors
 
 
-def plan_shards(
-    tensors: Mapping[str, Tensor], dtype: Optional[torch.dtype], max_bytes: int
-) -> List[List[str]]:
+def plan_shards(tensors: Mapping[str, Tensor], max_bytes: int) -> List[List[str]]:
     """Names by file: in order, each file at most ``max_bytes`` unless one tensor alone is larger."""
     shards: List[List[str]] = [[]]
     used = 0
     for name, tensor in tensors.items():
-        itemsize = (dtype or tensor.dtype).itemsize
-        size = tensor.numel() * itemsize
+        size = tensor.numel() * tensor.element_size()
         if shards[-1] and used + size > max_bytes:
             shards.append([])
             used = 0
@@ -92,15 +90,12 @@ def plan_shards(
     return shards
 
 
-def write_weights(
-    folder: Path, tensors: Mapping[str, Tensor], dtype: Optional[torch.dtype], max_bytes: int
-) -> List[str]:
+def write_weights(folder: Path, tensors: Tensors, max_bytes: int) -> List[str]:
     """Write tensors, named as Hugging Face has them, into ``folder``; the names of the files.
 
-    Args:
-        dtype: convert to it; None keeps each tensor's own. Only one file's tensors are ever held.
+    Only one file's tensors are ever held.
     """
-    shards = plan_shards(tensors, dtype, max_bytes)
+    shards = plan_shards(tensors.twins, max_bytes)
     stem, suffix = SAFETENSORS.rsplit(".", 1)
     files: List[str] = []
     weight_map: Dict[str, str] = {}
@@ -111,7 +106,7 @@ def write_weights(
             if len(shards) == 1
             else f"{stem}-{number:05d}-of-{len(shards):05d}.{suffix}"
         )
-        held = {name: cast(name, tensors[name], dtype) for name in names}
+        held = {name: cast(name, tensors[name], None) for name in names}
         path = folder / file_name
         path.touch()
         mode = path.stat().st_mode  # as the user's umask has it; save_file would make it private

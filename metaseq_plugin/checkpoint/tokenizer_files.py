@@ -4,6 +4,9 @@ A data folder of ours holds ``dict.txt`` and either ``vocab.json`` with ``merges
 or ``sentencepiece.model``. A Hugging Face OPT folder holds ``vocab.json`` with ``merges.txt``, or the
 same inside ``tokenizer.json``. Token ids are the same numbers on both sides: ``dict.txt`` lists from
 id 4 on what ``vocab.json`` calls by id, and the first four are fairseq's own.
+
+A folder of metaseq's has ``gpt2-vocab.json`` with ``gpt2-merges.txt``, and these number the tokens; its
+``dict.txt`` only gives their count to old versions, so it is not looked at where these are.
 """
 
 import json
@@ -24,6 +27,8 @@ from metaseq_plugin.data.tokenizer_base import SPECIAL_SYMBOLS as SPECIALS
 
 HF_TOKENIZER = "tokenizer.json"
 HF_ADDED = "added_tokens.json"
+METASEQ_VOCAB = "gpt2-vocab.json"
+METASEQ_MERGES = "gpt2-merges.txt"
 
 
 class BytePairs(NamedTuple):
@@ -41,13 +46,21 @@ def read_byte_pairs(folder: Path) -> Optional[BytePairs]:
         UserError: files that cannot be read, or whose first four tokens are not fairseq's.
     """
     added: Dict[str, int] = {}
-    if (folder / VOCAB).is_file() and (folder / MERGES).is_file():
-        vocab = read_json(folder / VOCAB)
-        lines = (folder / MERGES).read_text(encoding="utf-8").split("\n")
+    pair = next(
+        (
+            pair
+            for pair in ((VOCAB, MERGES), (METASEQ_VOCAB, METASEQ_MERGES))
+            if all((folder / name).is_file() for name in pair)
+        ),
+        None,
+    )
+    if pair is not None:
+        source = folder / pair[0]
+        vocab = read_json(source)
+        lines = (folder / pair[1]).read_text(encoding="utf-8").split("\n")
         merges = [line for line in lines if line and not line.startswith("#version")]
         if (folder / HF_ADDED).is_file():
             added = read_json(folder / HF_ADDED)
-        source = folder / VOCAB
     elif (folder / HF_TOKENIZER).is_file():
         source = folder / HF_TOKENIZER
         content = read_json(source)
@@ -120,7 +133,7 @@ def _fillers(used: Mapping[str, int]) -> Iterator[str]:
 
 def fairseq_tokenizer(source: Path, folder: Path, vocab_size: int) -> str:
     """Write dict.txt and the tokenizer files of ``source`` to ``folder``; what was done, in words."""
-    if (source / DICT).is_file():
+    if (source / DICT).is_file() and not (source / METASEQ_VOCAB).is_file():
         copied = _copy(source, folder, (DICT, VOCAB, MERGES, SENTENCEPIECE))
         return f"{', '.join(copied)} copied from {source}"
     tokenizer = read_byte_pairs(source)
@@ -137,11 +150,13 @@ def fairseq_tokenizer(source: Path, folder: Path, vocab_size: int) -> str:
     return f"{DICT}, {VOCAB} and {MERGES} of {len(vocab):,} tokens"
 
 
-def hf_tokenizer(source: Path, folder: Path, ids: Mapping[str, int], longest_input: int) -> str:
-    """Write the tokenizer files of data folder ``source`` as Hugging Face reads them.
+def hf_tokenizer(
+    source: Path, folder: Path, ids: Optional[Mapping[str, int]], longest_input: int
+) -> str:
+    """Write the tokenizer files of ``source`` as Hugging Face reads them.
 
     Args:
-        ids: the dictionary of ``source``: symbol to id.
+        ids: of a data folder of ours, the dictionary: symbol to id.
         longest_input: in tokens.
 
     Raises:
@@ -149,19 +164,8 @@ def hf_tokenizer(source: Path, folder: Path, ids: Mapping[str, int], longest_inp
     """
     tokenizer = read_byte_pairs(source)
     if tokenizer is None:
-        copied = _copy(source, folder, (DICT, SENTENCEPIECE))
-        return (
-            f"{', '.join(copied)} copied from {source}; Hugging Face has no tokenizer for them, so "
-            "encode with this package"
-        )
-    for token, index in tokenizer.vocab.items():
-        found = ids.get(symbol_of(token, index))
-        if found != index:
-            raise UserError(
-                f"{DICT} must number tokens as {VOCAB} does, but in {source} `{token}` is "
-                f"{found} in one and {index} in the other. Set --data to the folder that the "
-                "model was trained with."
-            )
+        return _copied_for_us(source, folder, "Hugging Face")
+    _check_ids(tokenizer, ids, source)
     _write_byte_pairs(folder, tokenizer.vocab, tokenizer.merges)
     names = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
     write_json(folder / "special_tokens_map.json", dict(names))
@@ -177,15 +181,58 @@ def hf_tokenizer(source: Path, folder: Path, ids: Mapping[str, int], longest_inp
     return f"{VOCAB} and {MERGES} of {len(tokenizer.vocab):,} tokens, for GPT2Tokenizer"
 
 
+def metaseq_tokenizer(
+    source: Path, folder: Path, vocab_size: int, ids: Optional[Mapping[str, int]]
+) -> str:
+    """Write the tokenizer files of ``source`` under metaseq's names; ``ids`` as above."""
+    tokenizer = read_byte_pairs(source)
+    if tokenizer is None:
+        return _copied_for_us(source, folder, "metaseq")
+    _check_ids(tokenizer, ids, source)
+    vocab = complete_vocab({**tokenizer.vocab, **tokenizer.added}, vocab_size)
+    write_dictionary(folder / DICT, vocab, vocab_size)
+    _write_byte_pairs(folder, vocab, tokenizer.merges, METASEQ_VOCAB, METASEQ_MERGES)
+    return f"{DICT}, {METASEQ_VOCAB} and {METASEQ_MERGES} of {len(vocab):,} tokens"
+
+
+def _copied_for_us(source: Path, folder: Path, whose: str) -> str:
+    copied = _copy(source, folder, (DICT, SENTENCEPIECE))
+    if not copied:
+        return f"none found in {source}; set --data to the folder that holds it"
+    return (
+        f"{', '.join(copied)} copied from {source}; {whose} has no tokenizer for them, so "
+        "encode with this package"
+    )
+
+
+def _check_ids(tokenizer: BytePairs, ids: Optional[Mapping[str, int]], source: Path) -> None:
+    if ids is None:
+        return
+    for token, index in tokenizer.vocab.items():
+        found = ids.get(symbol_of(token, index))
+        if found != index:
+            raise UserError(
+                f"{DICT} must number tokens as {VOCAB} does, but in {source} `{token}` is "
+                f"{found} in one and {index} in the other. Set --data to the folder that the "
+                "model was trained with."
+            )
+
+
 def write_generation_config(folder: Path) -> None:
     """Which tokens begin, end and pad a text, for Hugging Face's ``generate()``."""
     write_json(folder / "generation_config.json", {"_from_model_config": True, **GENERATION})
 
 
-def _write_byte_pairs(folder: Path, vocab: Mapping[str, int], merges: List[str]) -> None:
-    (folder / VOCAB).write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+def _write_byte_pairs(
+    folder: Path,
+    vocab: Mapping[str, int],
+    merges: List[str],
+    vocab_name: str = VOCAB,
+    merges_name: str = MERGES,
+) -> None:
+    (folder / vocab_name).write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *merges]
-    (folder / MERGES).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / merges_name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> List[str]:

@@ -142,7 +142,7 @@ TO_FAIRSEQ: dict[str, tuple[Callable[[Made], None], str]] = {
     "fewer layers said": (config_field("num_hidden_layers", 2), "has the unknown `decoder.layers.2.fc1.bias`"),
     "config cut off": (content("config.json", lambda raw: raw[:40]), "config.json must be a complete, readable .json file"),
     "config a list": (content("config.json", lambda raw: b"[]"), "config.json must hold a JSON object, but holds a list"),
-    "no config": (delete("config.json"), "must be a Hugging Face folder with config.json.* set --to hf"),
+    "no config": (delete("config.json"), "must be a Hugging Face folder with config.json or hold a checkpoint"),
     "no weights": (delete("model.safetensors"), "must hold model.safetensors or pytorch_model.bin"),
     "tensor missing": (weights(lambda t: t.pop(Q)), f"lacks `{OURS_Q}`"),
     "tensor extra": (weights(lambda t: t.update({"score.weight": torch.ones(2)})), "has the unknown `score.weight`"),
@@ -162,7 +162,7 @@ TO_HF: dict[str, tuple[Callable[[Made], None], str]] = {
     **{f"checkpoint {how}": (content("checkpoint.pt", cut), "checkpoint.pt must") for how, cut in DIES.items()},
     "only weights": (state(lambda s: s.pop("model")), "must be a fairseq checkpoint with the keys cfg and model"),
     "no settings": (state(lambda s: s.pop("cfg")), "must be a checkpoint of --arch opt"),
-    "other model": (state(lambda s: s["cfg"]["model"].update(_name="transformer_lm")), "is of transformer_lm"),
+    "other model": (state(lambda s: s["cfg"]["model"].update(_name="lstm_lm")), "is of lstm_lm"),
     "no embedding": (state(lambda s: s["model"].pop("decoder.embed_tokens.weight")), "lacks `decoder.embed_tokens.weight`"),
     "tensor missing": (state(lambda s: s["model"].pop(OURS_Q)), f"lacks `{OURS_Q}`"),
     "tensor extra": (state(lambda s: s["model"].update(more=torch.ones(1))), "has the unknown `more`"),
@@ -196,8 +196,8 @@ def test_checkpoint_refused(made: Made, tmp_path: Path, name: str) -> None:
 
 USES: dict[str, tuple[Callable[[Made], tuple], str]] = {
     "SRC missing": (lambda m: ("nowhere", "new", "--to", "hf"), "SRC must exist, but nowhere does not"),
-    "SRC of the other kind": (lambda m: (m.hf, "new", "--to", "hf"), "must hold one of checkpoint_best.pt"),
-    "SRC already fairseq": (lambda m: (m.checkpoint, "new", "--to", "fairseq"), "For a fairseq checkpoint set --to hf"),
+    "SRC already hf": (lambda m: (m.hf, "new", "--to", "hf"), "is of hf already. Set --to fairseq or --to metaseq"),
+    "SRC already fairseq": (lambda m: (m.checkpoint, "new", "--to", "fairseq"), "is of fairseq already. Set --to hf or --to metaseq"),
     "DST exists": (lambda m: (m.hf, m.ours, "--to", "fairseq"), "DST must not exist yet, but .* --overwrite"),
     "DST is SRC": (lambda m: (m.hf, m.hf, "--to", "fairseq", "--overwrite"), "DST must not be SRC"),
     "DST holds SRC": (lambda m: (m.hf, m.hf.parent, "--to", "fairseq", "--overwrite"), "DST must not be SRC or a folder around it"),
@@ -207,6 +207,10 @@ USES: dict[str, tuple[Callable[[Made], tuple], str]] = {
     "data without dictionary": (lambda m: (m.ours, "new", "--to", "hf", "--data", m.hf), "must hold dict.txt"),
     "size in words": (lambda m: (m.ours, "new", "--to", "hf", "--max-shard-size", "big"), "`--max-shard-size` must be a size"),
     "size of nothing": (lambda m: (m.ours, "new", "--to", "hf", "--max-shard-size", "0"), "`--max-shard-size` must be a size"),
+    "parts for fairseq": (lambda m: (m.hf, "new", "--to", "fairseq", "--model-parallel-size", "2"), "`--model-parallel-size` must come with --to metaseq"),
+    "shards for hf": (lambda m: (m.ours, "new", "--to", "hf", "--num-shards", "2"), "`--num-shards` must come with --to metaseq"),
+    "no parts": (lambda m: (m.ours, "new", "--to", "metaseq", "--model-parallel-size", "0"), "`--model-parallel-size` must be at least 1"),
+    "heads do not divide": (lambda m: (m.ours, "new", "--to", "metaseq", "--model-parallel-size", "3"), "must divide the model's 4 attention heads, but is 3. Set one of 1, 2, 4"),
     "size for fairseq": (lambda m: (m.hf, "new", "--to", "fairseq", "--max-shard-size", "1GB"), "`--max-shard-size` must come with --to hf"),
 }  # fmt: skip
 
@@ -241,7 +245,7 @@ def test_weights_too_large_for_dtype(made: Made, tmp_path: Path) -> None:
 
 def test_parts_without_manifest(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint_last-shard0.pt").touch()
+    torch.save({"model": {}, "cfg": {}}, tmp_path / "run" / "checkpoint_last-shard0.pt")
     with pytest.raises(UserError, match=r"the manifest checkpoint_last\.manifest\.json is missing"):
         run_convert(tmp_path / "run", tmp_path / "new", "--to", "hf")
 
