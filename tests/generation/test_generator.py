@@ -91,7 +91,7 @@ def test_greedy_is_the_argmax_of_full_forward_passes(kind: str) -> None:
             tokens.append(token)
 
 
-@pytest.mark.parametrize(("kind", "std"), [("pre-norm", 0.4), ("350m", 0.1)])
+@pytest.mark.parametrize(("kind", "std"), [("pre-norm", 0.4), ("350m", 0.07)])
 def test_greedy_is_hugging_faces_token_for_token(kind: str, std: float) -> None:
     model = tiny_model(std=std, kind=kind)
     theirs = hf_twin(model.decoder, config(**KINDS[kind]))
