@@ -122,7 +122,12 @@ def _enter_input(region: Region, module: nn.Module, args: Tuple[Any, ...]) -> Tu
 
 
 def _enter_output(region: Region, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    return region.enter(output)
+    """``enter`` for the features, which FSDP2 wants to be no view of anything."""
+    if region.cuts_tokens:
+        return region.enter(output)
+    if output.requires_grad:
+        output.register_hook(region.summed)  # nothing but the loss takes them
+    return output
 
 
 def _own_tokens(region: Region, module: nn.Module, args: Tuple[Tensor]) -> Tuple[Tensor]:
@@ -137,11 +142,13 @@ def _with_even_tokens(decoder: Any, multiple: int) -> Callable[..., Any]:
     """
     forward = decoder.forward
 
-    def with_even_tokens(tokens: Tensor, *args: Any, **kwargs: Any) -> Tuple[Tensor, Any]:
+    def with_even_tokens(tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
         missing = -tokens.size(1) % multiple
-        padded = F.pad(tokens, (0, missing), value=decoder.padding_idx) if missing else tokens
+        if not missing:
+            return forward(tokens, *args, **kwargs)
+        padded = F.pad(tokens, (0, missing), value=decoder.padding_idx)
         features, extra = forward(padded, *args, **kwargs)
-        return features[:, : tokens.size(1)], extra
+        return features[:, : tokens.size(1)].clone(), extra
 
     return with_even_tokens
 
