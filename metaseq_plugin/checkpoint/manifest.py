@@ -219,6 +219,12 @@ def files_of(name: SetName) -> Tuple[Optional[Manifest], List[Path]]:
     """
     if name.manifest_path.is_file():
         manifest = Manifest.read(name.manifest_path)
+        strangers = [f for f in manifest.files if set_name(Path(f)).stem != name.stem]
+        if strangers:
+            raise UserError(
+                f"{name.manifest_path} must describe the files of {name.stem}, but describes "
+                f"{strangers[0]}. Copy the set again, its manifest included."
+            )
         return manifest, [name.folder / file for file in sorted(manifest.files)]
     files = name.files()
     whole = [path for path in files if path.name in (name.stem, f"{name.stem}.pt")]

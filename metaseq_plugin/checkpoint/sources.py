@@ -70,7 +70,11 @@ def read_model(src: Path, data: Optional[Path] = None, trust_pickle: bool = Fals
         return read_hf(src, data)
     grid = find(src)
     state = read_state(grid[0][0], trust_pickle)
-    if isinstance(state, dict) and "layout" not in state and isinstance(state.get("model"), Mapping):
+    if (
+        isinstance(state, dict)
+        and "layout" not in state
+        and isinstance(state.get("model"), Mapping)
+    ):
         settings = plain_settings((state.get("cfg") or {}).get("model"))
         if is_metaseq(settings or plain_settings(state.get("args")), state["model"]):
             return read_of_metaseq(grid, data, trust_pickle)
