@@ -53,12 +53,23 @@ def one_sentence(rank: Ended, sentence: str) -> None:
     assert "Traceback" not in rank.output
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
+LAYOUTS = {
+    "ddp": (),
+    "fsdp": ("--ddp-backend", "fully_sharded", "--use-sharded-state"),
+    "tp": ("--model-parallel-size", 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "num_ranks"),
+    [("ddp", 2), ("fsdp", 2), ("tp", 2), pytest.param("ddp", 4, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("victim", [0, 1])
-def test_killed_rank(tmp_path: Path, data: Path, num_ranks: int, victim: int) -> None:
+def test_killed_rank(tmp_path: Path, data: Path, layout: str, num_ranks: int, victim: int) -> None:
     prepare = at_update(3, victim, send_myself(signal.SIGKILL))
+    options = (*OPTIONS, *LAYOUTS[layout])
     started = time.monotonic()
-    ranks = train_ranks(num_ranks, data, tmp_path / "run", *OPTIONS, prepare=prepare)
+    ranks = train_ranks(num_ranks, data, tmp_path / "run", *options, prepare=prepare)
     assert time.monotonic() - started < 30
     assert ranks[victim].status == -signal.SIGKILL
     for rank in ranks[:victim] + ranks[victim + 1 :]:
