@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Set up if needed, then every gate: ruff, ruff format, mypy, pytest. The first one that fails ends the run.
 #
-#     bash scripts/test.sh            everything
-#     bash scripts/test.sh --fast     without the tests marked slow
+#     bash scripts/test.sh            what is not marked slow: minutes
+#     bash scripts/test.sh --all      everything, as continuous integration runs it
 #     bash scripts/test.sh ARGS…      further arguments go to pytest
 #
 # The last line is pytest's closing line.
@@ -10,10 +10,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
 
-pytest_args=()
+pytest_args=(-m "not slow")
 for arg in "$@"; do
-    if [ "$arg" = "--fast" ]; then
-        pytest_args+=(-m "not slow")
+    if [ "$arg" = "--all" ]; then
+        pytest_args=("${pytest_args[@]:2}")
     else
         pytest_args+=("$arg")
     fi
