@@ -15,7 +15,7 @@ from metaseq_plugin.criterions import chunked_cross_entropy  # noqa: E402
 from metaseq_plugin.data.bpe import opt_bpe, opt_sentencepiece  # noqa: E402
 from metaseq_plugin.models import opt  # noqa: E402
 from metaseq_plugin.optim import adamw  # noqa: E402
-from metaseq_plugin.tasks import opt_language_modeling  # noqa: E402
+from metaseq_plugin.tasks import opt_dummy_lm, opt_language_modeling  # noqa: E402
 
 register(SetEngine())
 
@@ -24,6 +24,7 @@ __all__ = [
     "chunked_cross_entropy",
     "opt",
     "opt_bpe",
+    "opt_dummy_lm",
     "opt_language_modeling",
     "opt_sentencepiece",
 ]

@@ -120,16 +120,16 @@ TINY = (
 )  # fmt: skip
 
 
-def training_arguments(data: Path, save_dir: Path, *options: Any) -> list[str]:
-    """The command line of ``train``."""
+def training_arguments(data: Optional[Path], save_dir: Path, *options: Any) -> list[str]:
+    """The command line of ``train``; ``data`` is None for a task that needs none."""
     arguments = (
-        data, *TINY, "--criterion", "chunked_cross_entropy", "--optimizer", "adamw",
+        *(() if data is None else (data,)), *TINY, "--criterion", "chunked_cross_entropy", "--optimizer", "adamw",
         "--lr", "0.01", "--clip-norm", "1.0", "--save-dir", save_dir, *options,
     )  # fmt: skip
     return [str(argument) for argument in arguments]
 
 
-def train(data: Path, save_dir: Path, *options: Any, **run_options: Any) -> Ended:
+def train(data: Optional[Path], save_dir: Path, *options: Any, **run_options: Any) -> Ended:
     """``fairseq-train`` of a tiny model with the plugin's criterion and optimizer."""
     save_dir.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(data, save_dir, *options)

@@ -71,7 +71,7 @@ def _wait(processes: list[Any], grace: float) -> bool:
 
 def train_ranks(
     num_ranks: int,
-    data: Path,
+    data: Optional[Path],
     save_dir: Path,
     *options: Any,
     prepare: Optional[Callable[[int], None]] = None,
