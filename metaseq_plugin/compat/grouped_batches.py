@@ -13,9 +13,7 @@ def apply(target: Optional[ModuleType]) -> str:
     original = seams.GroupedIterator
 
     class GroupedIterator(original):  # type: ignore[misc, valid-type]
-        def __new__(
-            cls, iterable: Any, chunk_size: int, skip_remainder_batch: bool = False
-        ) -> Any:
+        def __new__(cls, iterable: Any, chunk_size: int, skip_remainder_batch: bool = False) -> Any:
             if hasattr(iterable, "grouped"):
                 return iterable.grouped(chunk_size, skip_remainder_batch)
             return super().__new__(cls)

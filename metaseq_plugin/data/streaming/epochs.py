@@ -23,6 +23,7 @@ from metaseq_plugin.data.streaming.rounds import Batch, Rounds, RoundsState, Sha
 from metaseq_plugin.data.streaming.shuffling import ShuffleState
 from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Identity, Split
+from metaseq_plugin.data.streaming.tokens import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -113,12 +114,13 @@ class StreamingEpochs(EpochBatchIterating):
         self,
         split: Split,
         share: Share,
+        workers: Workers,
         epoch: int = 1,
         skips: Optional[Skips] = None,
         updates_done: Callable[[], int] = lambda: 0,
         log_interval: int = 0,
     ) -> None:
-        self.split, self.share, self.epoch = split, share, max(epoch, 1)
+        self.split, self.share, self.workers, self.epoch = split, share, workers, max(epoch, 1)
         self.skips, self.updates_done = skips or Skips({}), updates_done
         self.log_interval = log_interval
         self.shuffle = True
@@ -156,7 +158,9 @@ class StreamingEpochs(EpochBatchIterating):
         self.shuffle = shuffle
         state, self._resumed = self._resumed or self._start, None
         self._skipped = self.skips.state()
-        rounds = self.split.rounds(self.epoch, shuffle, self.share, state.shuffle, state.tally)
+        rounds = self.split.rounds(
+            self.epoch, shuffle, self.share, self.workers, state.shuffle, state.tally
+        )
         self._current = EpochBatches(rounds, len(self), self)
         return self._current
 
@@ -176,7 +180,7 @@ class StreamingEpochs(EpochBatchIterating):
             epoch, state, skipped = epoch + 1, self._start, self.skips.state()
         names = self.split.corpora.names
         streaming: StreamingState = {
-            "identity": self.split.identity(),
+            "identity": self.split.identity,
             "shuffle": state.shuffle,
             "seen": named(names, state.tally),
             "seen_before": named(names, tally_before),
@@ -202,7 +206,7 @@ class StreamingEpochs(EpochBatchIterating):
                 )
             return
         state: StreamingState = state_dict["streaming"]
-        check_identity(state["identity"], self.split.identity())
+        check_identity(state["identity"], self.split.identity)
         names, shuffle = self.split.corpora.names, state["shuffle"]
         num_blocks = shuffle["start"]["block"] + shuffle["taken"]
         self._resumed = RoundsState(shuffle, num_blocks, numbers(names, state["seen"]))

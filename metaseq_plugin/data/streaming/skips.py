@@ -35,7 +35,10 @@ class Skips:
 
     def __init__(self, skips: Dict[int, int], update: int = 0, done: int = 0) -> None:
         self.skips = skips
-        self.update, self.done = update, done  # the update that is next, and how much was skipped for it
+        self.update, self.done = (
+            update,
+            done,
+        )  # the update that is next, and how much was skipped for it
 
     def left(self, update: int) -> int:
         """How many updates' batches to go past before ``update``."""

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+from functools import cached_property
 from typing import Dict, Iterator, NamedTuple, Union
 
 import numpy as np
@@ -13,7 +14,7 @@ from metaseq_plugin.data.streaming.order import DocumentOrder
 from metaseq_plugin.data.streaming.packing import Blocks, Packer
 from metaseq_plugin.data.streaming.rounds import Rounds, Share
 from metaseq_plugin.data.streaming.shuffling import ShuffledBlocks, ShuffleState
-from metaseq_plugin.data.streaming.tokens import Range, Tokenised, Workers, ranges
+from metaseq_plugin.data.streaming.tokens import Range, Reader, Tokenised, Workers, ranges
 from metaseq_plugin.data.token_blocks import SampleBreakMode
 
 logger = logging.getLogger(__name__)
@@ -38,18 +39,24 @@ class Split:
     """The documents of a split as rounds of batches.
 
     Args:
-        workers: tokenise; shared between splits.
+        reader: makes tokens of them.
     """
 
-    def __init__(self, corpora: Corpora, settings: Settings, workers: Workers) -> None:
-        self.corpora, self.settings, self.workers = corpora, settings, workers
+    def __init__(self, corpora: Corpora, settings: Settings, reader: Reader) -> None:
+        self.corpora, self.settings, self.reader = corpora, settings, reader
         self.drawn = documents_drawn(
             corpora.names, corpora.num_documents, corpora.num_bytes, settings.mixing
         )
         self._num_named = 0
 
     def rounds(
-        self, epoch: int, shuffles: bool, share: Share, state: ShuffleState, tally: np.ndarray
+        self,
+        epoch: int,
+        shuffles: bool,
+        share: Share,
+        workers: Workers,
+        state: ShuffleState,
+        tally: np.ndarray,
     ) -> Rounds:
         """The rounds of ``epoch`` behind ``state``, up to which ``tally`` (C, 4) was seen."""
         block_size, break_mode, window, seed, _ = self.settings
@@ -57,10 +64,12 @@ class Split:
         window = window if shuffles else 1
         runs = ranges(order, self.corpora, state["start"]["document"])
         ahead_bytes = window * block_size * BYTES_PER_TOKEN
-        tokenised = self.workers.tokenised(runs, ahead_bytes)
+        tokenised = workers.tokenised(runs, ahead_bytes)
         packer = Packer(block_size, break_mode, len(self.drawn), state["start"])
         blocks = Blocks(packer, self._reported(tokenised))
-        return Rounds(blocks, ShuffledBlocks(blocks, window, seed, epoch, state), share, epoch, tally)
+        return Rounds(
+            blocks, ShuffledBlocks(blocks, window, seed, epoch, state), share, epoch, tally
+        )
 
     def _reported(
         self, tokenised: Iterator[tuple[Range, Tokenised]]
@@ -75,11 +84,12 @@ class Split:
                     logger.warning("more bad documents are counted, but not named")
             yield run, tokens
 
+    @cached_property
     def identity(self) -> Identity:
         """All that a state depends on; two splits of one identity give the same samples."""
-        block_size, break_mode, window, seed, mixing = self.settings
+        block_size, break_mode, window, seed, _ = self.settings
         tokenizer = hashlib.sha256()
-        for name, content in sorted(self.workers.reader.tokenizer.files().items()):
+        for name, content in sorted(self.reader.tokenizer.files().items()):
             tokenizer.update(name.encode() + content)
         return {
             "the files of `DATA`": self.corpora.fingerprint(),
@@ -88,7 +98,7 @@ class Split:
             "--sample-break-mode": break_mode.value,
             "--shuffle-window": window,
             "--seed": seed,
-            "--skip-bad-documents": int(self.workers.reader.skips_bad),
+            "--skip-bad-documents": int(self.reader.skips_bad),
             "the documents drawn from each corpus": " ".join(map(str, self.drawn)),
         }
 

@@ -15,6 +15,7 @@ import signal
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import pairwise
 from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple, Optional
 
@@ -66,11 +67,9 @@ def ranges(order: DocumentOrder, corpora: Corpora, first: int) -> Iterator[Range
         places = corpora.places(corpus, document)
         run = np.cumsum(places.size) // RANGE_BYTES
         cuts = [0, *(np.flatnonzero(np.diff(run)) + 1), last - first]
-        for begin, end in zip(cuts, cuts[1:]):
+        for begin, end in pairwise(cuts):
             part = slice(int(begin), int(end))
-            where = Places(
-                places.files, places.file[part], places.start[part], places.size[part]
-            )
+            where = Places(places.files, places.file[part], places.start[part], places.size[part])
             yield Range(first + int(begin), corpus[part], where)
         first = last
 
@@ -204,8 +203,7 @@ class Workers:
                 waiting.append((run, self._submit(run.places)))
                 ahead_bytes += int(run.places.size.sum())
                 while (
-                    len(waiting) > RANGES_AHEAD * self.num_workers
-                    and ahead_bytes > min_ahead_bytes
+                    len(waiting) > RANGES_AHEAD * self.num_workers and ahead_bytes > min_ahead_bytes
                 ):
                     done, future = waiting.popleft()
                     ahead_bytes -= int(done.places.size.sum())
