@@ -16,6 +16,7 @@ from collections import OrderedDict, deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple, Optional
 
@@ -170,17 +171,24 @@ def _tokenise(places: Places) -> Tokenised:
     return _readers[0].tokenise(places)
 
 
+def _shut_down(pool: ProcessPoolExecutor) -> None:
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
 class Workers:
     """``num_workers`` processes around a reader; 0 means this process. One object serves a run."""
 
     def __init__(self, reader: Reader, num_workers: int) -> None:
         self.reader, self.num_workers = reader, num_workers
         self.pool: Optional[ProcessPoolExecutor] = None
+        self._end: Optional[Finalize] = None
 
     def _submit(self, places: Places) -> "Future[Tokenised]":
         if self.pool is None:  # forked late: a run that only validates elsewhere needs none
             context = multiprocessing.get_context("fork")
             self.pool = ProcessPoolExecutor(self.num_workers, context, _start, (self.reader,))
+            # A rank that fairseq spawned waits for its children before Python ends their pool.
+            self._end = Finalize(None, _shut_down, (self.pool,), exitpriority=1)
         return self.pool.submit(_tokenise, places)
 
     def tokenised(
@@ -223,6 +231,6 @@ class Workers:
 
     def close(self) -> None:
         """End the processes."""
-        if self.pool is not None:
-            self.pool.shutdown(wait=True, cancel_futures=True)
-            self.pool = None
+        if self._end is not None:
+            self._end()
+        self.pool, self._end = None, None

@@ -21,7 +21,7 @@ FIRST_WORD = len(SPECIAL_SYMBOLS)
 
 
 class WordTokenizer(Tokenizer):
-    """"3 14 15" is the words 3, 14 and 15, each a token."""
+    """ "3 14 15" is the words 3, 14 and 15, each a token."""
 
     bpe_name = "words"
     file_names = ()
