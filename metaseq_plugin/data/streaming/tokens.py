@@ -187,8 +187,9 @@ class Workers:
         if self.pool is None:  # forked late: a run that only validates elsewhere needs none
             context = multiprocessing.get_context("fork")
             self.pool = ProcessPoolExecutor(self.num_workers, context, _start, (self.reader,))
-            # A rank that fairseq spawned waits for its children before Python ends their pool.
-            self._end = Finalize(None, _shut_down, (self.pool,), exitpriority=1)
+            # A rank that fairseq spawned joins its children at its end, before Python shuts pools
+            # down, and after the queue to them has gone (priority 10).
+            self._end = Finalize(None, _shut_down, (self.pool,), exitpriority=20)
         return self.pool.submit(_tokenise, places)
 
     def tokenised(

@@ -16,6 +16,7 @@ from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from metaseq_plugin.data.token_blocks import SampleBreakMode
 from metaseq_plugin.data.tokenizer_base import PAD, SPECIAL_SYMBOLS, Tokenizer
 
+AS_THEY_ARE = Mixing()
 NUM_WORDS = 50_000
 FIRST_WORD = len(SPECIAL_SYMBOLS)
 
@@ -81,7 +82,7 @@ def write_world(
 def open_split(
     folder: Path,
     break_mode: SampleBreakMode = SampleBreakMode.none,
-    mixing: Mixing = Mixing(),
+    mixing: Mixing = AS_THEY_ARE,
     block_size: int = 16,
     window: int = 8,
     seed: int = 1,
