@@ -178,9 +178,13 @@ def _build(pool: ProcessPoolExecutor, files: Sequence[tuple[Path, Path]]) -> Non
         _write(_index_of(base), fill)
 
 
-def changed(path: Path, before: str, after: str) -> UserError:
-    """The error for a file that is not what it was."""
-    return UserError(
+class ChangedFileError(UserError):
+    """A file is not what it was; no document of it can be trusted."""
+
+
+def changed(path: Path, before: str, after: str) -> ChangedFileError:
+    """The error for a file that had ``before`` and has ``after``."""
+    return ChangedFileError(
         f"A corpus file must not change while it is read, but {path} had {before} and has {after}. "
         "Put it back, or start again from a checkpoint with --reset-dataloader."
     )

@@ -66,7 +66,7 @@ class Split:
         ahead_bytes = window * block_size * BYTES_PER_TOKEN
         tokenised = workers.tokenised(runs, ahead_bytes)
         packer = Packer(block_size, break_mode, len(self.drawn), state["start"])
-        blocks = Blocks(packer, self._reported(tokenised))
+        blocks = Blocks(packer, tokenised if share.rank else self._reported(tokenised))
         return Rounds(
             blocks, ShuffledBlocks(blocks, window, seed, epoch, state), share, epoch, tally
         )

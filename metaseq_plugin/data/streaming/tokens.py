@@ -31,7 +31,7 @@ from metaseq_plugin.data.documents import (
     parse,
 )
 from metaseq_plugin.data.streaming.corpora import Corpora, Places
-from metaseq_plugin.data.streaming.index import changed
+from metaseq_plugin.data.streaming.index import ChangedFileError, changed
 from metaseq_plugin.data.streaming.line_scan import line_number
 from metaseq_plugin.data.streaming.order import DocumentOrder
 from metaseq_plugin.data.tokenizer_base import EOS, Tokenizer
@@ -113,8 +113,7 @@ class Reader:
         if size > MAX_DOCUMENT_BYTES:
             raise UserError(
                 f"A document must have at most {MAX_DOCUMENT_BYTES:,} bytes, but the one at line "
-                f"{line_number(Path(path), start)} of {name} (byte {start}) has {size:,}. Cut it, or "
-                f"set {SKIP_OPTION}."
+                f"{line_number(Path(path), start)} of {name} (byte {start}) has {size:,}. Cut it."
             )
         content = os.pread(self._open(path), size, start)
         if len(content) < size:
@@ -139,6 +138,8 @@ class Reader:
         for number, (file, start, size) in enumerate(rows):
             try:
                 text = self._text(places.files[file], start, size).rstrip()
+            except ChangedFileError:
+                raise
             except UserError as error:
                 if not self.skips_bad:
                     raise UserError(f"{error} Or set {SKIP_OPTION}.") from error

@@ -130,7 +130,7 @@ def test_a_document_of_50_megabytes(tmp_path: Path) -> None:
 def test_a_document_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "MAX_DOCUMENT_BYTES", 100)
     write_jsonl(tmp_path / "train" / "00" / "c.jsonl", ["1", "2 " * 100, "3"])
-    with pytest.raises(UserError, match=r"at most 100 bytes, but the one at line 2 of .* has 214"):
+    with pytest.raises(UserError, match=r"at most 100 bytes, but the one at line 2 of .* has 213"):
         all_targets(tmp_path)
     assert all_targets(tmp_path, skips_bad=True) == [1, 3]
 
