@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, Optional
 
 from fairseq.data import Dictionary, FairseqDataset
+from fairseq.data.iterators import EpochBatchIterating
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from omegaconf import II
@@ -146,9 +147,12 @@ def dictionary_of(tokenizer: Tokenizer) -> Dictionary:
 
 
 def updates_done() -> int:
-    """How many updates fairseq's trainer has made: its own number, which it logs at each."""
-    meter = metrics.get_meter("default", "num_updates")
-    return 0 if meter is None else int(meter.val)
+    """How many updates fairseq's trainer has made: its own number, which it logs at each.
+
+    Not by ``metrics.get_meter``: after a checkpoint is loaded, that looks where nothing is logged.
+    """
+    meters = [found.get("num_updates") for found in metrics.get_active_aggregators()]
+    return next((int(meter.val) for meter in meters if meter is not None), 0)
 
 
 class StreamingSplit(FairseqDataset):
@@ -197,18 +201,37 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
             self.train_epochs = None
         return self.datasets[split]
 
-    def get_batch_iterator(  # type: ignore[override]
+    def get_batch_iterator(
         self,
-        dataset: StreamingSplit,
+        dataset: FairseqDataset,
         max_tokens: Optional[int] = None,
         max_sentences: Optional[int] = None,
+        max_positions: Any = None,
+        ignore_invalid_inputs: bool = False,
+        required_batch_size_multiple: int = 1,
+        seed: int = 1,
         num_shards: int = 1,
         shard_id: int = 0,
         num_workers: int = 0,
         epoch: int = 1,
         **kwargs: Any,
-    ) -> StreamingEpochs:
+    ) -> EpochBatchIterating:
         """Epochs of this rank's batches; for the training split always the same object."""
+        if not isinstance(dataset, StreamingSplit):  # prompts
+            return super().get_batch_iterator(
+                dataset,
+                max_tokens,
+                max_sentences,
+                max_positions,
+                ignore_invalid_inputs,
+                required_batch_size_multiple,
+                seed,
+                num_shards,
+                shard_id,
+                num_workers,
+                epoch,
+                **kwargs,
+            )
         if dataset.trains and self.train_epochs is not None:
             return self.train_epochs
         block_size = dataset.split.settings.block_size

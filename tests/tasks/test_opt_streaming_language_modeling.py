@@ -49,7 +49,8 @@ def test_mistakes_are_refused_in_one_sentence(
 def test_no_tokenizer_is_refused(tmp_path: Path, data: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
-    (bare / "train").symlink_to(data / "train")
+    for name in ("train", "valid"):
+        (bare / name).symlink_to(data / name)
     ended = train(bare, tmp_path, *SHORT)
     assert ended.status == 2
     assert "`--bpe` must be set where `DATA` holds no tokenizer" in ended.last_line

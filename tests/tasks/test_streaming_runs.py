@@ -83,20 +83,9 @@ def test_ranks_take_turns_and_may_change(tmp_path: Path, data: Path) -> None:
 
 
 def test_each_subset_is_validated_and_twice_alike(tmp_path: Path, data: Path) -> None:
+    often = (*OPTIONS, "--validate-interval-updates", 6, "--log-format", "json", "--max-update", 12)
     outputs = [
-        trained(
-            data,
-            tmp_path / name,
-            *OPTIONS,
-            "--max-update",
-            12,
-            "--num-workers",
-            workers,
-            "--validate-interval-updates",
-            6,
-            "--log-format",
-            "json",
-        )  # fmt: skip
+        trained(data, tmp_path / name, *often, "--num-workers", workers)
         for name, workers in (("a", 0), ("b", 2))
     ]
     rows = [

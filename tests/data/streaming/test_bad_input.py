@@ -216,6 +216,11 @@ CHANGES: Dict[str, Any] = {
 }
 
 
+def updates(fleet: Fleet, count: int) -> None:
+    for _ in range(count):
+        fleet.update()
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_file_that_changes_during_the_run(
@@ -231,8 +236,7 @@ def test_a_file_that_changes_during_the_run(
         change, said = CHANGES[name]
         change(tmp_path / "train" / "00" / "a.jsonl")
         with pytest.raises(UserError, match=said):
-            for _ in range(200):
-                fleet.update()
+            updates(fleet, 200)
     finally:
         workers.close()
 
@@ -247,8 +251,5 @@ def test_a_killed_worker_is_told(tmp_path: Path) -> None:
     for pid in list(workers.pool._processes):
         os.kill(pid, 9)
     with pytest.raises(UserError, match="data worker must not be killed"):
-        for _ in range(10_000):
-            fleet.update()
-            if fleet.ranks[0].epoch > 2:
-                break
+        updates(fleet, 10_000)
     workers.close()

@@ -1,5 +1,6 @@
 """Whatever the documents, blocks hold every token once, and are those that ``token_blocks`` finds."""
 
+from itertools import pairwise
 from typing import List, Sequence, Tuple
 
 import numpy as np
@@ -46,7 +47,7 @@ def packed(packer: Packer, sizes: Sequence[int], first: int, cuts: Sequence[int]
     ends = np.concatenate([[0], np.cumsum(counted)])
     edges = sorted({first, len(sizes), *(cut for cut in cuts if first < cut < len(sizes))})
     blocks: List[Block] = []
-    for begin, end in zip(edges, edges[1:]):
+    for begin, end in pairwise(edges):
         is_bad = np.array(sizes[begin:end]) == BAD_DOCUMENT
         run = Tokenised(tokens[ends[begin] : ends[end]], counted[begin:end], is_bad, [])
         packer.add(corpora[begin:end], run)
