@@ -20,6 +20,7 @@ import os
 import random
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -101,7 +102,7 @@ def rate(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[s
     print(f"  JSONL to batches   {num_tokens / min(streamed) / 1e6:6.2f} M tokens/s  ({ratio:.1%})")
     for num_workers in options.workers:
         epochs = stream(folder, tokenizer, num_workers)
-        best = min(seconds(lambda: whole_epoch(epochs)) for _ in range(options.rounds))
+        best = min(seconds(partial(whole_epoch, epochs)) for _ in range(options.rounds))
         epochs.workers.close()
         print(
             f"  {num_workers} workers          {num_tokens / best / 1e6:6.2f} M tokens/s, "

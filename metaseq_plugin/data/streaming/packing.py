@@ -102,8 +102,9 @@ class Packer:
         ended = reached + (int(self.ends[reached]) == end)
         tally = self._tally(ended)
         touched = slice(self.done, reached + 1)
-        parts = np.diff(np.minimum(self.ends[touched], end), prepend=self.at)
-        np.add.at(tally[:, TOKENS], self.corpora[touched], parts)
+        edges = np.concatenate([[self.at], self.ends[touched]])
+        edges[-1] = end
+        np.add.at(tally[:, TOKENS], self.corpora[touched], edges[1:] - edges[:-1])
         tokens = self.tokens[self.at : end + 1].copy()
         self.at, self.done, self.block = end, ended, self.block + 1
         following: Position = {

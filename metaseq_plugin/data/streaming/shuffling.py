@@ -35,7 +35,8 @@ class ShuffledBlocks:
         self._blocks = iter(blocks)
         self.window, self.seed, self.epoch = window, seed, epoch
         self._start, self._taken = state["start"], state["taken"]
-        self._held: list[Block] = []
+        self._held: list[Block] = []  # the window at hand
+        self._ahead: list[Block] = []  # of the next window: one is packed for each that is given
         self._order = np.zeros(0, dtype=np.int64)
 
     def __iter__(self) -> "ShuffledBlocks":
@@ -48,10 +49,12 @@ class ShuffledBlocks:
         self._taken += 1
         if self._taken == len(self._held):
             self._start, self._taken, self._held = self._held[-1].next, 0, []
+        self._ahead.extend(islice(self._blocks, 1))
         return block
 
     def _fill(self) -> None:
-        self._held = list(islice(self._blocks, self.window))
+        rest = islice(self._blocks, self.window - len(self._ahead))
+        self._held, self._ahead = [*self._ahead, *rest], []
         if not self._held:
             raise StopIteration
         number = self._start["block"] // self.window
