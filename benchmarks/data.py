@@ -57,7 +57,8 @@ def write_corpus(folder: Path, documents: List[str], megabytes: int) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True)
-    generator, lines, size = random.Random(0), [], 0
+    generator, size = random.Random(0), 0
+    lines: List[str] = []
     while size < min(PIECE_BYTES, megabytes * MEGABYTE):
         lines.append(json.dumps({"text": generator.choice(documents)}) + "\n")
         size += len(lines[-1])
@@ -89,8 +90,8 @@ def whole_epoch(epochs: StreamingEpochs) -> int:
 def rate(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[str]) -> None:
     folder = options.folder / "rate"
     write_corpus(folder, documents, options.rate_mb)
-    lines = (folder / "train" / "00" / "text.jsonl").read_text().splitlines()
-    texts = [json.loads(line)["text"].rstrip() for line in lines]
+    written = (folder / "train" / "00" / "text.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["text"].rstrip() for line in written]
     num_tokens = sum(map(len, tokenizer.encode_batch(texts)))
     alone, streamed = [], []
     for _ in range(options.rounds):
@@ -120,7 +121,7 @@ def step(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[s
         waits, busy = [], 0.0
         for _ in range(options.steps):
             start = time.perf_counter()
-            batch: Dict[str, Any] = next(batches)  # type: ignore[assignment]
+            batch: Dict[str, Any] = next(batches)
             waits.append(time.perf_counter() - start)
             pause = batch["ntokens"] / options.step_tokens_per_second
             time.sleep(pause)

@@ -184,7 +184,7 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         task.train_epochs = None
         return task
 
-    def load_dataset(  # type: ignore[override]
+    def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
     ) -> StreamingSplit:
         """Index ``split``; only the training split is mixed."""

@@ -11,7 +11,7 @@ The state is in fairseq's ``extra_state["train_iterator"]``, under the key "stre
 
 import logging
 import math
-from typing import Any, Callable, Dict, List, Optional, Tuple, TypedDict, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, TypedDict
 
 import numpy as np
 from fairseq.data.iterators import EpochBatchIterating
@@ -68,7 +68,7 @@ class EpochBatches:
     def __iter__(self) -> "EpochBatches":
         return self
 
-    def __next__(self) -> Union[Batch, List[Batch]]:
+    def __next__(self) -> Any:  # a batch, or once grouped a list of them
         if not self.has_next():
             raise StopIteration
         assert self._ahead is not None

@@ -210,6 +210,7 @@ def indexed(paths: Sequence[Path], cache_dir: Optional[str]) -> list[IndexedFile
 def _build_missing(missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Optional[str]) -> None:
     logger.info(f"indexing {sum(map(len, missing.values())):,} files")
     pool = process_pool(available_cores())
+    folder = None
     try:
         for folder, files in missing.items():
             folder.mkdir(parents=True, exist_ok=True)

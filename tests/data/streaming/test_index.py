@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import numpy as np
 import pytest
@@ -73,7 +73,9 @@ def texts_of(path: Path, cache_dir: str | None = None) -> List[str]:
 def test_packed_files_are_unpacked_once(tmp_path: Path, packing: str) -> None:
     texts = [f"document {number}" for number in range(50)]
     content = write_jsonl(tmp_path / "plain.jsonl", texts).read_bytes()
-    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[packing]
+    pack: Any = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[
+        packing
+    ]
     path = tmp_path / f"c.jsonl{packing}"
     path.write_bytes(pack(content))
     assert texts_of(path) == texts
@@ -141,7 +143,11 @@ def test_builders_that_race_all_get_the_index(tmp_path: Path) -> None:
 
 
 def stop_before_the_end(path: Path) -> None:
-    index.np.save = lambda *_: (Path(path.parent / "reached").touch(), time.sleep(60))
+    def hang(*_: object) -> None:
+        (path.parent / "reached").touch()
+        time.sleep(60)
+
+    index.np.save = hang  # type: ignore[assignment]
     indexed([path], None)
 
 

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import pytest
 
@@ -54,7 +54,9 @@ def test_resume_at_every_boundary(
 ) -> None:
     split = open_split(world, break_mode, WEIGHTS)
     whole = Fleet(split, pools[0], 1, 4)
-    expected, states, epochs = [], [], []
+    expected: List[List[Sample]] = []
+    states: List[str] = []
+    epochs: List[int] = []
     while len(expected) < BOUNDARIES + 2:
         expected.append(whole.update())
         states.append(whole.state())
@@ -185,6 +187,8 @@ def test_what_was_seen_of_each_corpus_is_saved(
     split = open_split(world, mixing=WEIGHTS)
     fleet = Fleet(split, pools[0], ranks, 1)
     tokens = samples = 0
+    state: Dict[str, Any] = {}
+    seen: Dict[str, Dict[str, int]] = {}
     while fleet.epochs[0].has_next():
         update = fleet.update()
         samples += len(update)
