@@ -263,7 +263,12 @@ def adapt_optimizer_name(state: Dict[str, Any], trainer: Any) -> None:
 
 
 def scaled_position(iterator: Dict[str, Any], saved_size: int, size: int) -> Dict[str, Any]:
-    """The data position for ``size`` data-parallel ranks: batches are dealt to them in turn."""
+    """The data position for ``size`` data-parallel ranks: batches are dealt to them in turn.
+
+    A streaming task's position is one of all ranks, and stays as it is.
+    """
+    if "streaming" in iterator:
+        return iterator
     batches = iterator.get("iterations_in_epoch", 0) * saved_size
     position, repeated = divmod(batches, size)
     if repeated:

@@ -55,6 +55,7 @@ SEAMS = (
     Seam("fairseq.data.language_pair_dataset", "after", "numpy_names"),
     Seam("fairseq.data.token_block_dataset", "after", "numpy_names"),
     Seam("fairseq.data.token_block_dataset", "after", "numpy_scalars"),
+    Seam("fairseq.data.iterators", "after", "grouped_batches"),
     Seam("fairseq.data.huffman.huffman_coder", "after", "bitarray_rindex"),
     Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors"),

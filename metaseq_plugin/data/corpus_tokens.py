@@ -138,7 +138,7 @@ def tokenize_chunk(chunk: Chunk, tokenizer_folder: Path, seed: int, path: Path) 
     unfinished.replace(path)
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """Leave Ctrl-C to the parent, and die with it: an orphan would go on holding its lock."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -147,7 +147,7 @@ def _follow_parent() -> None:
 def process_pool(num_workers: int) -> ProcessPoolExecutor:
     """Forked workers: they share what is loaded, and need not import torch again."""
     context = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(num_workers, context, initializer=_follow_parent)
+    return ProcessPoolExecutor(num_workers, context, initializer=follow_parent)
 
 
 def tokenize_corpus(

@@ -12,6 +12,7 @@ user's choice, ``SplitDocuments``.
 
 import json
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Iterable, Iterator, NamedTuple, Optional, Sequence
 
@@ -58,6 +59,11 @@ def document_format(path: Path) -> Optional[str]:
     """ ".txt" or ".jsonl" whether packed or not; None for a file that is neither."""
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     return next((form for form in FORMATS if name.endswith(form)), None)
+
+
+@lru_cache(maxsize=1024)
+def _is_jsonl(path: str) -> bool:
+    return document_format(Path(path)) == ".jsonl"
 
 
 def find_inputs(inputs: Sequence[str], excluded: Iterable[Path]) -> list[Path]:
@@ -227,7 +233,7 @@ def parse(document: RawDocument) -> str:
             f"has the byte 0x{byte:02X}",
             "Convert the file to UTF-8.",
         ) from error
-    if document_format(Path(document.path)) == ".jsonl":
+    if _is_jsonl(document.path):
         return _text_of_record(document, text)
     if "\0" in text:
         remedy = "Leave out binary files; convert UTF-16 to UTF-8."

@@ -1,0 +1,226 @@
+"""Where every document of a corpus file begins, found once and kept.
+
+    .wiki.jsonl.index.npy     int64: FORMAT, size and mtime_ns of wiki.jsonl, then the starts in bytes
+                              of its documents, then its (unpacked) size
+    .books.txt.gz.text        the unpacked copy of a packed file, which random access needs; as large
+                              as the text
+    .index.lock               held while the files of a folder are indexed
+
+They lie beside the file, or in ``--index-cache-dir``, or, where the folder cannot be written, in the
+user's cache folder. The steps:
+(1) take the index that fits the file's size and time, if there is one;
+(2) else wait for the folder's lock, which dies with its owner, look again, and scan the file in parts
+    on all cores;
+(3) write to a temporary name and rename: an index is whole or not there.
+"""
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.compressed import DAMAGED, unpacked
+from metaseq_plugin.data.corpus_tokens import available_cores, process_pool
+from metaseq_plugin.data.documents import document_format, open_input
+from metaseq_plugin.data.streaming.files import readable
+from metaseq_plugin.data.streaming.line_scan import Part, joined, scan
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # raise it when the same file would give another index
+HEADER = 3  # numbers before the first start
+PART_BYTES = 67_108_864
+CACHE_OPTION = "--index-cache-dir"
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
+
+
+class IndexedFile(NamedTuple):
+    """A corpus file that can be read at any document."""
+
+    path: Path  # as the user knows it
+    text: Path  # what is read: the file itself, or its unpacked copy
+    size: int  # of ``text`` when it was indexed, bytes
+    mtime_ns: int
+    starts: np.ndarray  # (documents + 1,) int64, mapped from disk; the last is ``size``
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.starts) - 1
+
+
+def is_packed(path: Path) -> bool:
+    return path.name.lower().endswith((".gz", ".zst"))
+
+
+def cache_names(path: Path, cache_dir: Optional[str]) -> list[Path]:
+    """Where the index of ``path`` may lie, without its ending; the last is where it is made."""
+    beside = path.parent / f".{path.name}"
+    full = str(path.absolute())
+    name = f"{hashlib.sha256(full.encode()).hexdigest()[:16]}.{path.name}"
+    if cache_dir is not None:
+        return [Path(cache_dir) / name]
+    if os.access(path.parent, os.W_OK):
+        return [beside]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [beside, home / "metaseq_plugin" / "index" / name]
+
+
+def _index_of(base: Path) -> Path:
+    return base.with_name(base.name + ".index.npy")
+
+
+def _text_of(path: Path, base: Path) -> Path:
+    return base.with_name(base.name + ".text") if is_packed(path) else path
+
+
+def _load(path: Path, base: Path) -> Optional[IndexedFile]:
+    """The index at ``base`` if it is whole and belongs to ``path`` as it is now."""
+    status = readable(path)
+    text = _text_of(path, base)
+    try:
+        index = np.load(_index_of(base), mmap_mode="r")
+        text_status = text.stat()
+    except (OSError, ValueError, EOFError):
+        return None
+    expected = [FORMAT, status.st_size, status.st_mtime_ns]
+    if len(index) <= HEADER or list(index[:HEADER]) != expected:
+        return None
+    if int(index[-1]) != text_status.st_size:
+        return None
+    return IndexedFile(path, text, text_status.st_size, text_status.st_mtime_ns, index[HEADER:])
+
+
+def find_index(path: Path, cache_dir: Optional[str]) -> Optional[IndexedFile]:
+    """The index of ``path`` if it was made before and still fits."""
+    found = (_load(path, base) for base in cache_names(path, cache_dir))
+    return next((index for index in found if index is not None), None)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone in ``folder``, as far as its file system can say; leftovers of the killed are removed."""
+    with (folder / ".index.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logger.warning(f"{folder} has no locks: several ranks may index the same files")
+        else:
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+        yield
+
+
+def _write(target: Path, fill: Callable[[Path], object]) -> None:
+    """Let ``fill`` write a temporary file, which then takes the name ``target``."""
+    unfinished = target.with_name(f".{target.name.lstrip('.')}.{os.getpid()}.tmp")
+    fill(unfinished)
+    with unfinished.open("rb") as stream:
+        os.fsync(stream.fileno())
+    unfinished.replace(target)
+
+
+def _unpack(path: Path, target: Path) -> None:
+    def fill(unfinished: Path) -> None:
+        with open_input(path) as raw, unfinished.open("wb") as out:
+            shutil.copyfileobj(unpacked(path, raw), out, PART_BYTES // 16)
+
+    try:
+        _write(target, fill)
+    except DAMAGED as error:
+        raise UserError(
+            f"A packed file must be whole, but {path} is not ({error}). Make it again."
+        ) from error
+
+
+def _scan_parts(pool: ProcessPoolExecutor, path: Path, text: Path) -> list["Future[Part]"]:
+    size = text.stat().st_size
+    by_blank_line = document_format(path) == ".txt"
+    return [
+        pool.submit(scan, text, begin, min(begin + PART_BYTES, size), by_blank_line)
+        for begin in range(0, size, PART_BYTES)
+    ]
+
+
+def _build(pool: ProcessPoolExecutor, files: Sequence[tuple[Path, Path]]) -> None:
+    """Index ``files``, pairs of a file and the base name of its index."""
+    before = [readable(path) for path, _ in files]
+    unpacking = [
+        pool.submit(_unpack, path, _text_of(path, base)) for path, base in files if is_packed(path)
+    ]
+    for copy in unpacking:
+        copy.result()
+    scans = [_scan_parts(pool, path, _text_of(path, base)) for path, base in files]
+    for (path, base), status, parts in zip(files, before, scans, strict=True):
+        found = [part.result() for part in parts]
+        starts = joined(found, document_format(path) == ".txt") if found else np.zeros(0, np.int64)
+        after = readable(path)
+        if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+            raise changed(path, f"{status.st_size:,} bytes", f"{after.st_size:,}")
+        header = [FORMAT, status.st_size, status.st_mtime_ns]
+        end = _text_of(path, base).stat().st_size
+        index = np.concatenate([header, starts, [end]]).astype(np.int64)
+
+        def fill(unfinished: Path, index: np.ndarray = index) -> None:
+            with unfinished.open("wb") as stream:
+                np.save(stream, index)
+
+        _write(_index_of(base), fill)
+
+
+class ChangedFileError(UserError):
+    """A file is not what it was; no document of it can be trusted."""
+
+
+def changed(path: Path, before: str, after: str) -> ChangedFileError:
+    """The error for a file that had ``before`` and has ``after``."""
+    return ChangedFileError(
+        f"A corpus file must not change while it is read, but {path} had {before} and has {after}. "
+        "Put it back, or start again from a checkpoint with --reset-dataloader."
+    )
+
+
+def indexed(paths: Sequence[Path], cache_dir: Optional[str]) -> list[IndexedFile]:
+    """The indexes of ``paths``, made where they are missing or old."""
+    found = {path: find_index(path, cache_dir) for path in paths}
+    missing: dict[Path, list[tuple[Path, Path]]] = {}
+    for path in paths:
+        if found[path] is None:
+            base = cache_names(path, cache_dir)[-1]
+            missing.setdefault(base.parent, []).append((path, base))
+    if missing:
+        _build_missing(missing, cache_dir)
+    indexes = [found[path] or find_index(path, cache_dir) for path in paths]
+    for path, index in zip(paths, indexes, strict=True):
+        if index is None:
+            raise changed(path, "an index", "another size or time")
+    return [index for index in indexes if index is not None]
+
+
+def _build_missing(missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Optional[str]) -> None:
+    logger.info(f"indexing {sum(map(len, missing.values())):,} files")
+    pool = process_pool(available_cores())
+    folder = None
+    try:
+        for folder, files in missing.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                # Another rank may have made them while this one waited.
+                _build(pool, [pair for pair in files if find_index(pair[0], cache_dir) is None])
+    except OSError as error:
+        raise UserError(
+            f"`{CACHE_OPTION}` must be a folder that can be written and has room, but "
+            f"{folder} is not ({error.strerror}). Set another one."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,122 @@
+"""Batches, dealt to the data-parallel ranks in rounds: batch b of the epoch goes to rank b mod N.
+
+A rank sees all blocks go by and makes tensors of its own. The state holds whole rounds, so it means
+the same to any number of ranks: it says which blocks of the epoch went by.
+
+B blocks a batch, T tokens of the longest block of a batch (a multiple of 8 where that is shorter than
+the longest allowed).
+"""
+
+from itertools import islice
+from typing import Any, Dict, List, NamedTuple, Sequence
+
+import numpy as np
+import torch
+
+from metaseq_plugin.data.streaming.packing import Block, Blocks
+from metaseq_plugin.data.streaming.shuffling import ShuffledBlocks, ShuffleState
+from metaseq_plugin.data.tokenizer_base import EOS, PAD
+
+WIDTH_MULTIPLE = 8  # tensor cores want it
+EPOCH_BITS = 40  # a block's id is its number, and its epoch above these bits
+
+Batch = Dict[str, Any]  # a sample of fairseq, or {} where a rank gets none
+
+
+class Share(NamedTuple):
+    """How blocks become batches and whose they are."""
+
+    batch_size: int  # B
+    num_ranks: int  # N
+    rank: int
+    block_size: int  # the longest that a block can be, tokens
+
+    @property
+    def blocks_a_round(self) -> int:
+        return self.batch_size * self.num_ranks
+
+
+def collated(blocks: Sequence[Block], epoch: int, block_size: int) -> Batch:
+    """``blocks`` as fairseq's sample: ids (B,), src_tokens and target (B, T), padded on the right."""
+    if not blocks:
+        return {}
+    sizes = [len(block.tokens) - 1 for block in blocks]
+    width = min(-(-max(sizes) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE, max(block_size, *sizes))
+    source = np.full((len(blocks), width), PAD, dtype=np.int64)
+    target = np.full((len(blocks), width), PAD, dtype=np.int64)
+    for row, (block, size) in enumerate(zip(blocks, sizes)):
+        source[row, :size] = block.tokens[:-1]
+        target[row, :size] = block.tokens[1:]
+    numbers = [(epoch << EPOCH_BITS) + block.number for block in blocks]
+    return {
+        "id": torch.tensor(numbers),
+        "nsentences": len(blocks),
+        "ntokens": sum(sizes),
+        "net_input": {
+            "src_tokens": torch.from_numpy(source),
+            "src_lengths": torch.tensor(sizes),
+        },
+        "target": torch.from_numpy(target),
+    }
+
+
+def dummy_batch(block_size: int) -> Batch:
+    """A batch for fairseq to use, and to count as nothing, where a rank has none."""
+    tokens = torch.full((1, block_size), EOS)
+    return {
+        "id": torch.tensor([-1]),
+        "nsentences": 1,
+        "ntokens": block_size,
+        "net_input": {"src_tokens": tokens, "src_lengths": torch.tensor([block_size])},
+        "target": tokens.clone(),
+    }
+
+
+class RoundsState(NamedTuple):
+    """What went by, of all ranks."""
+
+    shuffle: ShuffleState
+    num_blocks: int  # of the epoch
+    tally: np.ndarray  # (C, 4) of these blocks
+
+
+class Rounds:
+    """Iterates over this rank's batches.
+
+    Args:
+        packed: where the blocks come from; it knows what followed the last of them.
+        tally: of the blocks of the epoch that went by before, (C, 4).
+    """
+
+    def __init__(
+        self,
+        packed: Blocks,
+        blocks: ShuffledBlocks,
+        share: Share,
+        epoch: int,
+        tally: np.ndarray,
+    ) -> None:
+        state = blocks.state()
+        self.packed, self.blocks, self.share, self.epoch = packed, blocks, share, epoch
+        self.tally = tally
+        self.num_blocks = state["start"]["block"] + state["taken"]
+
+    def __iter__(self) -> "Rounds":
+        return self
+
+    def __next__(self) -> Batch:
+        batch_size, num_ranks, rank, block_size = self.share
+        dealt: List[Block] = list(islice(self.blocks, batch_size * num_ranks))
+        if not dealt:
+            if self.packed.rest is not None:
+                self.tally, self.packed.rest = self.tally + self.packed.rest, None
+            raise StopIteration
+        for block in dealt:
+            self.tally = self.tally + block.tally
+        self.num_blocks += len(dealt)
+        own = dealt[rank * batch_size : (rank + 1) * batch_size]
+        return collated(own, self.epoch, block_size)
+
+    def state(self) -> RoundsState:
+        """What it takes to go on behind the last round given."""
+        return RoundsState(self.blocks.state(), self.num_blocks, self.tally)

@@ -1,0 +1,54 @@
+"""``--skip-batches``: data that a run is to go past, by the update it would go into.
+
+    --skip-batches 100-200,160    before update 100, go past the batches of 101 updates;
+                                  before update 160, past those of one
+
+This is metaseq's reading: the numbers of updates do not move, the data do. What was skipped for an
+update is part of the state until that update is done, so a restart neither repeats nor forgets it.
+"""
+
+import re
+from typing import Dict, List, Optional
+
+from metaseq_plugin.compat.errors import UserError
+
+OPTION = "--skip-batches"
+
+
+def parse_skips(text: Optional[str]) -> Dict[int, int]:
+    """Update → how many updates' batches to go past before it."""
+    skips: Dict[int, int] = {}
+    for part in (text or "").split(",") if text else []:
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last or first in skips:
+            raise UserError(
+                f"`{OPTION}` must be updates or ranges of updates from 1, each beginning once, but "
+                f"has '{part}'. Set for example 100-200,160."
+            )
+        skips[first] = last - first + 1
+    return skips
+
+
+class Skips:
+    """What is still to be skipped, given how many updates are done."""
+
+    def __init__(self, skips: Dict[int, int], update: int = 0, done: int = 0) -> None:
+        self.skips = skips
+        self.update, self.done = (
+            update,
+            done,
+        )  # the update that is next, and how much was skipped for it
+
+    def left(self, update: int) -> int:
+        """How many updates' batches to go past before ``update``."""
+        if update != self.update:
+            self.update, self.done = update, 0
+        return self.skips.get(update, 0) - self.done
+
+    def skipped_one(self) -> None:
+        self.done += 1
+
+    def state(self) -> List[int]:
+        """What the constructor takes behind ``skips``."""
+        return [self.update, self.done]

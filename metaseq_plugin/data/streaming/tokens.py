@@ -1,0 +1,238 @@
+"""From places in files to tokens, in worker processes, given back in the order of asking.
+
+(1) ``ranges`` cuts the order into runs of documents of about RANGE_BYTES and says where they lie;
+(2) ``Reader.tokenise`` reads, parses and tokenises one run: a pure function of it;
+(3) ``Workers`` does that in processes, or in this one, a bounded number of runs ahead.
+
+A document becomes its tokens and ``</s>``, without ``<s>``; white space at its end is dropped, as
+metaseq drops it, and what is empty then has no tokens at all. A bad document is an error, or, when
+bad ones are to be skipped, has no tokens and a sentence about it.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections import OrderedDict, deque
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import pairwise
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import Iterable, Iterator, NamedTuple, Optional
+
+import numpy as np
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.corpus_tokens import follow_parent, token_dtype
+from metaseq_plugin.data.documents import (
+    BYTE_ORDER_MARK,
+    MAX_DOCUMENT_BYTES,
+    RawDocument,
+    parse,
+)
+from metaseq_plugin.data.streaming.corpora import Corpora, Places
+from metaseq_plugin.data.streaming.index import ChangedFileError, changed
+from metaseq_plugin.data.streaming.line_scan import line_number
+from metaseq_plugin.data.streaming.order import DocumentOrder
+from metaseq_plugin.data.tokenizer_base import EOS, Tokenizer
+
+RANGE_BYTES = 1_048_576
+RANGE_DOCUMENTS = 2_048
+RANGES_AHEAD = 2  # of each worker
+OPEN_FILES = 128  # of each process
+SKIP_OPTION = "--skip-bad-documents"
+
+
+class Range(NamedTuple):
+    """Documents [first, first + D) of the order."""
+
+    first: int
+    corpora: np.ndarray  # (D,)
+    places: Places
+
+
+class Tokenised(NamedTuple):
+    """The tokens of D documents one behind the other."""
+
+    tokens: np.ndarray  # (sum of sizes,) of the narrowest type that holds the dictionary
+    sizes: np.ndarray  # (D,) tokens with </s>; 0 for a document that is empty or bad
+    is_bad: np.ndarray  # (D,)
+    problems: list[str]  # a sentence for each that is bad
+
+
+def ranges(order: DocumentOrder, corpora: Corpora, first: int) -> Iterator[Range]:
+    """All documents of the order from number ``first`` on."""
+    while first < len(order):
+        last = min(first + RANGE_DOCUMENTS, len(order))
+        corpus, document = order.lookup(first, last)
+        places = corpora.places(corpus, document)
+        run = np.cumsum(places.size) // RANGE_BYTES
+        cuts = [0, *(np.flatnonzero(np.diff(run)) + 1), last - first]
+        for begin, end in pairwise(cuts):
+            part = slice(int(begin), int(end))
+            where = Places(places.files, places.file[part], places.start[part], places.size[part])
+            yield Range(first + int(begin), corpus[part], where)
+        first = last
+
+
+class Reader:
+    """Reads and tokenises documents wherever they lie, with a bounded number of open files."""
+
+    def __init__(self, tokenizer: Tokenizer, skips_bad: bool) -> None:
+        self.tokenizer, self.skips_bad = tokenizer, skips_bad
+        self.dtype = token_dtype(len(tokenizer))
+        self.open_files: OrderedDict[str, int] = OrderedDict()
+
+    def _open(self, path: str) -> int:
+        if path in self.open_files:
+            self.open_files.move_to_end(path)
+            return self.open_files[path]
+        if len(self.open_files) >= OPEN_FILES:
+            os.close(self.open_files.popitem(last=False)[1])
+        self.open_files[path] = os.open(path, os.O_RDONLY)
+        return self.open_files[path]
+
+    def _checked(self, files: Iterable[tuple[str, str, int, int]]) -> None:
+        """Raise UserError if a file is not what was indexed."""
+        for name, path, size, mtime_ns in files:
+            try:
+                status = os.stat(path)
+                self._open(path)
+            except OSError as error:
+                raise UserError(
+                    f"A corpus file must stay where it is during a run, but {name} can no longer be "
+                    f"read ({error.strerror}). Put it back and resume from the last checkpoint."
+                ) from error
+            if status.st_size != size:
+                raise changed(Path(name), f"{size:,} bytes", f"{status.st_size:,}")
+            if status.st_mtime_ns != mtime_ns:
+                raise changed(Path(name), "one time of change", "another")
+
+    def _text(self, file: tuple[str, str, int, int], start: int, size: int) -> str:
+        name, path, whole_size, _ = file
+        if size > MAX_DOCUMENT_BYTES:
+            raise UserError(
+                f"A document must have at most {MAX_DOCUMENT_BYTES:,} bytes, but the one at line "
+                f"{line_number(Path(path), start)} of {name} (byte {start}) has {size:,}. Cut it."
+            )
+        content = os.pread(self._open(path), size, start)
+        if len(content) < size:
+            raise changed(Path(name), f"{whole_size:,} bytes", f"fewer than {start + size:,}")
+        if start == 0:
+            content = content.removeprefix(BYTE_ORDER_MARK)
+        # Blank lines behind a document belong to it here; without them error offsets are the same.
+        document = RawDocument(name, 0, start, content.rstrip())
+        try:
+            return parse(document)
+        except UserError:
+            return parse(document._replace(line=line_number(Path(path), start)))
+
+    def tokenise(self, places: Places) -> Tokenised:
+        """The tokens of the documents at ``places``."""
+        self._checked(places.files)
+        texts: list[str] = []
+        kept: list[int] = []
+        problems: list[str] = []
+        is_bad = np.zeros(len(places.file), dtype=bool)
+        rows = zip(places.file.tolist(), places.start.tolist(), places.size.tolist())
+        for number, (file, start, size) in enumerate(rows):
+            try:
+                text = self._text(places.files[file], start, size).rstrip()
+            except ChangedFileError:
+                raise
+            except UserError as error:
+                if not self.skips_bad:
+                    raise UserError(f"{error} Or set {SKIP_OPTION}.") from error
+                problems.append(str(error))
+                is_bad[number] = True
+                continue
+            if text:
+                texts.append(text)
+                kept.append(number)
+        pieces: list[np.ndarray] = []
+        sizes = np.zeros(len(places.file), dtype=np.int64)
+        for number, ids in zip(kept, self.tokenizer.encode_batch(texts), strict=True):
+            pieces += [ids, END]
+            sizes[number] = len(ids) + 1
+        tokens = np.concatenate(pieces) if pieces else np.zeros(0)
+        return Tokenised(tokens.astype(self.dtype), sizes, is_bad, problems)
+
+
+END = np.array([EOS])
+_readers: list[Reader] = []  # a worker process has one
+
+
+def _start(reader: Reader) -> None:
+    follow_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _readers.append(reader)
+
+
+def _tokenise(places: Places) -> Tokenised:
+    return _readers[0].tokenise(places)
+
+
+def _shut_down(pool: ProcessPoolExecutor) -> None:
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Workers:
+    """``num_workers`` processes around a reader; 0 means this process. One object serves a run."""
+
+    def __init__(self, reader: Reader, num_workers: int) -> None:
+        self.reader, self.num_workers = reader, num_workers
+        self.pool: Optional[ProcessPoolExecutor] = None
+        self._end: Optional[Finalize] = None
+
+    def _submit(self, places: Places) -> "Future[Tokenised]":
+        if self.pool is None:  # forked late: a run that only validates elsewhere needs none
+            context = multiprocessing.get_context("fork")
+            self.pool = ProcessPoolExecutor(self.num_workers, context, _start, (self.reader,))
+            # A rank that fairseq spawned joins its children at its end, before Python shuts pools
+            # down, and after the queue to them has gone (priority 10).
+            self._end = Finalize(None, _shut_down, (self.pool,), exitpriority=20)
+        return self.pool.submit(_tokenise, places)
+
+    def tokenised(
+        self, runs: Iterator[Range], min_ahead_bytes: int
+    ) -> Iterator[tuple[Range, Tokenised]]:
+        """Every run with its tokens, in order.
+
+        Args:
+            min_ahead_bytes: of text that may be tokenised before it is asked for; a run or two a
+                worker always are.
+        """
+        if self.num_workers == 0:
+            for run in runs:
+                yield run, self.reader.tokenise(run.places)
+            return
+        waiting: deque[tuple[Range, Future[Tokenised]]] = deque()
+        ahead_bytes = 0
+        try:
+            for run in runs:
+                waiting.append((run, self._submit(run.places)))
+                ahead_bytes += int(run.places.size.sum())
+                while (
+                    len(waiting) > RANGES_AHEAD * self.num_workers and ahead_bytes > min_ahead_bytes
+                ):
+                    done, future = waiting.popleft()
+                    ahead_bytes -= int(done.places.size.sum())
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        except BrokenProcessPool as error:
+            self.pool = None
+            raise UserError(
+                "A data worker must not be killed, but one was; perhaps memory ran out. Resume from "
+                "the last checkpoint, with fewer `--num-workers`: the samples will be the same."
+            ) from error
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._end is not None:
+            self._end()
+        self.pool, self._end = None, None

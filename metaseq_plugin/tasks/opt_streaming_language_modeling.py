@@ -1,0 +1,261 @@
+"""Language modeling on raw JSONL and text, tokenised while it trains.
+
+    fairseq-train DATA --user-dir metaseq_plugin --task opt_streaming_language_modeling \\
+        --arch opt_125m --bpe opt_bpe --opt-bpe-vocab vocab.json --opt-bpe-merges merges.txt \\
+        --train-subset train --valid-subset valid/wiki,valid/books --num-workers 2 …
+
+    DATA/<split>/<shard>/<corpus>.jsonl[.gz|.zst] or .txt    shards 00, 01, …; splits like valid/wiki
+
+``data/streaming/`` does the work and draws how; here are the options, the tokenizer, and the doors
+through which fairseq asks for batches. metaseq's task of this kind is ``streaming_language_modeling``;
+ours has its own name so that both can be installed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional
+
+from fairseq.data import Dictionary, FairseqDataset
+from fairseq.data.iterators import EpochBatchIterating
+from fairseq.logging import metrics
+from fairseq.tasks import register_task
+from omegaconf import II
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data import tokenizers
+from metaseq_plugin.data.streaming.corpora import open_corpora
+from metaseq_plugin.data.streaming.epochs import StreamingEpochs
+from metaseq_plugin.data.streaming.mixing import Mixing, MixingUnit, check_mixing, parse_weights
+from metaseq_plugin.data.streaming.rounds import Share
+from metaseq_plugin.data.streaming.skips import Skips, parse_skips
+from metaseq_plugin.data.streaming.split import Settings, Split
+from metaseq_plugin.data.streaming.tokens import Reader, Workers
+from metaseq_plugin.data.tokenizer_base import SPECIAL_SYMBOLS, Tokenizer
+from metaseq_plugin.tasks.opt_language_modeling import (
+    OPTLanguageModelingConfig,
+    OPTLanguageModelingTask,
+    check_config,
+)
+
+
+@dataclass
+class OPTStreamingLanguageModelingConfig(OPTLanguageModelingConfig):
+    """What is streamed, in which order and mixture."""
+
+    # How the corpora of the training split are mixed.
+    multicorpus_sampling_alpha: float = field(
+        default=1.0,
+        metadata={
+            "help": "a corpus's share is in proportion to its size to this power: 1 takes the "
+            "corpora as they are, 0 makes them equal"
+        },
+    )
+    multicorpus_sampling_maximum: Optional[float] = field(
+        default=None, metadata={"help": "largest size, in mixing units, that a corpus counts with"}
+    )
+    corpus_weights: Optional[str] = field(
+        default=None,
+        metadata={"help": "shares by name instead, in any proportion: wiki=1,books=2"},
+    )
+    mixing_unit: MixingUnit = field(
+        default=MixingUnit.documents,
+        metadata={
+            "help": "what sizes and shares of corpora count: documents or bytes of the files"
+        },
+    )
+
+    # How it is read.
+    shuffle_window: int = field(
+        default=512,
+        metadata={
+            "help": "blocks that are shuffled among each other, so that those of one long document "
+            "do not follow each other; 1: none"
+        },
+    )
+    index_cache_dir: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "folder for the indexes of the files; default: beside each file, or the user's "
+            "cache folder where that cannot be written"
+        },
+    )
+    skip_bad_documents: bool = field(
+        default=False,
+        metadata={"help": "leave bad documents out, count and name them, instead of stopping"},
+    )
+    skip_batches: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "go past data: 100-200,160 is that of 101 updates before update 100, and of one "
+            "before update 160"
+        },
+    )
+
+    train_subset: str = II("dataset.train_subset")
+    log_interval: int = II("common.log_interval")
+    bpe_options: Any = II("bpe")
+
+
+def check_streaming_config(cfg: OPTStreamingLanguageModelingConfig) -> None:
+    """Refuse settings that no run can use, in one sentence each."""
+    check_config(cfg)
+    check_mixing(mixing_of(cfg))
+    parse_skips(cfg.skip_batches)
+    if cfg.shuffle_window < 1:
+        raise UserError(
+            f"`--shuffle-window` must be at least 1, but is {cfg.shuffle_window}. Set 1 to leave the "
+            "order of blocks as it is."
+        )
+
+
+def mixing_of(cfg: OPTStreamingLanguageModelingConfig) -> Mixing:
+    return Mixing(
+        cfg.multicorpus_sampling_alpha,
+        cfg.multicorpus_sampling_maximum,
+        parse_weights(cfg.corpus_weights),
+        MixingUnit(cfg.mixing_unit),
+    )
+
+
+def open_tokenizer(data: str, bpe: Any) -> Tokenizer:
+    """The tokenizer of ``--bpe`` and its options, or of the files in the data folder."""
+    name = None if bpe is None else bpe["_name"]
+    if name is None:
+        if not tokenizers.has_tokenizer(data):
+            raise UserError(
+                f"`--bpe` must be set where `DATA` holds no tokenizer, but is not, and {data} does "
+                f"not. Set --bpe {tokenizers.BPE_NAMES[0]} --opt-bpe-vocab vocab.json "
+                "--opt-bpe-merges merges.txt, or put these files into it."
+            )
+        return tokenizers.from_folder(data)
+    if name not in tokenizers.BPE_NAMES:
+        raise UserError(
+            f"`--bpe` must be one of {', '.join(tokenizers.BPE_NAMES)} with this task, but is {name}. "
+            "Set one of them."
+        )
+    if name == tokenizers.ByteLevelBPE.bpe_name:
+        return tokenizers.byte_level_bpe(bpe["opt_bpe_vocab"], bpe["opt_bpe_merges"])
+    return tokenizers.sentence_piece(bpe["opt_sentencepiece_model"])
+
+
+def dictionary_of(tokenizer: Tokenizer) -> Dictionary:
+    """fairseq's dictionary with the tokenizer's ids."""
+    dictionary = Dictionary()
+    for symbol in tokenizer.symbols()[len(SPECIAL_SYMBOLS) :]:
+        dictionary.add_symbol(symbol)
+    assert len(dictionary) == len(tokenizer), (len(dictionary), len(tokenizer))
+    return dictionary
+
+
+def updates_done() -> int:
+    """How many updates fairseq's trainer has made: its own number, which it logs at each.
+
+    Not by ``metrics.get_meter``: after a checkpoint is loaded, that looks where nothing is logged.
+    """
+    meters = [found.get("num_updates") for found in metrics.get_active_aggregators()]
+    return next((int(meter.val) for meter in meters if meter is not None), 0)
+
+
+class StreamingSplit(FairseqDataset):
+    """A split under fairseq's name for things that batches come from."""
+
+    def __init__(self, split: Split, trains: bool) -> None:
+        self.split, self.trains = split, trains
+
+
+@register_task("opt_streaming_language_modeling", dataclass=OPTStreamingLanguageModelingConfig)
+class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
+    """``opt_language_modeling`` on text that is tokenised on the way."""
+
+    reader: Reader
+    workers: Dict[int, Workers]  # by how many they are
+    train_epochs: Optional[StreamingEpochs]
+
+    @classmethod
+    def setup_task(
+        cls, cfg: OPTStreamingLanguageModelingConfig, **kwargs: Any
+    ) -> "OPTStreamingLanguageModelingTask":
+        """Check ``cfg`` and open the tokenizer."""
+        check_streaming_config(cfg)
+        assert cfg.data is not None
+        tokenizer = open_tokenizer(cfg.data, cfg.bpe_options)
+        task = cls(cfg, dictionary_of(tokenizer))
+        task.reader = Reader(tokenizer, cfg.skip_bad_documents)
+        task.workers = {}
+        task.train_epochs = None
+        return task
+
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
+    ) -> StreamingSplit:
+        """Index ``split``; only the training split is mixed."""
+        cfg = self.args
+        trains = split == cfg.train_subset
+        block_size = cfg.tokens_per_sample
+        if self.longest_input is not None:  # evaluating a model that was trained on shorter blocks
+            block_size = min(block_size, self.longest_input)
+        mixing = mixing_of(cfg) if trains else Mixing()
+        settings = Settings(block_size, cfg.sample_break_mode, cfg.shuffle_window, cfg.seed, mixing)
+        corpora = open_corpora(cfg.data, split, cfg.index_cache_dir, cfg.skip_bad_documents)
+        self.datasets[split] = StreamingSplit(Split(corpora, settings, self.reader), trains)
+        if trains:
+            self.train_epochs = None
+        return self.datasets[split]
+
+    def get_batch_iterator(
+        self,
+        dataset: FairseqDataset,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        max_positions: Any = None,
+        ignore_invalid_inputs: bool = False,
+        required_batch_size_multiple: int = 1,
+        seed: int = 1,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        **kwargs: Any,
+    ) -> EpochBatchIterating:
+        """Epochs of this rank's batches; for the training split always the same object."""
+        if not isinstance(dataset, StreamingSplit):  # prompts
+            return super().get_batch_iterator(
+                dataset,
+                max_tokens,
+                max_sentences,
+                max_positions,
+                ignore_invalid_inputs,
+                required_batch_size_multiple,
+                seed,
+                num_shards,
+                shard_id,
+                num_workers,
+                epoch,
+                **kwargs,
+            )
+        if dataset.trains and self.train_epochs is not None:
+            return self.train_epochs
+        block_size = dataset.split.settings.block_size
+        batch_size = blocks_a_batch(max_tokens, max_sentences, block_size)
+        if num_workers not in self.workers:
+            self.workers[num_workers] = Workers(self.reader, num_workers)
+        workers = self.workers[num_workers]
+        share = Share(batch_size, num_shards, shard_id, block_size)
+        if not dataset.trains:
+            return StreamingEpochs(dataset.split, share, workers)
+        interval = self.args.log_interval if shard_id == 0 else 0
+        skips = Skips(parse_skips(self.args.skip_batches))
+        self.train_epochs = StreamingEpochs(
+            dataset.split, share, workers, epoch, skips, updates_done, interval
+        )
+        return self.train_epochs
+
+
+def blocks_a_batch(max_tokens: Optional[int], max_sentences: Optional[int], block_size: int) -> int:
+    """Blocks of a batch under ``--max-tokens`` and ``--batch-size``."""
+    if max_tokens is not None and max_tokens < block_size:
+        raise UserError(
+            f"`--max-tokens` must be at least --tokens-per-sample ({block_size}), but is "
+            f"{max_tokens}. Set --batch-size instead, or more."
+        )
+    limits = [max_sentences, None if max_tokens is None else max_tokens // block_size]
+    return min(limit for limit in limits if limit is not None)

@@ -1,0 +1,191 @@
+"""Indexes: right for any bytes, made once, made anew when the file changes, safe under races."""
+
+import gzip
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, List
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.documents import SplitDocuments, parse, read_documents
+from metaseq_plugin.data.streaming import index, line_scan
+from metaseq_plugin.data.streaming.corpora import open_corpora
+from metaseq_plugin.data.streaming.index import cache_names, find_index, indexed
+from metaseq_plugin.data.streaming.line_scan import joined, line_number, scan
+from tests.data.streaming.worlds import write_jsonl
+
+LINES = st.lists(st.sampled_from(["a", "bc", " d", "", " ", "\t\r", "long" * 5]), max_size=30)
+
+
+@settings(deadline=None, max_examples=300)
+@given(LINES, st.booleans(), st.booleans(), st.integers(1, 40), st.integers(1, 40))
+def test_parts_find_what_reading_finds(
+    tmp_path_factory: pytest.TempPathFactory,
+    lines: List[str],
+    ends_with_newline: bool,
+    by_blank_line: bool,
+    part: int,
+    read: int,
+) -> None:
+    """The same documents as ``documents.read_documents``, however the file is cut into parts."""
+    name = "x.txt" if by_blank_line else "x.jsonl"
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(("\n".join(lines) + "\n" * ends_with_newline).encode())
+    size, kept = path.stat().st_size, line_scan.READ_BYTES
+    try:
+        line_scan.READ_BYTES = read
+        parts = [
+            scan(path, begin, min(begin + part, size), by_blank_line)
+            for begin in range(0, size, part)
+        ]
+    finally:
+        line_scan.READ_BYTES = kept
+    starts = joined(parts, by_blank_line).tolist() if parts else []
+    split = SplitDocuments.blank_line if by_blank_line else SplitDocuments.line
+    with path.open("rb") as raw:
+        expected = list(read_documents(path, raw, split))
+    assert starts == [document.offset for document in expected]
+    assert [line_number(path, start) for start in starts] == [d.line for d in expected]
+    content = path.read_bytes()
+    for start, end, document in zip(starts, [*starts[1:], size], expected):
+        assert content[start:end].rstrip() == document.content.rstrip()
+
+
+def texts_of(path: Path, cache_dir: str | None = None) -> List[str]:
+    (file,) = indexed([path], cache_dir)
+    content = file.text.read_bytes()
+    pieces = [content[start:end] for start, end in zip(file.starts, file.starts[1:])]
+    if path.name.startswith("t"):
+        return [piece.decode().rstrip() for piece in pieces]
+    return [json.loads(piece)["text"] for piece in pieces]
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+def test_packed_files_are_unpacked_once(tmp_path: Path, packing: str) -> None:
+    texts = [f"document {number}" for number in range(50)]
+    content = write_jsonl(tmp_path / "plain.jsonl", texts).read_bytes()
+    pack: Any = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[
+        packing
+    ]
+    path = tmp_path / f"c.jsonl{packing}"
+    path.write_bytes(pack(content))
+    assert texts_of(path) == texts
+    copy = tmp_path / f".c.jsonl{packing}.text"
+    assert copy.exists() == bool(packing)
+    made = [p.stat().st_mtime_ns for p in tmp_path.glob(".c*")]
+    assert texts_of(path) == texts
+    assert [p.stat().st_mtime_ns for p in tmp_path.glob(".c*")] == made
+    if packing:
+        copy.write_bytes(b"cut off")
+        assert texts_of(path) == texts
+        path.write_bytes(pack(content)[:-20])
+        with pytest.raises(UserError, match="packed file must be whole"):
+            texts_of(path)
+
+
+def test_an_index_follows_its_file(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", ["one", "two"])
+    assert texts_of(path) == ["one", "two"]
+    write_jsonl(path, ["one", "two", "three"])
+    assert texts_of(path) == ["one", "two", "three"]
+    write_jsonl(path, ["six", "two", "three"])  # of the same size
+    os.utime(path, ns=(1, 1))
+    assert find_index(path, None) is None
+    assert texts_of(path) == ["six", "two", "three"]
+    index_file = tmp_path / ".c.jsonl.index.npy"
+    index_file.write_bytes(index_file.read_bytes()[:-9])  # a copy that was cut off
+    assert texts_of(path) == ["six", "two", "three"]
+    index_file.write_bytes(b"")
+    assert texts_of(path) == ["six", "two", "three"]
+
+
+def test_an_index_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "data" / "c.jsonl", ["one", "two"])
+    assert texts_of(path, str(tmp_path / "cache")) == ["one", "two"]
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["c.jsonl"]
+    assert len(list((tmp_path / "cache").glob("*.index.npy"))) == 1
+    # A folder that cannot be written; access() of root says it can, unless the disk is read-only.
+    monkeypatch.setattr(index.os, "access", lambda where, mode: mode != os.W_OK)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert cache_names(path, None)[-1].is_relative_to(tmp_path / "home")
+    assert texts_of(path) == ["one", "two"]
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["c.jsonl"]
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="`--index-cache-dir` must be a folder that can be written"):
+        texts_of(path, str(tmp_path / "taken"))
+
+
+def build(path: Path, results: "multiprocessing.Queue[int]") -> None:
+    (file,) = indexed([path], None)
+    results.put(file.num_documents)
+
+
+def test_builders_that_race_all_get_the_index(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", ["x"] * 2_000)
+    fork = multiprocessing.get_context("fork")
+    results = fork.Queue()
+    builders = [fork.Process(target=build, args=(path, results)) for _ in range(4)]
+    for builder in builders:
+        builder.start()
+    assert [results.get(timeout=60) for _ in builders] == [2_000] * 4
+    for builder in builders:
+        builder.join()
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def stop_before_the_end(path: Path) -> None:
+    def hang(*_: object) -> None:
+        (path.parent / "reached").touch()
+        time.sleep(60)
+
+    index.np.save = hang  # type: ignore[assignment]
+    indexed([path], None)
+
+
+def test_a_killed_builder_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", ["x"] * 10)
+    builder = multiprocessing.get_context("fork").Process(target=stop_before_the_end, args=(path,))
+    builder.start()
+    while not (tmp_path / "reached").exists():
+        time.sleep(0.01)
+    assert builder.pid is not None
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.join()
+    assert list(tmp_path.glob(".*.tmp"))
+    assert texts_of(path) == ["x"] * 10
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_corpora_are_numbered_through_their_shards(tmp_path: Path) -> None:
+    for shard in range(3):
+        write_jsonl(
+            tmp_path / "train" / f"{shard:02d}" / "b.jsonl", [f"b{shard}{n}" for n in (0, 1)]
+        )
+    write_jsonl(tmp_path / "train" / "01" / "a.jsonl", ["a0", "a1", "a2"])
+    corpora = open_corpora(str(tmp_path), "train", None, False)
+    assert corpora.names == ["a", "b"]
+    assert corpora.num_documents.tolist() == [3, 6]
+    places = corpora.places(np.array([1, 0, 1, 1]), np.array([5, 2, 0, 3]))
+    found = []
+    for file, start, size in zip(places.file, places.start, places.size):
+        content = Path(places.files[file][1]).read_bytes()[start : start + size]
+        found.append(json.loads(content)["text"])
+    assert found == ["b21", "a2", "b00", "b11"]
+    assert corpora.fingerprint() == open_corpora(str(tmp_path), "train", None, False).fingerprint()
+
+
+def test_parse_is_what_prepare_uses() -> None:
+    """One parser for both ways into a model: a change of one is a change of both."""
+    from metaseq_plugin.data import corpus_tokens
+    from metaseq_plugin.data.streaming import tokens
+
+    assert tokens.parse is corpus_tokens.parse is parse

@@ -1,0 +1,104 @@
+"""What the streaming task refuses, and where it takes its tokenizer from."""
+
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+import torch
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.streaming.skips import parse_skips
+from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
+from tests.fairseq_runs import train
+from tests.tasks.streaming_data import STREAMING, write_streaming_data
+
+SHORT = (*STREAMING, "--max-update", 2, "--disable-validation", "--no-save")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_streaming_data(tmp_path_factory.mktemp("streaming") / "data", 20)
+
+
+REFUSED = [
+    (["--shuffle-window", 0], "`--shuffle-window` must be at least 1, but is 0"),
+    (["--corpus-weights", "code=1"], "`--corpus-weights` must name each corpus (code, prose)"),
+    (["--corpus-weights", "code"], "`--corpus-weights` must be name=weight pairs"),
+    (["--multicorpus-sampling-alpha", -1], "`--multicorpus-sampling-alpha` must be at least 0"),
+    (["--multicorpus-sampling-maximum", 0], "`--multicorpus-sampling-maximum` must be above 0"),
+    (["--skip-batches", "5-3"], "`--skip-batches` must be updates or ranges"),
+    (["--bpe", "gpt2"], "`--bpe` must be one of opt_bpe, opt_sentencepiece"),
+    (["--bpe", "opt_bpe"], "`--opt-bpe-vocab` must be set"),
+    (["--max-tokens", 31], "`--max-tokens` must be at least --tokens-per-sample (32), but is 31"),
+    (["--train-subset", "test"], "`DATA` must hold a folder test"),
+    (["--tokens-per-sample", 4096], "`--tokens-per-sample` must be at most"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), REFUSED, ids=lambda value: str(value)[:40])
+def test_mistakes_are_refused_in_one_sentence(
+    tmp_path: Path, data: Path, options: List[Any], said: str
+) -> None:
+    ended = train(data, tmp_path, *SHORT, *options)
+    assert ended.status == 2, ended.output
+    assert ended.last_line.startswith("fairseq-train: error: ")
+    assert said in ended.last_line
+    assert "Traceback" not in ended.output
+
+
+def test_no_tokenizer_is_refused(tmp_path: Path, data: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("train", "valid"):
+        (bare / name).symlink_to(data / name)
+    ended = train(bare, tmp_path, *SHORT)
+    assert ended.status == 2
+    assert "`--bpe` must be set where `DATA` holds no tokenizer" in ended.last_line
+    files = ("--opt-bpe-vocab", data / "vocab.json", "--opt-bpe-merges", data / "merges.txt")
+    ended = train(bare, tmp_path, *SHORT, "--bpe", "opt_bpe", *files)
+    assert ended.status == 0, ended.output
+
+
+def test_bad_data_end_a_run_with_status_2(tmp_path: Path) -> None:
+    data = write_streaming_data(tmp_path / "data", 20)
+    path = data / "train" / "00" / "code.jsonl"
+    path.write_text(path.read_text() + "{}\n")
+    ended = train(data, tmp_path / "run", *SHORT, "--max-update", 99, "--num-workers", 2)
+    assert ended.status == 2, ended.output
+    assert f"Line 11 of '{path}' must be a JSON object" in ended.last_line
+    ended = train(data, tmp_path / "run", *SHORT, "--max-epoch", 1, "--max-update", 0,
+                  "--skip-bad-documents")  # fmt: skip
+    assert ended.status == 0, ended.output
+    assert ", 1 bad" in ended.output
+    assert "left out: Line 11 of" in ended.output
+
+
+def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path, data: Path) -> None:
+    run = tmp_path / "run"
+    options = (*STREAMING, "--disable-validation")
+    assert train(data, run, *options, "--max-update", 2).status == 0
+    path = run / "checkpoint_last.pt"
+    state = torch.load(path, weights_only=False)
+    del state["extra_state"]["train_iterator"]["streaming"]
+    torch.save(state, path)
+    ended = train(data, run, *options, "--max-update", 4)
+    assert ended.status == 2, ended.output
+    assert "trained by another task. Set --reset-dataloader" in ended.last_line
+    assert train(data, run, *options, "--max-update", 4, "--reset-dataloader").status == 0
+
+
+def test_skips_are_parsed() -> None:
+    assert parse_skips("100-200,160") == {100: 101, 160: 1}
+    assert parse_skips(" 7 , 9-9") == {7: 1, 9: 1}
+    assert parse_skips(None) == {}
+    for bad in ("", "0", "5-4", "a", "1,1", "1-2-3", "-3", "1,"):
+        if bad:
+            with pytest.raises(UserError, match="`--skip-batches` must be"):
+                parse_skips(bad)
+
+
+def test_the_smaller_limit_decides() -> None:
+    assert blocks_a_batch(None, 4, 32) == 4
+    assert blocks_a_batch(100, None, 32) == 3
+    assert blocks_a_batch(100, 2, 32) == 2
+    assert blocks_a_batch(64, 4, 32) == 2
