@@ -13,7 +13,11 @@ from metaseq_plugin.criterions import chunked_cross_entropy  # noqa: E402
 from metaseq_plugin.data.bpe import opt_bpe, opt_sentencepiece  # noqa: E402
 from metaseq_plugin.models import opt  # noqa: E402
 from metaseq_plugin.optim import adamw  # noqa: E402
-from metaseq_plugin.tasks import opt_language_modeling, opt_streaming_language_modeling  # noqa: E402
+from metaseq_plugin.tasks import (  # noqa: E402
+    opt_language_modeling,
+    opt_streaming_finetune_language_modeling,
+    opt_streaming_language_modeling,
+)
 
 __all__ = [
     "adamw",
@@ -22,5 +26,6 @@ __all__ = [
     "opt_bpe",
     "opt_language_modeling",
     "opt_sentencepiece",
+    "opt_streaming_finetune_language_modeling",
     "opt_streaming_language_modeling",
 ]
