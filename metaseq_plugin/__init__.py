@@ -18,6 +18,7 @@ from metaseq_plugin.optim import adamw  # noqa: E402
 from metaseq_plugin.tasks import (  # noqa: E402
     opt_dummy_lm,
     opt_language_modeling,
+    opt_streaming_finetune_language_modeling,
     opt_streaming_language_modeling,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "opt_dummy_lm",
     "opt_language_modeling",
     "opt_sentencepiece",
+    "opt_streaming_finetune_language_modeling",
     "opt_streaming_language_modeling",
 ]

@@ -14,12 +14,13 @@ import json
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Iterable, Iterator, NamedTuple, Optional, Sequence
+from typing import BinaryIO, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.compressed import DAMAGED, unpacked
 
 FORMATS = (".txt", ".jsonl")
+TEXT = ("text",)  # the keys of a record, as a rule
 SUFFIXES = tuple(form + packing for form in FORMATS for packing in ("", ".gz", ".zst"))
 # About 4,000 tokens of English: several documents even in a small file, so that some can be held
 # out, and each longer than the context of any OPT.
@@ -221,6 +222,11 @@ def _bad(document: RawDocument, position: int, rule: str, found: str, remedy: st
 
 def parse(document: RawDocument) -> str:
     """The text of ``document``; UserError with file and line if it has none."""
+    return parse_fields(document, TEXT)[0]
+
+
+def parse_fields(document: RawDocument, keys: Sequence[str]) -> List[str]:
+    """The strings under ``keys`` of a JSON record, or all of a document of plain text."""
     content = document.content
     try:
         text = content.decode("utf-8")
@@ -234,30 +240,38 @@ def parse(document: RawDocument) -> str:
             "Convert the file to UTF-8.",
         ) from error
     if _is_jsonl(document.path):
-        return _text_of_record(document, text)
+        return _strings_of_record(document, text, keys)
     if "\0" in text:
         remedy = "Leave out binary files; convert UTF-16 to UTF-8."
         raise _bad(document, content.index(b"\0"), "text", "has a NUL byte", remedy)
-    return text
+    if len(keys) > 1:
+        raise _bad(document, 0, f"JSON with {_quoted(keys)}", "is plain text", "Set JSONL files.")
+    return [text]
 
 
-def _text_of_record(document: RawDocument, line: str) -> str:
-    rule, remedy = 'a JSON object with a string "text"', "Mend or remove the line."
+def _quoted(keys: Sequence[str]) -> str:
+    return " and ".join(f'"{key}"' for key in keys)
+
+
+def _strings_of_record(document: RawDocument, line: str, keys: Sequence[str]) -> List[str]:
+    kind = "a string" if len(keys) == 1 else "strings"
+    rule, remedy = f"a JSON object with {kind} {_quoted(keys)}", "Mend or remove the line."
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise _bad(document, 0, rule, f"is not JSON ({error})", remedy) from error
     if not isinstance(record, dict):
         raise _bad(document, 0, rule, f"is a {type(record).__name__}", remedy)
-    if "text" not in record:
-        keys = ", ".join(list(record)[:5]) or "nothing"
-        raise _bad(document, 0, rule, f'has no "text" (it has {keys[:80]})', remedy)
-    text = record["text"]
-    if not isinstance(text, str):
-        raise _bad(document, 0, rule, f'its "text" is a {type(text).__name__}', remedy)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        found = f'its "text" has the lone surrogate U+{ord(text[error.start]):04X}'
-        raise _bad(document, 0, rule, found, remedy) from error
-    return text
+    for key in keys:
+        if key not in record:
+            names = ", ".join(list(record)[:5]) or "nothing"
+            raise _bad(document, 0, rule, f'has no "{key}" (it has {names[:80]})', remedy)
+        text = record[key]
+        if not isinstance(text, str):
+            raise _bad(document, 0, rule, f'its "{key}" is a {type(text).__name__}', remedy)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            found = f'its "{key}" has the lone surrogate U+{ord(text[error.start]):04X}'
+            raise _bad(document, 0, rule, found, remedy) from error
+    return [record[key] for key in keys]

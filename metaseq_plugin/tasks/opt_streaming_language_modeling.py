@@ -166,6 +166,8 @@ class StreamingSplit(FairseqDataset):
 class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
     """``opt_language_modeling`` on text that is tokenised on the way."""
 
+    reader_class = Reader  # what makes tokens of a document
+
     reader: Reader
     workers: Dict[int, Workers]  # by how many they are
     train_epochs: Optional[StreamingEpochs]
@@ -179,7 +181,7 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         assert cfg.data is not None
         tokenizer = open_tokenizer(cfg.data, cfg.bpe_options)
         task = cls(cfg, dictionary_of(tokenizer))
-        task.reader = Reader(tokenizer, cfg.skip_bad_documents)
+        task.reader = cls.reader_class(tokenizer, cfg.skip_bad_documents)
         task.workers = {}
         task.train_epochs = None
         return task

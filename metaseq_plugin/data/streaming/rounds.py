@@ -45,13 +45,15 @@ def collated(blocks: Sequence[Block], epoch: int, block_size: int) -> Batch:
     source = np.full((len(blocks), width), PAD, dtype=np.int64)
     target = np.full((len(blocks), width), PAD, dtype=np.int64)
     for row, (block, size) in enumerate(zip(blocks, sizes)):
-        source[row, :size] = block.tokens[:-1]
-        target[row, :size] = block.tokens[1:]
+        without_loss = block.tokens < 0  # a source's, see ``tokens.PairReader``
+        tokens = np.where(without_loss, ~block.tokens, block.tokens)
+        source[row, :size] = tokens[:-1]
+        target[row, :size] = np.where(without_loss, PAD, tokens)[1:]
     numbers = [(epoch << EPOCH_BITS) + block.number for block in blocks]
     return {
         "id": torch.tensor(numbers),
         "nsentences": len(blocks),
-        "ntokens": sum(sizes),
+        "ntokens": int(np.count_nonzero(target != PAD)),  # that have a target
         "net_input": {
             "src_tokens": torch.from_numpy(source),
             "src_lengths": torch.tensor(sizes),

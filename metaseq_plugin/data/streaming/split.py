@@ -99,6 +99,7 @@ class Split:
             "--shuffle-window": window,
             "--seed": seed,
             "--skip-bad-documents": int(self.reader.skips_bad),
+            "the keys of a record": " ".join(self.reader.keys),
             "the documents drawn from each corpus": " ".join(map(str, self.drawn)),
         }
 

@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Optional
+from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -27,8 +27,9 @@ from metaseq_plugin.data.corpus_tokens import follow_parent, token_dtype
 from metaseq_plugin.data.documents import (
     BYTE_ORDER_MARK,
     MAX_DOCUMENT_BYTES,
+    TEXT,
     RawDocument,
-    parse,
+    parse_fields,
 )
 from metaseq_plugin.data.streaming.corpora import Corpora, Places
 from metaseq_plugin.data.streaming.index import ChangedFileError, changed
@@ -41,6 +42,7 @@ RANGE_DOCUMENTS = 2_048
 RANGES_AHEAD = 2  # of each worker
 OPEN_FILES = 128  # of each process
 SKIP_OPTION = "--skip-bad-documents"
+PAIR = ("src", "tgt")
 
 
 class Range(NamedTuple):
@@ -78,9 +80,11 @@ def ranges(order: DocumentOrder, corpora: Corpora, first: int) -> Iterator[Range
 class Reader:
     """Reads and tokenises documents wherever they lie, with a bounded number of open files."""
 
+    keys: Sequence[str] = TEXT  # of a JSON record
+
     def __init__(self, tokenizer: Tokenizer, skips_bad: bool) -> None:
         self.tokenizer, self.skips_bad = tokenizer, skips_bad
-        self.dtype = token_dtype(len(tokenizer))
+        self.dtype: np.dtype = np.dtype(token_dtype(len(tokenizer)))
         self.open_files: OrderedDict[str, int] = OrderedDict()
 
     def _open(self, path: str) -> int:
@@ -108,7 +112,7 @@ class Reader:
             if status.st_mtime_ns != mtime_ns:
                 raise changed(Path(name), "one time of change", "another")
 
-    def _text(self, file: tuple[str, str, int, int], start: int, size: int) -> str:
+    def _fields(self, file: tuple[str, str, int, int], start: int, size: int) -> list[str]:
         name, path, whole_size, _ = file
         if size > MAX_DOCUMENT_BYTES:
             raise UserError(
@@ -123,21 +127,26 @@ class Reader:
         # Blank lines behind a document belong to it here; without them error offsets are the same.
         document = RawDocument(name, 0, start, content.rstrip())
         try:
-            return parse(document)
+            return parse_fields(document, self.keys)
         except UserError:
-            return parse(document._replace(line=line_number(Path(path), start)))
+            line = line_number(Path(path), start)
+            return parse_fields(document._replace(line=line), self.keys)
+
+    def _encode(self, documents: list[list[str]]) -> Iterable[np.ndarray]:
+        """The tokens of each, without ``</s>``."""
+        return self.tokenizer.encode_batch([text for (text,) in documents])
 
     def tokenise(self, places: Places) -> Tokenised:
         """The tokens of the documents at ``places``."""
         self._checked(places.files)
-        texts: list[str] = []
+        documents: list[list[str]] = []
         kept: list[int] = []
         problems: list[str] = []
         is_bad = np.zeros(len(places.file), dtype=bool)
         rows = zip(places.file.tolist(), places.start.tolist(), places.size.tolist())
         for number, (file, start, size) in enumerate(rows):
             try:
-                text = self._text(places.files[file], start, size).rstrip()
+                fields = self._fields(places.files[file], start, size)
             except ChangedFileError:
                 raise
             except UserError as error:
@@ -146,16 +155,38 @@ class Reader:
                 problems.append(str(error))
                 is_bad[number] = True
                 continue
-            if text:
-                texts.append(text)
+            fields[-1] = fields[-1].rstrip()
+            if fields[-1]:
+                documents.append(fields)
                 kept.append(number)
         pieces: list[np.ndarray] = []
         sizes = np.zeros(len(places.file), dtype=np.int64)
-        for number, ids in zip(kept, self.tokenizer.encode_batch(texts), strict=True):
+        for number, ids in zip(kept, self._encode(documents), strict=True):
             pieces += [ids, END]
             sizes[number] = len(ids) + 1
         tokens = np.concatenate(pieces) if pieces else np.zeros(0)
         return Tokenised(tokens.astype(self.dtype), sizes, is_bad, problems)
+
+
+class PairReader(Reader):
+    """Reads records of ``src`` and ``tgt``: the loss is to be on the target's tokens alone.
+
+    A token t of the source is given as ~t, which is negative, so that it stays what it is wherever
+    blocks are cut; ``rounds`` makes a token without a target of it. The target begins with the blank
+    that joins the two, as words do.
+    """
+
+    keys = PAIR
+
+    def __init__(self, tokenizer: Tokenizer, skips_bad: bool) -> None:
+        super().__init__(tokenizer, skips_bad)
+        self.dtype = np.dtype(np.int32)
+
+    def _encode(self, documents: list[list[str]]) -> Iterable[np.ndarray]:
+        sources = self.tokenizer.encode_batch([source.rstrip(" ") for source, _ in documents])
+        targets = self.tokenizer.encode_batch([" " + target for _, target in documents])
+        for source, target in zip(sources, targets, strict=True):
+            yield np.concatenate([~source.astype(np.int64), target])
 
 
 END = np.array([EOS])
