@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
         others = " or ".join(f"--to {name}" for name in WRITERS if name != args.to)
         raise UserError(
             f"`--to` must be another format than SRC's, but {args.src} is of {args.to} already. "
-            f"Set {others}."
+            f"Set {others}; `metaseq reshard` changes into how many files it is cut."
         )
     plan = prepare(model, request, args.to)
     needed = num_bytes(plan.tensors.twins) + moment_bytes(plan) + OTHER_BYTES

@@ -5,11 +5,14 @@ from typing import Any, Mapping
 from metaseq_plugin.compat.errors import UserError
 
 
-def check_fits(model: Mapping[str, Any], checkpoint: Mapping[str, Any], strict: bool) -> None:
+def check_fits(
+    model: Mapping[str, Any], checkpoint: Mapping[str, Any], strict: bool, where: Any = ""
+) -> None:
     """Refuse a checkpoint with a tensor of another shape; if ``strict``, also a missing or extra one.
 
     Args:
         model, checkpoint: name -> tensor.
+        where: the checkpoint's path, if it is known.
     """
     problem = ""
     for name, tensor in model.items():
@@ -24,6 +27,7 @@ def check_fits(model: Mapping[str, Any], checkpoint: Mapping[str, Any], strict: 
         problem = f"`{strangers[0]}` must be in both, but is only in {holder}"
     if problem:
         raise UserError(
-            f"The checkpoint must fit the model and its dictionary: {problem}. "
+            f"The checkpoint{f' {where}' if where else ''} must fit the model and its dictionary: "
+            f"{problem}. "
             "Set the --arch and the data folder (dict.txt) that it was trained with."
         )

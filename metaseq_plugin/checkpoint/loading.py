@@ -177,13 +177,17 @@ def newest(cfg: Any, trainer: Any, ranks: Ranks) -> Optional[SetName]:
             damage = damage or error
             if not skips_damaged(trainer):
                 break
-            logger.warning(f"skipped a damaged checkpoint: {error}")
+            if ranks.rank == 0:
+                logger.warning(f"skipped a damaged checkpoint: {error}")
         else:
             return name
     if damage is not None:
-        raise UserError(
-            f"{damage} To resume from the checkpoint before it, set --skip-damaged-checkpoints."
-        ) from damage
+        remedy = (
+            f"No other one in {folder} is whole, either. Set --restore-file, or another --save-dir."
+            if skips_damaged(trainer)
+            else "To resume from the checkpoint before it, set --skip-damaged-checkpoints."
+        )
+        raise UserError(f"{damage} {remedy}") from damage
     return None
 
 
@@ -245,7 +249,10 @@ def state_of(saved: CheckpointSet, trainer: Any, resets: Resets, ranks: Ranks) -
     iterator = extra["train_iterator"]
     if iterator is not None and not resets.dataloader:
         extra["train_iterator"] = scaled_position(
-            iterator, saved.layout.data_parallel_size, trainer.data_parallel_world_size
+            iterator,
+            saved.layout.data_parallel_size,
+            trainer.data_parallel_world_size,
+            says_so=ranks.rank == 0,
         )
     return {**state, "extra_state": extra}
 
@@ -262,7 +269,9 @@ def adapt_optimizer_name(state: Dict[str, Any], trainer: Any) -> None:
         state["optimizer_history"] = [*state["optimizer_history"][:-1], last]
 
 
-def scaled_position(iterator: Dict[str, Any], saved_size: int, size: int) -> Dict[str, Any]:
+def scaled_position(
+    iterator: Dict[str, Any], saved_size: int, size: int, says_so: bool = True
+) -> Dict[str, Any]:
     """The data position for ``size`` data-parallel ranks: batches are dealt to them in turn.
 
     A streaming task's position is one of all ranks, and stays as it is.
@@ -271,7 +280,7 @@ def scaled_position(iterator: Dict[str, Any], saved_size: int, size: int) -> Dic
         return iterator
     batches = iterator.get("iterations_in_epoch", 0) * saved_size
     position, repeated = divmod(batches, size)
-    if repeated:
+    if repeated and says_so:
         logger.warning(
             f"the checkpoint has seen {batches} batches of this epoch, which {size} data-parallel "
             f"ranks cannot share out evenly: {repeated} of them will be seen twice"

@@ -133,9 +133,11 @@ def piece_of(name: str, shape: Tuple[int, ...], part: int, shard: int, layout: L
 
 def describe(layout: Layout) -> str:
     """A layout in words."""
-    count = layout.model_parallel_size * layout.num_shards
-    return (
-        f"{layout.model_parallel_size} model parts of {layout.num_shards} shards, {count} files"
-        if count > 1
-        else "one file"
-    )
+    parts, shards = layout.model_parallel_size, layout.num_shards
+    if parts * shards == 1:
+        return "one file"
+    if parts == 1:
+        return f"{shards} shards, {shards} files"
+    if shards == 1:
+        return f"{parts} model parts, {parts} files"
+    return f"{parts} model parts of {shards} shards, {parts * shards} files"

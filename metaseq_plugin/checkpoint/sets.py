@@ -280,7 +280,7 @@ class CheckpointSet:
         Raises:
             UserError: the set is of another model, or its optimizer state cannot be cut.
         """
-        check_fits(pieces, self.pieces, strict=True)
+        check_fits(pieces, self.pieces, strict=True, where=self.name)
         state = {k: v for k, v in self.first.state.items() if k not in OF_ONE_FILE}
         state["model"] = {name: self.tensor(name, piece) for name, piece in pieces.items()}
         state["last_optimizer_state"] = None

@@ -4,12 +4,15 @@ fairseq answers a mistake with a traceback, or with 200 lines of usage. This sea
 ``cli_main`` of each command: a ``UserError`` anywhere in the chain of exceptions is printed as its
 sentence; the few mistakes that fairseq itself detects are put into the same grammar. A run of
 several ranks says it once, and a rank that loses another one says so, with exit status 1
-(``ranks``). Everything else is a bug, and keeps its traceback and exit status 1.
+(``ranks``). Ctrl-C ends in one word, with exit status 130. Everything else is a bug, and keeps its
+traceback and exit status 1.
 """
 
 import argparse
 import difflib
+import os
 import re
+import signal
 import sys
 from functools import wraps
 from types import ModuleType
@@ -69,6 +72,7 @@ HOST_MISTAKES = (
 )
 
 EXIT_LOST_RANK = 1
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 SPAWNED = f"{UserError.__module__}.{UserError.__qualname__}: "
 
 
@@ -127,24 +131,32 @@ class OneSentenceParser(argparse.ArgumentParser):
 def guarded(cli_main: Callable[..., Any], command: str) -> Callable[..., Any]:
     """``cli_main``, ending in one sentence on a user's mistake and on the loss of a rank."""
 
-    def say(sentence: str) -> None:
+    def say(words: str) -> None:
         sys.stdout.flush()
-        print(f"{command}: error: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"{command}: {words}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def say_error(sentence: str) -> None:
+        say(f"error: {sentence}")
 
     @wraps(cli_main)
     def guard(*args: Any, **kwargs: Any) -> Any:
         try:
             return cli_main(*args, **kwargs)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # torchrun sends a second one
+            if os.environ.get("RANK", "0") == "0":
+                say("interrupted")
+            raise SystemExit(EXIT_INTERRUPTED) from None
         except Exception as error:
             from metaseq_plugin.compat import ranks  # not before: it imports torch.distributed
 
             sentence = sentence_of(error)
             if sentence is not None:
-                ranks.say_once(sentence, say)
+                ranks.say_once(sentence, say_error)
                 raise SystemExit(EXIT_USER_ERROR) from None
             sentence = ranks.lost_rank(error)
             if sentence is not None:
-                say(sentence)
+                say_error(sentence)
                 raise SystemExit(EXIT_LOST_RANK) from None
             raise
 

@@ -1,6 +1,7 @@
 """``torchrun`` says in one line which rank of ``fairseq-train`` ended; the rank itself has said why.
 
-Its own report is a traceback of torchrun, a table of exit statuses and the advice to decorate main().
+Its own report is a traceback of torchrun, a table of exit statuses and the advice to decorate main();
+where Ctrl-C or SIGTERM ends torchrun itself, a traceback too.
 Every other program that torchrun starts keeps it.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Optional
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 COMMANDS = "fairseq-"
@@ -40,12 +42,17 @@ def in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
         if command is None:
             return main(args)
         logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel("CRITICAL")
+        logging.getLogger("torch.distributed.elastic.agent.server.api").setLevel("ERROR")
         try:
             return main(args)
         except ChildFailedError as error:
             line, status = report(command, error.failures)
             print(line, file=sys.stderr)  # noqa: T201
             raise SystemExit(status) from None
+        except SignalException as end:
+            name = signal.Signals(end.sigval).name
+            print(f"torchrun: {command} was ended by {name}.", file=sys.stderr)  # noqa: T201
+            raise SystemExit(128 + end.sigval) from None
 
     return wrapper
 

@@ -76,4 +76,4 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["reshard", *map(str, arguments)]) == 0
     read, wrote = capsys.readouterr().out.splitlines()
     assert read.endswith("checkpoint_last.pt: one file")
-    assert wrote.endswith("checkpoint_last.pt: 1 model parts of 2 shards, 2 files")
+    assert wrote.endswith("checkpoint_last.pt: 2 shards, 2 files")

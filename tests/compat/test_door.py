@@ -1,8 +1,12 @@
 """Which exceptions are a user's mistake, and the sentence that they end in."""
 
+import signal
+from collections.abc import Iterator
+
+import pytest
 from torch.multiprocessing import ProcessRaisedException
 
-from metaseq_plugin.compat.door import sentence_of
+from metaseq_plugin.compat.door import guarded, sentence_of
 from metaseq_plugin.compat.errors import UserError
 
 
@@ -18,3 +22,29 @@ def test_mistake_in_a_spawned_rank() -> None:
 
 def test_bug_in_a_spawned_rank_keeps_its_traceback() -> None:
     assert sentence_of(ProcessRaisedException("Traceback …\nValueError: bug\n", 0, 4711)) is None
+
+
+@pytest.fixture
+def sigint() -> Iterator[None]:
+    """Puts back what SIGINT does."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "fairseq-train: interrupted\n"), ("1", "")])
+def test_ctrl_c_is_said_once(
+    rank: str,
+    said: str,
+    sigint: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def cli_main() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as caught:
+        guarded(cli_main, "fairseq-train")()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == said

@@ -187,3 +187,15 @@ def test_torchrun_of_another_program_is_left_alone(capsys: pytest.CaptureFixture
         in_one_line(main)(["--nproc_per_node", "2", "/usr/bin/fairseq-train", "data"])
     assert caught.value.code == 3
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_torchrun_that_is_ended_by_a_signal_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def main(args: Any) -> None:
+        raise SignalException("", signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        in_one_line(main)(["--nproc_per_node", "2", "/usr/bin/fairseq-train", "data"])
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "torchrun: fairseq-train was ended by SIGTERM.\n"

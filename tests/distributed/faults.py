@@ -59,13 +59,14 @@ class Kill(NamedTuple):
         os._exit(0)
 
     def _count_steps(self, rank: int, trace: int, folder: Path) -> None:
-        saves = steps = 0
+        saves = steps = place = 0
 
         def step_of(original: Callable[..., Any], name: str) -> Callable[..., Any]:
             def step(*args: Any, **kwargs: Any) -> Any:
-                nonlocal steps
+                nonlocal steps, place
                 if saves:
-                    os.write(trace, f"{name}\n".encode())
+                    place += 1
+                    os.write(trace, f"{place}:{name}\n".encode())
                     steps += saves >= self.save
                     if rank == self.killer and steps == self.step:
                         self._strike(folder)
@@ -76,8 +77,8 @@ class Kill(NamedTuple):
         save = engine.save_checkpoint
 
         def save_checkpoint(*args: Any, **kwargs: Any) -> Any:
-            nonlocal saves
-            saves += 1
+            nonlocal saves, place
+            saves, place = saves + 1, 0
             return save(*args, **kwargs)
 
         engine.save_checkpoint = save_checkpoint
@@ -86,7 +87,7 @@ class Kill(NamedTuple):
 
 
 def step_hit(folder: Path, rank: int) -> str:
-    """The step of a save that ``rank`` had begun when it ended."""
+    """The step that ``rank`` had begun when it ended: its place in the save, and what it does."""
     return ((folder / f"steps-{rank}").read_text().split() or ["none"])[-1]
 
 
