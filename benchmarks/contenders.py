@@ -132,17 +132,23 @@ def trainer_arguments(name: str, data: Path, options: argparse.Namespace) -> Lis
     return arguments
 
 
-def build_trainer(name: str, options: argparse.Namespace) -> Round:
+def trainer_of(name: str, options: argparse.Namespace, *more: str) -> Trainer:
+    """fairseq's trainer as ``fairseq-train`` would set it up, with ``more`` of its options."""
     with tempfile.TemporaryDirectory() as folder:
         words = "".join(f"w{number} 1\n" for number in range(VOCAB - SPECIALS))
         (Path(folder) / "dict.txt").write_text(words)
         args = fairseq_options.parse_args_and_arch(
-            fairseq_options.get_training_parser(), trainer_arguments(name, Path(folder), options)
+            fairseq_options.get_training_parser(),
+            [*trainer_arguments(name, Path(folder), options), *more],
         )
         args.tpu = False  # fairseq's parser takes --bf16 for a TPU run
         cfg = convert_namespace_to_omegaconf(args)
         task = tasks.setup_task(cfg.task)
-    trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+    return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+
+
+def build_trainer(name: str, options: argparse.Namespace) -> Round:
+    trainer = trainer_of(name, options)
     numbers = count()
 
     def update() -> None:

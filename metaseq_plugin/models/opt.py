@@ -34,14 +34,11 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.models._sizes import FFN_RATIO, SIZES
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.initial_weights import fill_all
-from metaseq_plugin.modules.kv_cache import KVCache, attention_mask
+from metaseq_plugin.modules.kv_cache import KVCache
 from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.offload import maybe_offload
+from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.vocab_shard import VocabShard
-
-# Position p (from 0) of the non-padding tokens uses row p + 2; rows 0 and 1 belong to <s> and <pad>,
-# which is how fairseq's learned positions count. Hugging Face calls it the offset.
-POSITION_OFFSET = 2
 
 
 @dataclass
@@ -78,6 +75,13 @@ class OPTConfig(FairseqDataclass):
     )
     attention_dropout: float = field(
         default=0.1, metadata={"help": "probability of dropping an attention weight"}
+    )
+    document_attention: bool = field(
+        default=False,
+        metadata={
+            "help": "compute the documents of a block as if each had a row of its own: attention ends "
+            "and positions restart at </s>"
+        },
     )
     init_std: float = field(
         default=0.006,
@@ -245,6 +249,7 @@ class OPTDecoder(FairseqDecoder):
         self.checkpoint_activations: bool = cfg.checkpoint_activations
         self.offload_activations: bool = cfg.offload_activations
         self.padding_idx: int = dictionary.pad()
+        self.separator: Optional[int] = dictionary.eos() if cfg.document_attention else None
         self.embed_tokens = nn.Embedding(len(dictionary), word_dim, self.padding_idx)
         self.embed_positions = nn.Embedding(
             cfg.decoder_max_positions + POSITION_OFFSET, dim, self.padding_idx
@@ -297,7 +302,9 @@ class OPTDecoder(FairseqDecoder):
 
     def extract_features(self, src_tokens: Tensor, cache: Optional[KVCache] = None) -> Tensor:
         """Token ids (B, T) → features (B, T, E), ready for ``output_layer``."""
-        positions, mask = self.positions_and_mask(src_tokens, cache)
+        positions, mask = positions_and_mask(
+            src_tokens, self.padding_idx, self.longest, cache, self.separator
+        )
         x = self.embed_tokens(src_tokens)  # (B, T, E)
         if self.project_in_dim is not None:
             x = self.project_in_dim(x)  # (B, T, D)
@@ -313,30 +320,6 @@ class OPTDecoder(FairseqDecoder):
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return x if self.project_out_dim is None else self.project_out_dim(x)  # (B, T, E)
-
-    def positions_and_mask(
-        self, tokens: Tensor, cache: Optional[KVCache]
-    ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Rows of the position table, (B, T), and the attention mask where causality is not enough."""
-        num_new = tokens.size(1)
-        is_pad = tokens.eq(self.padding_idx)  # (B, T)
-        if cache is None:
-            so_far = is_pad
-            # Padding on the right is behind every query that counts: no mask, the fast kernels.
-            masked = num_new > 1 and bool((is_pad[:, :-1] & ~is_pad[:, 1:]).any())
-        else:
-            so_far = cache.observe(is_pad)  # (B, S)
-            masked = cache.has_pad or (num_new > 1 and cache.length > 0)
-        row = (~so_far).cumsum(1)[:, -num_new:] + (POSITION_OFFSET - 1)
-        positions = row.masked_fill(is_pad, self.padding_idx)  # (B, T)
-        if so_far.size(1) > self.longest:
-            longest = int((~so_far).sum(1).max())
-            if longest > self.longest:
-                raise UserError(
-                    f"The input must have at most {self.longest} tokens "
-                    f"(`--decoder-max-positions`), but has {longest}. Shorten it."
-                )
-        return positions, attention_mask(so_far, num_new) if masked else None
 
     def output_layer(self, features: Tensor, **kwargs: Any) -> Tensor:
         """Features (…, E) → logits (…, V), through the token embedding itself."""

@@ -81,20 +81,3 @@ class KVCache:
         old = self.is_pad[:, : self.length].index_select(0, rows)
         self.is_pad = old.new_zeros(len(rows), self.capacity)
         self.is_pad[:, : self.length] = old
-
-
-def attention_mask(is_pad: Tensor, num_queries: int) -> Tensor:
-    """Which keys each of the last ``num_queries`` positions may see, where plain causality is not enough.
-
-    Args:
-        is_pad: (B, S) bool, padding among all positions so far.
-
-    Returns:
-        (B, 1, T, S) bool, True = may attend: causal, and never to padding. A padding position sees
-        itself, so that no row is empty (softmax of an empty row is NaN).
-    """
-    num_keys = is_pad.size(1)
-    query = torch.arange(num_keys - num_queries, num_keys, device=is_pad.device)[:, None]  # (T, 1)
-    key = torch.arange(num_keys, device=is_pad.device)[None, :]  # (1, S)
-    visible = (key <= query) & ~is_pad[:, None, None, :]  # (B, 1, T, S)
-    return visible | (key == query)

@@ -106,3 +106,17 @@ def test_variant_equals_one_process(
     ranks, data_parallel, options = LAYOUTS[name]
     found = run(tmp_path, ranks, data_parallel, kind, *options, *extra)
     assert_equal(found, one_process(kind, shared_folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tp2", "tp2 x fsdp2"])
+@pytest.mark.parametrize("extra", [(), SEQUENCE], ids=["", "sequence"])
+def test_document_attention_equals_one_process(
+    tmp_path: Path, name: str, extra: tuple[str, ...]
+) -> None:
+    """Every rank makes the same mask; with cut activations, from tokens that are padded."""
+    ranks, data_parallel, options = LAYOUTS[name]
+    option = "--document-attention"
+    expected = run(tmp_path / "one", 1, 1, "pre-norm", option)
+    found = run(tmp_path / "many", ranks, data_parallel, "pre-norm", option, *options, *extra)
+    assert_equal(found, expected)

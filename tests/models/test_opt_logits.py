@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.models.opt import POSITION_OFFSET, OPTDecoder
+from metaseq_plugin.models.opt import OPTDecoder
 from metaseq_plugin.modules.kv_cache import KVCache
+from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from tests.opt_models import KINDS, PAD, TINY, config, decoder, hf_twin, tokens
 
 TINY_TOLERANCE = 2e-5
@@ -96,7 +97,7 @@ def test_logits_see_no_future() -> None:
 @pytest.mark.parametrize("how", PADDINGS)
 def test_first_real_token_uses_row_two(how: str) -> None:
     padded = pad(tokens(2, LENGTH).tolist(), how)
-    positions, _ = decoder(**TINY).positions_and_mask(padded, None)
+    positions, _ = positions_and_mask(padded, PAD, TINY["decoder_max_positions"])
     expected = torch.arange(POSITION_OFFSET, POSITION_OFFSET + LENGTH).repeat(2, 1)
     assert POSITION_OFFSET == 2
     assert torch.equal(positions[padded.ne(PAD)].view(2, LENGTH), expected)
