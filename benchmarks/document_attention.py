@@ -11,7 +11,6 @@ machine moves less than the times themselves.
 
 import argparse
 import statistics
-import sys
 from itertools import count
 
 import torch
@@ -69,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from metaseq_plugin.checkpoint.files import flush
 from metaseq_plugin.checkpoint.manifest import (
     MANIFEST_SUFFIX,
     PENDING_SUFFIX,
@@ -279,12 +280,3 @@ def _write_text(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
-
-
-def flush(path: Path) -> None:
-    """Wait until the disk has what was written to a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -141,7 +141,7 @@ def new_folder(dst: Path, needed_bytes: int) -> Iterator[Path]:
             )
         yield partial
         for path in partial.iterdir():
-            _flush(path)
+            flush(path)
         _replace(partial, dst)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -155,13 +155,13 @@ def _replace(new: Path, dst: Path) -> None:
             shutil.rmtree(old)
         dst.rename(old)
     new.rename(dst)
-    _flush(dst.parent)
+    flush(dst.parent)
     if old.exists():
         shutil.rmtree(old)
 
 
-def _flush(path: Path) -> None:
-    """Wait until the disk has what was written to a file or folder."""
+def flush(path: Path) -> None:
+    """Wait until the disk has what was written to a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -52,7 +52,9 @@ def logits_and_gradients(model: Any, ids: Tensor) -> tuple[Tensor, dict[str, Ten
 @pytest.mark.parametrize("checkpoints", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_documents_together_equal_documents_apart(kind: str, checkpoints: bool, how: str) -> None:
-    settings = dict(dropout=0.0, attention_dropout=0.0, checkpoint_activations=checkpoints)
+    settings: dict[str, Any] = dict(
+        dropout=0.0, attention_dropout=0.0, checkpoint_activations=checkpoints
+    )
     together = decoder(std=0.1, **KINDS[kind], **settings, document_attention=True).train()
     plain = decoder(std=0.1, **KINDS[kind], **settings).train()
     rows = [documents(seed) for seed in (1, 40)]
@@ -75,7 +77,9 @@ def test_documents_together_equal_documents_apart(kind: str, checkpoints: bool, 
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs"
 )
 def test_compiled_layers_keep_documents_apart() -> None:
-    settings = dict(**TINY, dropout=0.0, attention_dropout=0.0, document_attention=True)
+    settings: dict[str, Any] = dict(
+        **TINY, dropout=0.0, attention_dropout=0.0, document_attention=True
+    )
     plain, compiled = decoder(std=0.1, **settings).train(), decoder(std=0.1, **settings).train()
     compile_layers(compiled.layers)
     blocks = torch.tensor([joined(documents(1), "none")])
