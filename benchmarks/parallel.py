@@ -17,6 +17,7 @@ tensor: our cut of the decoder's layers, plain local tensors, beside DTensor's `
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -198,7 +199,7 @@ def main() -> None:
     rows = parts[options.what](options)
     if options.results:
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "fairseq"))
-        command = " ".join(["python -m benchmarks.parallel", *sys.argv[1:]])
+        command = shlex.join(["python", "-m", "benchmarks.parallel", *sys.argv[1:]])
         options.results.parent.mkdir(parents=True, exist_ok=True)
         with options.results.open("a") as file:
             file.write(

@@ -10,7 +10,7 @@ size (up to 32 MB) from the heap, where small blocks soon lie between them and n
 
 ``give_back_freed_memory``: large blocks are always mapped and returned. For sharded runs, whose layers
 are gathered and dropped all the time to save memory: the process then holds what is in use, and not
-half as much again (``benchmarks/parallel.py``).
+nearly twice that, for half as much processor time again at 512 tokens a rank (``benchmarks/parallel.py``).
 """
 
 import ctypes
