@@ -32,7 +32,11 @@ def trained(data: Path, folder: Path, *options: Any, **more: Any) -> str:
 # An epoch is about 28 updates of 2 batches: the stops lie in the first epoch and in the second.
 @pytest.mark.parametrize(
     ("break_mode", "workers", "stops"),
-    [("none", 0, (7, 45)), ("complete", 2, (20,)), ("eos", 1, (13,))],
+    [
+        pytest.param("none", 0, (7, 45), marks=pytest.mark.slow),
+        pytest.param("complete", 2, (20,), marks=pytest.mark.slow),
+        ("eos", 1, (13,)),
+    ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(
     tmp_path: Path, data: Path, break_mode: str, workers: int, stops: List[int]
