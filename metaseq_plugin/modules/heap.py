@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 TOP_PAD_BYTES = 268_435_456  # how much the heap grows at a time, at least
 LARGE_BYTES = 1_048_576  # blocks from here on are mapped, once given back
+MANY_BLOCKS = 65_536  # that may be mapped at a time: glibc's own number
 
 
 def keep_freed_memory() -> None:
@@ -33,7 +34,7 @@ def keep_freed_memory() -> None:
 
 def give_back_freed_memory() -> None:
     """Ask glibc to map every large block, and to return it as soon as it is freed."""
-    _ask((M_MMAP_THRESHOLD, LARGE_BYTES))
+    _ask((M_MMAP_MAX, MANY_BLOCKS), (M_MMAP_THRESHOLD, LARGE_BYTES))
 
 
 def _ask(*settings: Tuple[int, int]) -> None:
