@@ -67,7 +67,7 @@ class Ended(NamedTuple):
 def _child(
     command: str, argv: Sequence[str], log: str, stdin: str, prepare: Optional[Callable[[], None]]
 ) -> None:
-    inductor = sys.modules.get("torch._inductor.config")
+    inductor: Any = sys.modules.get("torch._inductor.config")
     if inductor is not None:  # the pool of the parent's torch.compile does not survive the fork
         inductor.compile_threads = 1
     with open(log, "w") as stream, open(stdin) as typed:
