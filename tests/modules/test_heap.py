@@ -33,10 +33,12 @@ def growth(treat: Callable[[], None], pipe: Connection) -> None:
     ("treat", "is_kept"), [(give_back_freed_memory, False), (keep_freed_memory, True)]
 )
 def test_large_blocks_that_were_freed(treat: Callable[[], None], is_kept: bool) -> None:
-    context = multiprocessing.get_context("fork")  # malloc's options stay with the child
+    # A new process: in a fork, what the tests before have freed would be taken first.
+    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     child = context.Process(target=growth, args=(treat, theirs))
     child.start()
+    theirs.close()  # so that a child that dies ends the wait
     grown = ours.recv()
     child.join()
     assert (grown > 3 * GATHERED - 2 * MB) if is_kept else (grown < GATHERED // 2)
