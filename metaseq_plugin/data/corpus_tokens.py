@@ -3,7 +3,7 @@
 The steps:
 (1) ``read_chunks`` groups documents into chunks of about CHUNK_BYTES, the same for any number of
     workers;
-(2) ``tokenize_corpus`` keeps a process pool fed; a worker turns a chunk into one chunk file, which
+(2) ``tokenize_corpus`` hands them to processes; each turns a chunk into one chunk file, which
     appears whole or not at all, so an interrupted run goes on with the chunks that are missing;
 (3) ``merge_chunks`` sends each document to ``train`` or ``valid`` and writes fairseq's files.
 
@@ -13,14 +13,7 @@ splits, and neither order nor workers matter.
     chunks/000000.npz    tokens (sum of sizes,), sizes (documents,), hashes (documents,), …
 """
 
-import ctypes
-import multiprocessing
-import os
-import signal
-from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
@@ -39,16 +32,12 @@ from metaseq_plugin.data.documents import (
     parse,
     read_documents,
 )
+from metaseq_plugin.data.processes import in_order
 from metaseq_plugin.data.tokenizer_base import EOS
 
 CHUNK_BYTES = 4_194_304
 HASH_BYTES = 8
 SPLITS = ("train", "valid")
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-class WorkerDiedError(UserError):
-    """A worker process was killed from outside; finished chunks are kept for the next run."""
 
 
 class Chunk(NamedTuple):
@@ -110,8 +99,16 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(best_fitting_int_dtype(vocab_size))
 
 
-def tokenize_chunk(chunk: Chunk, tokenizer_folder: Path, seed: int, path: Path) -> None:
-    """Write the chunk file ``path``; UserError with file and line at the first bad document."""
+def _chunk_file(folder: Path, chunk: Chunk) -> Path:
+    return folder / f"{chunk.number:06d}.npz"
+
+
+def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int) -> int:
+    """Write the chunk's file; the bytes of input it took.
+
+    Raises UserError with file and line at the first bad document.
+    """
+    path = _chunk_file(folder, chunk)
     tokenizer = _tokenizer(tokenizer_folder)
     dtype = token_dtype(len(tokenizer))
     tokens, hashes, num_bytes, num_empty = [], [], [], 0
@@ -136,18 +133,7 @@ def tokenize_chunk(chunk: Chunk, tokenizer_folder: Path, seed: int, path: Path) 
             num_empty=np.array(num_empty, dtype=np.int64),
         )
     unfinished.replace(path)
-
-
-def follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and die with it: an orphan would go on holding its lock."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def process_pool(num_workers: int) -> ProcessPoolExecutor:
-    """Forked workers: they share what is loaded, and need not import torch again."""
-    context = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(num_workers, context, initializer=follow_parent)
+    return chunk.num_input_bytes
 
 
 def tokenize_corpus(
@@ -160,40 +146,22 @@ def tokenize_corpus(
 ) -> list[Path]:
     """Make the chunk files that ``folder`` lacks; all of them, in order.
 
-    At most two chunks a worker are in memory. The error raised is that of the first bad document
-    of the corpus, whatever the number of workers.
+    The error raised is that of the first bad document of the corpus, whatever the number of workers.
     """
     _tokenizer(tokenizer_folder)
     paths: list[Path] = []
-    pending: deque[tuple[Chunk, Future]] = deque()
 
-    def finish_first() -> None:
-        chunk, future = pending.popleft()
-        future.result()
-        advance(chunk.num_input_bytes)
-
-    pool = process_pool(num_workers)
-    try:
+    def missing() -> Iterator[Chunk]:
         for chunk in chunks:
-            path = folder / f"{chunk.number:06d}.npz"
-            paths.append(path)
-            if path.exists():
+            paths.append(_chunk_file(folder, chunk))
+            if paths[-1].exists():
                 advance(chunk.num_input_bytes)
-                continue
-            # Documents stay here only as long as the pool needs them.
-            future = pool.submit(tokenize_chunk, chunk, tokenizer_folder, seed, path)
-            pending.append((chunk._replace(documents=[]), future))
-            if len(pending) >= 2 * num_workers:
-                finish_first()
-        while pending:
-            finish_first()
-    except BrokenProcessPool as error:
-        raise WorkerDiedError(
-            "A worker process must not be killed, but one was; perhaps memory ran out. Run the "
-            "same command again with fewer `--workers`: finished work is kept."
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            else:
+                yield chunk
+
+    work = partial(tokenize_chunk, folder=folder, tokenizer_folder=tokenizer_folder, seed=seed)
+    for num_input_bytes in in_order(work, missing(), num_workers):
+        advance(num_input_bytes)
     return paths
 
 
@@ -246,8 +214,3 @@ def merge_chunks(
     for writer in writers.values():
         writer.close()
     return {**counts, "left_out": {"empty_documents": num_empty}}
-
-
-def available_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0))

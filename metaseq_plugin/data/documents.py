@@ -1,10 +1,10 @@
 """Documents out of text and JSONL files, in order, in bounded memory, with their places.
 
 The steps:
-(1) ``find_inputs`` turns the paths that a user names into a list of files;
-(2) ``read_documents`` streams one file (``compressed`` unpacks it on the fly) and cuts it into
+(1) ``read_documents`` streams one file (``compressed`` unpacks it on the fly) and cuts it into
     ``RawDocument``s, bytes that know the line and the byte they came from;
-(3) ``parse`` makes text of one, or says which line of which file is bad.
+(2) ``parse`` makes text of one, or says which line of which file is bad. Reading goes on behind
+    a bad document, so a caller may leave it out.
 
 A line of ``.jsonl`` is an object whose "text" is one document. How a ``.txt`` file is cut is the
 user's choice, ``SplitDocuments``.
@@ -14,7 +14,7 @@ import json
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.compressed import DAMAGED, unpacked
@@ -46,6 +46,26 @@ class RawDocument(NamedTuple):
     line: int  # of the first byte, from 1
     offset: int  # of the first byte, from 0
     content: bytes
+    is_cut: bool = False  # longer than MAX_DOCUMENT_BYTES: content is how it begins
+
+
+class Fault(NamedTuple):
+    """What is wrong with a document, and where."""
+
+    path: str
+    line: int
+    offset: int  # of the first bad byte
+    rule: str  # what it must be
+    found: str
+
+
+UTF8, SHORT_ENOUGH = "UTF-8", f"shorter than {MAX_DOCUMENT_BYTES:,} bytes"  # two of the rules
+
+
+class BadDocumentError(UserError):
+    """A document that has no text to give; its sentence names file, line and byte."""
+
+    fault: Fault  # set once made, because Python pickles an error by its sentence
 
 
 class Line(NamedTuple):
@@ -67,56 +87,6 @@ def _is_jsonl(path: str) -> bool:
     return document_format(Path(path)) == ".jsonl"
 
 
-def find_inputs(inputs: Sequence[str], excluded: Iterable[Path]) -> list[Path]:
-    """Every file that ``inputs`` name, folders searched in sorted order, hidden files left out.
-
-    ``excluded`` are files that must not be taken from a folder (this command's own output).
-    Raises UserError for a missing or doubly named input, an unknown suffix, an empty folder.
-    """
-    skipped = {path.resolve() for path in excluded}
-    files: list[Path] = []
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            found = [file for file in _visible_files(path) if file.resolve() not in skipped]
-            if not found:
-                raise UserError(
-                    f"An input folder must hold {', '.join(SUFFIXES)} files, but '{name}' holds "
-                    "none. Name a folder that does, or the files themselves."
-                )
-            files += found
-        elif not path.exists():
-            raise UserError(
-                f"An input must be a file or folder that exists, but '{name}' does not. "
-                "Check the path."
-            )
-        elif document_format(path) is None:
-            raise UserError(
-                f"An input file must end in {', '.join(SUFFIXES)}, but is '{name}'. "
-                "Rename or convert it."
-            )
-        else:
-            files.append(path)
-    seen: set[Path] = set()
-    for file in files:
-        if file.resolve() in seen:
-            raise UserError(
-                f"An input must be named once, but '{file}' is named twice. Leave one of them out."
-            )
-        seen.add(file.resolve())
-    return files
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if document_format(file) is not None
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
-
-
 def _unreadable(path: Path, reason: object) -> UserError:
     return UserError(
         f"An input must be readable, but '{path}' is not ({reason}). "
@@ -133,10 +103,7 @@ def open_input(path: Path) -> BinaryIO:
 
 
 def read_documents(path: Path, raw: BinaryIO, split: SplitDocuments) -> Iterator[RawDocument]:
-    """The documents of the file ``path``, open as ``raw``.
-
-    Raises UserError for a document longer than MAX_DOCUMENT_BYTES or a damaged archive.
-    """
+    """The documents of the file ``path``, open as ``raw``; UserError for a damaged archive."""
     if document_format(path) == ".jsonl":
         split = SplitDocuments.line
     limit = 2 * SECTION_BYTES if split is SplitDocuments.section else MAX_DOCUMENT_BYTES
@@ -173,24 +140,21 @@ def _last_character_start(content: bytes) -> int:
 def _join_lines(path: str, lines: Iterator[Line], split: SplitDocuments) -> Iterator[RawDocument]:
     drops_blank = split in (SplitDocuments.line, SplitDocuments.blank_line)
     document: list[Line] = []
-    num_bytes = 0
+    num_bytes, is_cut = 0, False
     for line in lines:
         is_blank = not line.content.strip()
-        if not (is_blank and drops_blank):
+        if not is_cut and not (is_blank and drops_blank):
             document.append(line)
             num_bytes += len(line.content)
-        if not document:
-            continue
         # A line that was cut is a few bytes short of the limit.
         if split is not SplitDocuments.section and num_bytes > MAX_DOCUMENT_BYTES - 8:
-            raise UserError(
-                f"A document must be shorter than {MAX_DOCUMENT_BYTES} bytes, but the one at line "
-                f"{document[0].number} of '{path}' is not. Cut it, or, if it is a .txt file, "
-                "set `--split-documents section`."
-            )
-        if _ends_document(line, is_blank, num_bytes, split):
+            yield _joined(path, document, drops_blank)._replace(is_cut=True)
+            document, num_bytes, is_cut = [], 0, True  # what follows of it is passed over
+        if document and _ends_document(line, is_blank, num_bytes, split):
             yield _joined(path, document, drops_blank)
             document, num_bytes = [], 0
+        if is_cut and _ends_cut_document(line, is_blank, split):
+            is_cut = False
     if document:
         yield _joined(path, document, drops_blank)
 
@@ -211,13 +175,24 @@ def _ends_document(line: Line, is_blank: bool, num_bytes: int, split: SplitDocum
     return split is SplitDocuments.line
 
 
-def _bad(document: RawDocument, position: int, rule: str, found: str, remedy: str) -> UserError:
-    """The sentence for a bad byte at ``position`` of the document."""
+def _ends_cut_document(line: Line, is_blank: bool, split: SplitDocuments) -> bool:
+    if split is SplitDocuments.blank_line:
+        return is_blank
+    return split is SplitDocuments.line and line.content.endswith(b"\n")
+
+
+def _bad(
+    document: RawDocument, position: int, rule: str, found: str, remedy: str
+) -> BadDocumentError:
+    """The error for a bad byte at ``position`` of the document."""
     line = document.line + document.content.count(b"\n", 0, position)
-    return UserError(
+    offset = document.offset + position
+    error = BadDocumentError(
         f"Line {line} of '{document.path}' must be {rule}, but {found} "
-        f"(byte {document.offset + position} of the file). {remedy}"
+        f"(byte {offset} of the file). {remedy}"
     )
+    error.fault = Fault(document.path, line, offset, rule, found)
+    return error
 
 
 def parse(document: RawDocument) -> str:
@@ -228,6 +203,9 @@ def parse(document: RawDocument) -> str:
 def parse_fields(document: RawDocument, keys: Sequence[str]) -> List[str]:
     """The strings under ``keys`` of a JSON record, or all of a document of plain text."""
     content = document.content
+    if document.is_cut:
+        remedy = "Cut it, or, if it is a .txt file, set `--split-documents section`."
+        raise _bad(document, 0, SHORT_ENOUGH, "begins a document that is not", remedy)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -235,7 +213,7 @@ def parse_fields(document: RawDocument, keys: Sequence[str]) -> List[str]:
         raise _bad(
             document,
             error.start,
-            "UTF-8",
+            UTF8,
             f"has the byte 0x{byte:02X}",
             "Convert the file to UTF-8.",
         ) from error

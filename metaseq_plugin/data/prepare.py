@@ -35,8 +35,6 @@ from metaseq_plugin.data import tokenizers
 from metaseq_plugin.data.byte_level_bpe import MERGES_OPTION, MIN_VOCAB_SIZE, VOCAB_OPTION
 from metaseq_plugin.data.corpus_tokens import (
     SPLITS,
-    WorkerDiedError,
-    available_cores,
     merge_chunks,
     progress_bar,
     read_chunks,
@@ -44,7 +42,9 @@ from metaseq_plugin.data.corpus_tokens import (
     token_dtype,
     tokenize_corpus,
 )
-from metaseq_plugin.data.documents import SECTION_BYTES, SplitDocuments, find_inputs
+from metaseq_plugin.data.documents import SECTION_BYTES, SplitDocuments
+from metaseq_plugin.data.inputs import find_inputs
+from metaseq_plugin.data.processes import WorkerDiedError, available_cores
 from metaseq_plugin.data.sentence_pieces import MODEL_OPTION
 from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, read_tokenizer_file
 from metaseq_plugin.data.train_vocabulary import DEFAULT_VOCAB_SIZE, train_vocabulary

@@ -14,8 +14,9 @@ from typing import Iterable, Optional
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.byte_level_bpe import ByteLevelBPE, train_byte_level_bpe
-from metaseq_plugin.data.corpus_tokens import HASH_BYTES, WorkerDiedError, process_pool
+from metaseq_plugin.data.corpus_tokens import HASH_BYTES
 from metaseq_plugin.data.documents import RawDocument, parse
+from metaseq_plugin.data.processes import WorkerDiedError, process_pool
 from metaseq_plugin.data.sentence_pieces import train_sentence_pieces
 
 SAMPLE_BYTES = 33_554_432

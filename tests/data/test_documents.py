@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 from pathlib import Path
 from typing import Iterable
 
@@ -14,13 +15,14 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data import documents
 from metaseq_plugin.data.documents import (
     SECTION_BYTES,
+    BadDocumentError,
     RawDocument,
     SplitDocuments,
-    find_inputs,
     open_input,
     parse,
     read_documents,
 )
+from metaseq_plugin.data.inputs import find_inputs
 
 
 def read(path: Path, split: SplitDocuments = SplitDocuments.section) -> list[RawDocument]:
@@ -138,16 +140,50 @@ def test_bad_content_is_named_by_file_and_line(name: str, tmp_path: Path) -> Non
         texts(read(path))
 
 
-def test_a_document_has_a_greatest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_has_a_greatest_length_and_reading_goes_on_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 1_000)
-    long = write(tmp_path / "a.jsonl", GOOD + b'{"text": "' + b"x" * 2_000 + b'"}\n')
-    with pytest.raises(
-        UserError, match=r"shorter than 1000 bytes, but the one at line 2 of .*a.jsonl"
-    ):
-        read(long)
-    text = write(tmp_path / "a.txt", b"x\n" * 2_000)
+    record = b'{"text": "' + b"x" * 5_000 + b'"}\n'
+    first, long, *rest = read(write(tmp_path / "a.jsonl", GOOD + record + GOOD + record[:-1]))
+    assert texts([first, rest[0]]) == ["fine"] * 2
+    assert (rest[0].line, rest[0].offset) == (3, len(GOOD + record))
+    assert [document.is_cut for document in (first, long, *rest)] == [False, True, False, True]
+    with pytest.raises(BadDocumentError, match=r"Line 2 of .*a.jsonl' must be shorter than") as bad:
+        parse(long)
+    assert (bad.value.fault.line, bad.value.fault.offset) == (2, len(GOOD))
+    assert pickle.loads(pickle.dumps(bad.value)).fault == bad.value.fault
+    blocks = write(
+        tmp_path / "a.txt", b"a\n\n" + b"x\n" * 2_000 + b"\nb\n" + b"y" * 3_000 + b"\n\nc"
+    )
+    found = read(blocks, SplitDocuments.blank_line)
+    assert [(document.content[:1], document.line, document.is_cut) for document in found] == [
+        (b"a", 1, False), (b"x", 3, True), (b"b", 2_004, True), (b"c", 2_007, False)
+    ]  # fmt: skip
     with pytest.raises(UserError, match="`--split-documents section`"):
-        read(text, SplitDocuments.file)
+        texts(read(blocks, SplitDocuments.file))
+
+
+def test_folders_behind_links_are_searched_but_not_in_circles(tmp_path: Path) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for folder in (data / "00", elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "a.txt").touch()
+    (data / "01").symlink_to(elsewhere)
+    assert find_inputs([str(data)], []) == [data / "00" / "a.txt", data / "01" / "a.txt"]
+    (elsewhere / "back").symlink_to(data)  # a circle of two
+    with pytest.raises(
+        UserError, match=r"links in circles, but '.*01/back' leads back to '.*data'"
+    ):
+        find_inputs([str(data)], [])
+    (elsewhere / "back").unlink()
+    (elsewhere / "self").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="links in circles"):
+        find_inputs([str(data)], [])
+    (elsewhere / "self").unlink()
+    (data / "lost.txt").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"'.*lost.txt' is a link to nothing"):
+        find_inputs([str(data)], [])
 
 
 def test_wrong_inputs(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.corpus_tokens import follow_parent, token_dtype
+from metaseq_plugin.data.corpus_tokens import token_dtype
 from metaseq_plugin.data.documents import (
     BYTE_ORDER_MARK,
     MAX_DOCUMENT_BYTES,
@@ -31,6 +31,7 @@ from metaseq_plugin.data.documents import (
     RawDocument,
     parse_fields,
 )
+from metaseq_plugin.data.processes import follow_parent
 from metaseq_plugin.data.streaming.corpora import Corpora, Places
 from metaseq_plugin.data.streaming.index import ChangedFileError, changed
 from metaseq_plugin.data.streaming.line_scan import line_number
