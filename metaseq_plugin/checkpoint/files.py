@@ -11,7 +11,7 @@ import pickle
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, Sequence
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from metaseq_plugin.compat.errors import UserError
 FAIRSEQ_CHECKPOINT = "checkpoint.pt"
 HF_CONFIG = "config.json"
 METASEQ_FILES = "reshard*.pt"
+CONVERTED = (FAIRSEQ_CHECKPOINT, HF_CONFIG, METASEQ_FILES)
 
 
 def read_torch(path: Path) -> Any:
@@ -92,8 +93,19 @@ def unreadable(path: Path, error: Exception) -> UserError:
     )
 
 
-def check_destination(dst: Path, src: Path, overwrite: bool) -> None:
-    """Refuse to write to ``dst`` where that would lose something."""
+def check_destination(
+    dst: Path,
+    src: Path,
+    overwrite: bool,
+    replaced: str = "a converted model",
+    marks: Sequence[str] = CONVERTED,
+) -> None:
+    """Refuse to write to ``dst`` where that would lose something.
+
+    Args:
+        replaced: what ``overwrite`` may replace.
+        marks: the files one of which shows that it is that.
+    """
     if dst.resolve() == src.resolve() or dst.resolve() in src.resolve().parents:
         raise UserError(f"DST must not be SRC or a folder around it, but is {dst}. Set another.")
     if not dst.exists():
@@ -106,10 +118,12 @@ def check_destination(dst: Path, src: Path, overwrite: bool) -> None:
         raise UserError(
             f"DST must not exist yet, but {dst} does. Set another, or replace it with --overwrite."
         )
-    if not any(any(dst.glob(name)) for name in (FAIRSEQ_CHECKPOINT, HF_CONFIG, METASEQ_FILES)):
+    if not any(any(dst.glob(name)) for name in marks):
+        *others, last = marks
+        names = f"{', '.join(others)} or {last}" if others else last
         raise UserError(
-            f"`--overwrite` must replace a converted model, but {dst} holds no {FAIRSEQ_CHECKPOINT}, "
-            f"{HF_CONFIG} or {METASEQ_FILES}. Delete the folder yourself, or set another."
+            f"`--overwrite` must replace {replaced}, but {dst} holds no {names}. "
+            "Delete the folder yourself, or set another."
         )
 
 

@@ -67,6 +67,8 @@ LIBRARIES = (
     Library("sentencepiece", "sentencepiece", minimum=(0, 2)),
     Library("safetensors", "safetensors", minimum=(0, 4)),
     Library("zstandard", "zstandard"),
+    Library("datasketch", "datasketch", minimum=(2, 0)),
+    Library("tabulate", "tabulate"),
     Library(
         "torchaudio", "torchaudio", needed=False, remedy="{python} -m pip uninstall torchaudio"
     ),
@@ -226,7 +228,7 @@ def examine() -> list[Row]:
     if hook.problem:  # without it most imports fail on Python >= 3.11, for no other reason
         return rows
     output, failure = run_child("from metaseq_plugin.compat.probe import main; main()")
-    tokenizers = "import tiktoken, tokenizers, sentencepiece, safetensors, zstandard"
+    tokenizers = "import tiktoken, tokenizers, sentencepiece, safetensors, zstandard, datasketch"
     extra_failure = failure or run_child(tokenizers)[1]
     if extra_failure:
         rows += import_rows(failure)

@@ -111,15 +111,14 @@ def run(args: argparse.Namespace) -> None:
     _print_summary(destdir, counts)
 
 
-def check_options(args: argparse.Namespace) -> None:
-    """Raise UserError for the first option that is out of range or contradicts another."""
-    given = [args.opt_bpe_vocab, args.opt_bpe_merges, args.opt_sentencepiece_model]
+def check_tokenizer_options(args: argparse.Namespace) -> None:
+    """Raise UserError unless tokenizer files were given whole and of one kind, or not at all."""
     byte_level, sentence_piece = tokenizers.BPE_NAMES
     if (args.opt_bpe_vocab is None) != (args.opt_bpe_merges is None):
         missing = VOCAB_OPTION if args.opt_bpe_vocab is None else MERGES_OPTION
         raise UserError(
             f"`{VOCAB_OPTION}` and `{MERGES_OPTION}` must be given together, but `{missing}` is "
-            "missing. Set both, or neither to train a vocabulary."
+            "missing. Set both, or neither."
         )
     kinds = {byte_level: args.opt_bpe_vocab, sentence_piece: args.opt_sentencepiece_model}
     named = [kind for kind, file in kinds.items() if file is not None]
@@ -129,7 +128,13 @@ def check_options(args: argparse.Namespace) -> None:
             f"files of {' and '.join(named)}. Give the files of one kind."
         )
     args.bpe = args.bpe or (named or [byte_level])[0]
-    if args.vocab_size is not None and any(given):
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise UserError for the first option that is out of range or contradicts another."""
+    check_tokenizer_options(args)
+    given = tokenizer_paths(args)
+    if args.vocab_size is not None and given:
         raise UserError(
             f"`--vocab-size` must be left out when tokenizer files are given, but is "
             f"{args.vocab_size}. Leave one of them out."

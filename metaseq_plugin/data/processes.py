@@ -13,11 +13,12 @@ import signal
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Callable, Iterable, Iterator, TypeVar
+from typing import Any, Callable, Iterable, Iterator, TypeVar
 
 from metaseq_plugin.compat.errors import UserError
 
 AHEAD = 2  # items of each worker that are waited for or worked on
+_functions: list[Callable[[Any], Any]] = []  # a worker process of ``in_order`` has one
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Item = TypeVar("Item")
@@ -45,19 +46,30 @@ def process_pool(num_workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(num_workers, context, initializer=follow_parent)
 
 
+def _start(function: Callable[[Any], Any]) -> None:
+    follow_parent()
+    _functions.append(function)
+
+
+def _call(item: Any) -> Any:
+    return _functions[0](item)
+
+
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
 ) -> Iterator[Result]:
     """``function`` of each item, computed in ``num_workers`` processes, given in the items' order.
 
-    At most AHEAD items a worker are in memory. An error is that of the first item that has one,
+    At most AHEAD items a worker are in memory. The function is inherited, not sent, so it may hold
+    something large. An error is that of the first item that has one,
     whatever the number of workers. Raises WorkerDiedError if a process is killed.
     """
-    pool = process_pool(num_workers)
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(num_workers, context, _start, (function,))
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
+            pending.append(pool.submit(_call, item))
             if len(pending) >= AHEAD * num_workers:
                 yield pending.popleft().result()
         while pending:
