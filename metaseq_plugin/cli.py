@@ -16,6 +16,7 @@ from typing import Any, Mapping, Optional, Sequence, Union
 
 from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
 
+EXIT_INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 Commands = Mapping[str, Union[str, Mapping[str, str]]]
 
 # name -> its module, or, of a group, the names and modules in it
@@ -60,11 +61,14 @@ def _add_subcommand(subparsers: Any, name: str, module_name: str, full_name: str
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one subcommand; the exit status: 0, or 2 after one sentence on what to set."""
+    """Run one subcommand; the exit status: 0, 2 after one sentence on what to set, 130 after Ctrl-C."""
     args = build_parser().parse_args(argv)
     try:
         args.run(args)
     except UserError as error:
         print(f"metaseq {args.full_name}: error: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:  # the subcommands leave nothing half-written
+        print(f"metaseq {args.full_name}: interrupted", file=sys.stderr)  # noqa: T201
+        return EXIT_INTERRUPTED
     return 0

@@ -64,6 +64,11 @@ def run(args: argparse.Namespace) -> None:
     """Print the report; raises UserError for a mistake, not for a bad document."""
     _check_options(args)
     tokenizer = _tokenizer(args)
+    if tokenizer is None and args.token_sample < 1:
+        raise UserError(
+            f"`--token-sample` must come with a tokenizer, but {args.data} holds none. "
+            f"Set {VOCAB_OPTION} and {MERGES_OPTION}, or {MODEL_OPTION}."
+        )
     files = corpus_files(args.data)
     split = SplitDocuments(args.split_documents)
     name = tokenizer.bpe_name if tokenizer else None

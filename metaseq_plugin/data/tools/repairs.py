@@ -15,7 +15,7 @@ import re
 from typing import Match, NamedTuple
 
 MAX_BACKSLASHES = 3
-MAX_GAP = 8  # blanks
+MAX_GAP = 64  # blanks: aligned columns and comments have fewer
 
 # A letter n, r or t with more letters behind it may begin a word, or a command of LaTeX's.
 DEBRIS = re.compile(
