@@ -124,7 +124,7 @@ def _clean(
                 document = _held_against(document, seen, places)
                 if document.reason is None:
                     seen.add(document.digest, document.minima)
-                    places.append((document.path, document.line))
+                    places.append((report.name_of[document.path], document.line))
                     writer.write(document.path, document.output)
                 report.add(document)
     report.check_any_stays()
@@ -139,8 +139,8 @@ def _held_against(document: Judged, seen: Seen, places: list[tuple[str, int]]) -
         reason, number = Reason.near_copy, seen.near_copy_of(document.minima)
     if number is None:
         return document
-    path, line = places[number]
-    return document._replace(reason=reason, found=f"of line {line:,} of {path}")
+    name, line = places[number]
+    return document._replace(reason=reason, found=f"of line {line:,} of {name}")
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:

@@ -55,7 +55,7 @@ class Judged(NamedTuple):
 
     path: str
     line: int
-    offset: int
+    offset: int  # of its first byte, or of the first bad one
     num_bytes: int  # as it was read
     reason: Optional[Reason] = None
     found: str = ""  # what is said of it, beside the reason
@@ -76,9 +76,14 @@ def _judged(documents: Sequence[RawDocument], rules: Rules) -> Iterator[Judged]:
         try:
             text = parse(document)
         except BadDocumentError as error:
+            fault = error.fault
             reasons = {UTF8: Reason.not_utf8, SHORT_ENOUGH: Reason.too_long}
-            reason = reasons.get(error.fault.rule, Reason.bad_record)
-            yield judged._replace(reason=reason, found=str(error))
+            yield judged._replace(
+                line=fault.line,
+                offset=fault.offset,
+                reason=reasons.get(fault.rule, Reason.bad_record),
+                found=f"{fault.found}, must be {fault.rule}",
+            )
             continue
         mended, repairs = repaired(text)
         num_characters = len(mended.strip())
