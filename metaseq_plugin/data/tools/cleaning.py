@@ -25,10 +25,8 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.corpus_tokens import progress_bar, read_chunks
 from metaseq_plugin.data.documents import SplitDocuments
 from metaseq_plugin.data.processes import available_cores, in_order
-from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE
-from metaseq_plugin.data.tokenizers import TOKENIZER_FILES
 from metaseq_plugin.data.tools.cleaning_report import CleaningReport
-from metaseq_plugin.data.tools.corpora import CorpusFile, corpus_files
+from metaseq_plugin.data.tools.corpora import TOKENIZER, CorpusFile, corpus_files
 from metaseq_plugin.data.tools.duplicates import Seen
 from metaseq_plugin.data.tools.judging import Judged, Reason, Rules, judge
 from metaseq_plugin.data.tools.writing import CorpusWriter
@@ -145,6 +143,6 @@ def _held_against(document: Judged, seen: Seen, places: list[tuple[str, int]]) -
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
     """Training finds the tokenizer in the data folder, so it comes along."""
-    for name in (*TOKENIZER_FILES, DICTIONARY_FILE):
+    for name in TOKENIZER:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

@@ -13,8 +13,11 @@ from typing import NamedTuple, Optional
 
 from metaseq_plugin.data.inputs import find_inputs
 from metaseq_plugin.data.streaming.files import corpus_name
+from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE
+from metaseq_plugin.data.tokenizers import TOKENIZER_FILES
 
 TRAIN = "train"
+TOKENIZER = (*TOKENIZER_FILES, DICTIONARY_FILE)  # may lie in DATA, and is no corpus
 
 
 class CorpusFile(NamedTuple):
@@ -39,7 +42,7 @@ def corpus_files(data: str) -> list[CorpusFile]:
 
     Raises UserError for a missing or empty folder, and for what cannot be followed.
     """
-    paths = find_inputs([data], [])
     root = Path(data) if Path(data).is_dir() else Path(data).parent
+    paths = find_inputs([data], [root / name for name in TOKENIZER])
     files = [_corpus_file(path, root) for path in paths]
     return sorted(files, key=lambda file: file.relative.parts[0] == TRAIN)

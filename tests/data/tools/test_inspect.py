@@ -173,6 +173,7 @@ def test_the_tokenizer_of_the_folder_is_taken(tmp_path: Path, tokenizer: Path) -
         (data / name).write_bytes((tokenizer / name).read_bytes())
     report = inspected(data, tmp_path)
     assert report["tokenizer"] == "opt_bpe"
+    assert list(report["corpora"]) == ["valid/wiki/wiki", "train/books", "train/wiki"]
     assert report == inspected(data, tmp_path, *options(tokenizer))
 
 
