@@ -65,7 +65,7 @@ class Seen:
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self._exact: dict[bytes, int] = {}
-        self._minima: list[MinHash] = []
+        self._minima = np.empty((1_024, NUM_PERMUTATIONS), np.uint32)  # grows by doubling
         self._index = MinHashLSH(threshold, NUM_PERMUTATIONS, WEIGHTS) if threshold < 1 else None
 
     def exact_copy_of(self, digest: bytes) -> Optional[int]:
@@ -76,19 +76,20 @@ class Seen:
         """The number of the first document at least as similar as the threshold asks for."""
         if self._index is None:
             return None
-        asked = _as_minhash(minima)
-        candidates = sorted(self._index.query(asked))
-        return next(
-            (n for n in candidates if asked.jaccard(self._minima[n]) >= self.threshold), None
-        )
+        candidates = np.array(sorted(self._index.query(_as_minhash(minima))), dtype=np.int64)
+        similarity = np.mean(self._minima[candidates] == minima, axis=1)
+        copies = candidates[similarity >= self.threshold]
+        return int(copies[0]) if len(copies) else None
 
     def add(self, digest: bytes, minima: Optional[np.ndarray]) -> None:
         """Take the next document among those that stay."""
         number = len(self._exact)
         self._exact[digest] = number
         if self._index is not None and minima is not None:
-            self._minima.append(_as_minhash(minima))
-            self._index.insert(number, self._minima[-1], check_duplication=False)
+            if number == len(self._minima):
+                self._minima = np.concatenate([self._minima, np.empty_like(self._minima)])
+            self._minima[number] = minima
+            self._index.insert(number, _as_minhash(minima), check_duplication=False)
 
 
 def _as_minhash(minima: np.ndarray) -> MinHash:
