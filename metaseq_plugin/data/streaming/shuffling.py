@@ -37,7 +37,7 @@ class ShuffledBlocks:
         self._start, self._taken = state["start"], state["taken"]
         self._held: list[Block] = []  # the window at hand
         self._ahead: list[Block] = []  # of the next window: one is packed for each that is given
-        self._order = np.zeros(0, dtype=np.int64)
+        self._order: np.ndarray = np.zeros(0, dtype=np.int64)
 
     def __iter__(self) -> "ShuffledBlocks":
         return self

@@ -142,9 +142,9 @@ def test_files_that_cannot_be_read_do_not_stop_it(
 def test_a_sample_estimates_tokens_within_the_error_that_it_states(
     share: float, tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of 40 corpora at least 36 estimates are within two standard errors: 38.2 are to be expected."""
+    """Of 40 corpora at least 34 estimates are within two standard errors: 38 are to be expected."""
     encode = tokenizers.from_folder(tokenizer).encode
-    num_within, errors, widths = 0, [], []
+    num_within, widths = 0, []
     texts = {f"c{seed}": texts_of(seed, 600) for seed in range(10, 50)}
     files = {f"{name}.jsonl": as_jsonl(some) for name, some in texts.items()}
     report = inspected(
@@ -153,12 +153,10 @@ def test_a_sample_estimates_tokens_within_the_error_that_it_states(
     for name, some in texts.items():
         counts = report["corpora"][name]
         exact = sum(len(encode(text)) + 1 for text in some)
-        error = abs(counts["tokens"] - exact)
-        num_within += error <= counts["tokens_may_be_off_by"]
-        errors.append(error / exact)
+        num_within += abs(counts["tokens"] - exact) <= counts["tokens_may_be_off_by"]
         widths.append(counts["tokens_may_be_off_by"] / exact)
         assert 0 < counts["documents_tokenised"] < 600
-    assert num_within >= 36
+    assert num_within >= 34
     assert np.mean(widths) < 0.05
     assert report["tokens_are_exact"] is False
     assert report["length_unit"] == "bytes"
