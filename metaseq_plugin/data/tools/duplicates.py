@@ -65,7 +65,9 @@ class Seen:
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self._exact: dict[bytes, int] = {}
-        self._minima = np.empty((1_024, NUM_PERMUTATIONS), np.uint32)  # grows by doubling
+        self._minima: np.ndarray = np.empty(
+            (1_024, NUM_PERMUTATIONS), np.uint32
+        )  # grows by doubling
         self._index = MinHashLSH(threshold, NUM_PERMUTATIONS, WEIGHTS) if threshold < 1 else None
 
     def exact_copy_of(self, digest: bytes) -> Optional[int]:
