@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
+import torch
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.compressed import DAMAGED, unpacked
@@ -82,12 +83,25 @@ def _text_of(path: Path, base: Path) -> Path:
     return base.with_name(base.name + ".text") if is_packed(path) else path
 
 
+def _mapped(path: Path) -> np.ndarray:
+    """The numbers of an index, mapped from disk; OSError or ValueError where it is not whole.
+
+    NumPy's own map would hold the file open as long as it lives, and a split has thousands of files.
+    """
+    index = np.load(path, mmap_mode="r")
+    first, itemsize = index.offset // index.itemsize, index.itemsize
+    if index.dtype != np.int64 or first * itemsize != index.offset:
+        raise ValueError(f"{path} is no index")
+    size = first + len(index)
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.int64).numpy()[first:]
+
+
 def _load(path: Path, base: Path) -> Optional[IndexedFile]:
     """The index at ``base`` if it is whole and belongs to ``path`` as it is now."""
     status = readable(path)
     text = _text_of(path, base)
     try:
-        index = np.load(_index_of(base), mmap_mode="r")
+        index = _mapped(_index_of(base))
         text_status = text.stat()
     except (OSError, ValueError, EOFError):
         return None

@@ -124,6 +124,15 @@ def test_an_index_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         texts_of(path, str(tmp_path / "taken"))
 
 
+def test_an_index_holds_no_file_open(tmp_path: Path) -> None:
+    """A process may have 1,024 open files, a corpus more shards than that."""
+    paths = [write_jsonl(tmp_path / f"{number}.jsonl", ["one", "two"]) for number in range(40)]
+    before = len(os.listdir("/proc/self/fd"))
+    files = indexed(paths, None)
+    assert [file.num_documents for file in files] == [2] * 40
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def build(path: Path, results: "multiprocessing.Queue[int]") -> None:
     (file,) = indexed([path], None)
     results.put(file.num_documents)
