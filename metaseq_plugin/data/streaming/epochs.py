@@ -48,14 +48,27 @@ class EpochBatches:
         self._drops_remainder = False
         self._ahead: Optional[List[Batch]] = None
         self._ahead_state = self.state = rounds.state()
-        self._ended = False
+        self._ended = self._has_skipped = False
+        self._was_whole = self.state.num_blocks == 0
         self._first = self.state.num_blocks // rounds.share.blocks_a_round
 
     def grouped(self, size: int, drops_remainder: bool) -> "EpochBatches":
-        """This iterator with ``size`` batches an item; must come before the first."""
+        """This iterator with ``size`` batches an item, or the next that has one; before the first."""
+        epoch = self
+        while not epoch._has_updates(size, drops_remainder):
+            # fairseq needs an update of each epoch, and --skip-batches may leave none of this one.
+            if epoch._was_whole and not epoch._has_skipped:
+                raise UserError(
+                    "`--skip-remainder-batch` must leave an update of each epoch, but an epoch is "
+                    "smaller than one. Leave it out, or set a smaller --batch-size or --update-freq."
+                )
+            epoch = self._epochs.next_epoch_itr(self._epochs.shuffle)
+        return epoch
+
+    def _has_updates(self, size: int, drops_remainder: bool) -> bool:
         self._group, self._drops_remainder = size, drops_remainder
         self._first //= size
-        return self
+        return self.has_next()
 
     @property
     def n(self) -> int:
@@ -83,6 +96,7 @@ class EpochBatches:
         if self._ahead is None and not self._ended:
             while self._epochs.skips_next() and self._pull():
                 self._epochs.skipped_one()
+                self._has_skipped = True
             self._ahead = self._pull() or None
             self._ahead_state = self._rounds.state()
             if self._ahead is None:

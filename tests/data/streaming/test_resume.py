@@ -18,6 +18,7 @@ from tests.data.streaming.worlds import (
     TOKENIZER,
     Fleet,
     Sample,
+    epochs_of,
     open_split,
     write_jsonl,
     write_world,
@@ -228,6 +229,27 @@ def test_skipping_goes_on_in_the_next_epoch(world: Path, pools: Dict[int, Worker
     assert not fleet.epochs[0].has_next()
     again = Fleet(split, pools[0], 1, 4, fleet.state(), skips, first_epoch - 1)
     assert fleet.update() == again.update() == plain[first_epoch + 4]
+
+
+def test_skipping_may_take_whole_epochs(world: Path, pools: Dict[int, Workers]) -> None:
+    """fairseq cannot train an epoch without an update, so the next one begins in its place."""
+    split = open_split(world)
+    plain_fleet = Fleet(split, pools[0], 1, 4)
+    plain = run(plain_fleet, 80)
+    an_epoch = sum(update[0][0] >> 40 == 1 for update in plain)
+    for done in (0, 5):  # all of the epoch, and what is left of it
+        skips = {done + 1: 2 * an_epoch}
+        fleet = Fleet(split, pools[0], 1, 4)
+        run(fleet, done)
+        again = Fleet(split, pools[0], 2, 2, fleet.state(), skips, done)
+        assert again.ranks[0].epoch == 3
+        assert run(again, 3) == plain[2 * an_epoch + done : 2 * an_epoch + done + 3]
+
+
+def test_an_epoch_without_an_update_is_refused(world: Path, pools: Dict[int, Workers]) -> None:
+    epochs = epochs_of(open_split(world), pools[0])
+    with pytest.raises(UserError, match="`--skip-remainder-batch` must leave an update"):
+        epochs.next_epoch_itr().grouped(10_000, True)
 
 
 def test_an_update_that_overflowed_is_not_skipped_twice(
