@@ -86,6 +86,20 @@ def test_ranks_take_turns_and_may_change(tmp_path: Path, data: Path) -> None:
         )
 
 
+@pytest.mark.slow
+def test_the_last_update_of_an_epoch_weighs_all_its_tokens(tmp_path: Path, data: Path) -> None:
+    """It has 3 batches here: 2 ranks with 2 steps each leave one of the ranks without its second."""
+    epoch = (*STREAMING, "--disable-validation", "--shuffle-window", 16, "--max-epoch", 1,
+             "--dropout", 0, "--attention-dropout", 0, "--no-save")  # fmt: skip
+    one, two = Recorder(tmp_path / "one"), Recorder(tmp_path / "two")
+    trained(data, tmp_path / "a", *epoch, "--update-freq", 4, prepare=one)
+    ended = train_ranks(2, data, tmp_path / "b", *epoch, "--update-freq", 2, prepare=two)
+    assert [rank.status for rank in ended] == [0, 0], ended
+    assert [len(two.rows(rank)[-1]["ids"]) for rank in (0, 1)] == [2, 1]
+    for key in ("loss", "gnorm"):
+        assert two.numbers(key) == pytest.approx(one.numbers(key), rel=1e-4), key
+
+
 def test_each_subset_is_validated_and_twice_alike(tmp_path: Path, data: Path) -> None:
     often = (*OPTIONS, "--validate-interval-updates", 6, "--log-format", "json", "--max-update", 12)
     outputs = [

@@ -11,6 +11,7 @@ The state is in fairseq's ``extra_state["train_iterator"]``, under the key "stre
 
 import logging
 import math
+from itertools import islice
 from typing import Any, Callable, Dict, List, Optional, Tuple, TypedDict
 
 import numpy as np
@@ -106,13 +107,14 @@ class EpochBatches:
 
     def _pull(self) -> List[Batch]:
         """The batches of the next item; none at the end."""
-        size = self._group or 1
-        batches: List[Batch] = []
-        for batch in self._rounds:
-            batches.append(batch)
-            if len(batches) == size:
-                return batches
-        return [] if self._drops_remainder else batches
+        size, before = self._group or 1, self._rounds.num_blocks
+        batches = list(islice(self._rounds, size))
+        full = size * self._rounds.share.blocks_a_round
+        if self._drops_remainder and self._rounds.num_blocks - before < full:
+            return []
+        # Where a rank gets none in the last round, its {} comes first: fairseq takes an update that
+        # ends with one for no data at all, and would divide the gradients by too few tokens.
+        return sorted(batches, key=bool)
 
 
 class StreamingEpochs(EpochBatchIterating):

@@ -13,6 +13,7 @@ from metaseq_plugin.data.streaming.packing import TALLY
 from metaseq_plugin.data.streaming.split import Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from metaseq_plugin.data.token_blocks import SampleBreakMode
+from metaseq_plugin.data.tokenizer_base import PAD
 from tests.data.streaming.worlds import (
     FIRST_WORD,
     TOKENIZER,
@@ -244,6 +245,40 @@ def test_skipping_may_take_whole_epochs(world: Path, pools: Dict[int, Workers]) 
         again = Fleet(split, pools[0], 2, 2, fleet.state(), skips, done)
         assert again.ranks[0].epoch == 3
         assert run(again, 3) == plain[2 * an_epoch + done : 2 * an_epoch + done + 3]
+
+
+def test_a_rank_that_has_data_does_not_end_an_update_with_none(
+    world: Path, pools: Dict[int, Workers]
+) -> None:
+    """fairseq counts the tokens of an update by its last batch: none if that is none."""
+    split = open_split(world)
+    for ranks, update_freq in ((2, 4), (3, 4), (4, 4), (5, 2)):
+        fleet = Fleet(split, pools[0], ranks, update_freq)
+        uneven = 0
+        for epochs in zip(*fleet.epochs):
+            for batches in epochs:
+                assert batches[-1] or not any(batches)
+                uneven += any(batches) and not all(batches)
+        assert uneven or (ranks, update_freq) == (2, 4), ranks
+    empty = fleet.ranks[0].first_batch
+    assert (empty["ntokens"], int(empty["target"].ne(PAD).sum())) == (0, 0)
+
+
+@pytest.mark.parametrize(("batch_size", "update_freq"), [(2, 1), (2, 4), (3, 2)])
+def test_a_remainder_is_dropped_when_asked_for(
+    world: Path, pools: Dict[int, Workers], batch_size: int, update_freq: int
+) -> None:
+    """As in fairseq: every update has --batch-size blocks of each rank in each of its batches."""
+    epochs = epochs_of(open_split(world), pools[0], batch_size=batch_size)
+    sizes = [
+        [batch["nsentences"] for batch in batches]
+        for batches in epochs.next_epoch_itr().grouped(update_freq, True)
+    ]
+    whole = epochs_of(open_split(world), pools[0], batch_size=batch_size).next_epoch_itr()
+    blocks = sum(batch["nsentences"] for batch in whole)
+    an_update = batch_size * update_freq
+    assert sizes == [[batch_size] * update_freq] * (blocks // an_update)
+    assert epochs.state_dict()["epoch"] == 2
 
 
 def test_an_epoch_without_an_update_is_refused(world: Path, pools: Dict[int, Workers]) -> None:
