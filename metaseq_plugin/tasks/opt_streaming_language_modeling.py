@@ -234,7 +234,9 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
                 epoch,
                 **kwargs,
             )
-        if dataset.trains and self.train_epochs is not None:
+        # --valid-subset may name the training split; fairseq says this only where it will train.
+        trains = dataset.trains and "update_epoch_batch_itr" in kwargs
+        if trains and self.train_epochs is not None:
             return self.train_epochs
         block_size = dataset.split.settings.block_size
         batch_size = blocks_a_batch(max_tokens, max_sentences, block_size)
@@ -242,7 +244,7 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
             self.workers[num_workers] = Workers(self.reader, num_workers)
         workers = self.workers[num_workers]
         share = Share(batch_size, num_shards, shard_id, block_size)
-        if not dataset.trains:
+        if not trains:
             return StreamingEpochs(dataset.split, share, workers)
         interval = self.args.log_interval if shard_id == 0 else 0
         skips = Skips(parse_skips(self.args.skip_batches))

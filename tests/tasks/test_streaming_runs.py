@@ -121,6 +121,18 @@ def test_each_subset_is_validated_and_twice_alike(tmp_path: Path, data: Path) ->
     assert re.search(r"epoch 1 so far: 40 samples \(40 in this run\); code: ", outputs[0])
 
 
+def test_validating_on_the_training_split_leaves_training_alone(tmp_path: Path, data: Path) -> None:
+    plain, validating = Recorder(tmp_path / "plain"), Recorder(tmp_path / "validating")
+    trained(data, tmp_path / "a", *QUIET, "--max-update", 9, prepare=plain)
+    for updates in (6, 9):
+        output = trained(
+            data, tmp_path / "b", *OPTIONS, "--valid-subset", "train", "--max-update", updates,
+            "--validate-interval-updates", 3, prepare=validating,
+        )  # fmt: skip
+        assert "valid on 'train' subset" in output
+    assert validating.rows() == plain.rows()
+
+
 def test_the_state_says_what_was_seen(tmp_path: Path, data: Path) -> None:
     trained(data, tmp_path / "a", *QUIET, "--max-update", 70)
     state = torch.load(tmp_path / "a" / "checkpoint_last.pt", weights_only=True)["extra_state"]
