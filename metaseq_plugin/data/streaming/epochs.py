@@ -171,11 +171,12 @@ class StreamingEpochs(EpochBatchIterating):
         if self._current is not None and self.end_of_epoch():
             self._samples_before, self._tally_before = self._totals(self._current.state)
             self.epoch += 1
-        self.shuffle = shuffle
+        # The rest of a resumed epoch is in the order it was begun in, whatever --curriculum says now.
         state, self._resumed = self._resumed or self._start, None
+        self.shuffle = self.shuffle if state.num_blocks else shuffle
         self._skipped = self.skips.state()
         rounds = self.split.rounds(
-            self.epoch, shuffle, self.share, self.workers, state.shuffle, state.tally
+            self.epoch, self.shuffle, self.share, self.workers, state.shuffle, state.tally
         )
         self._current = EpochBatches(rounds, len(self), self)
         return self._current
@@ -226,6 +227,7 @@ class StreamingEpochs(EpochBatchIterating):
         names, shuffle = self.split.corpora.names, state["shuffle"]
         num_blocks = shuffle["start"]["block"] + shuffle["taken"]
         self._resumed = RoundsState(shuffle, num_blocks, numbers(names, state["seen"]))
+        self.shuffle = state_dict["shuffle"]
         self._samples_before = state["samples_before"]
         self._tally_before = numbers(names, state["seen_before"])
         self.skips = Skips(self.skips.skips, *state["skipped"])

@@ -21,6 +21,7 @@ from tests.data.streaming.worlds import (
     Sample,
     epochs_of,
     open_split,
+    samples_of,
     write_jsonl,
     write_world,
 )
@@ -230,6 +231,30 @@ def test_skipping_goes_on_in_the_next_epoch(world: Path, pools: Dict[int, Worker
     assert not fleet.epochs[0].has_next()
     again = Fleet(split, pools[0], 1, 4, fleet.state(), skips, first_epoch - 1)
     assert fleet.update() == again.update() == plain[first_epoch + 4]
+
+
+def test_the_order_of_an_epoch_is_kept_when_the_curriculum_changes(
+    world: Path, pools: Dict[int, Workers]
+) -> None:
+    """fairseq asks for the shuffle that --curriculum says now, of the epoch that was begun with another."""
+    split = open_split(world)
+    whole = list(epochs_of(split, pools[0]).next_epoch_itr(shuffle=False))
+    state = epochs_of(split, pools[0])
+    begun = state.next_epoch_itr(shuffle=False)
+    found = [next(begun) for _ in range(5)]
+    for _ in range(2):
+        resumed = epochs_of(split, pools[0])
+        resumed.load_state_dict(state.state_dict())
+        rest = resumed.next_epoch_itr(shuffle=True)
+        found += [next(rest) for _ in range(5)]
+        state = resumed
+    found += list(rest)
+    assert [samples_of(batch) for batch in found] == [samples_of(batch) for batch in whole]
+    resumed = epochs_of(split, pools[0])
+    resumed.load_state_dict(state.state_dict())
+    for epochs in (state, resumed):  # the next epoch is as fairseq asks for it
+        epochs.next_epoch_itr(shuffle=True)
+        assert (epochs.epoch, epochs.shuffle) == (2, True)
 
 
 def test_skipping_may_take_whole_epochs(world: Path, pools: Dict[int, Workers]) -> None:
