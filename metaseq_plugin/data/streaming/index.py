@@ -21,9 +21,11 @@ import logging
 import os
 import shutil
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Optional, Sequence
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -137,7 +139,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _write(target: Path, fill: Callable[[Path], object]) -> None:
     """Let ``fill`` write a temporary file, which then takes the name ``target``."""
-    unfinished = target.with_name(f".{target.name.lstrip('.')}.{os.getpid()}.tmp")
+    # Not by the process's number, which ranks in containers have in common where there are no locks.
+    unfinished = target.with_name(f".{target.name.lstrip('.')}.{uuid4().hex}.tmp")
     fill(unfinished)
     with unfinished.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -231,6 +234,11 @@ def _build_missing(missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Opti
             with _locked(folder):
                 # Another rank may have made them while this one waited.
                 _build(pool, [pair for pair in files if find_index(pair[0], cache_dir) is None])
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"A process that indexes must not be killed, but one of {folder} was; perhaps memory ran "
+            "out. Run the same command again: finished indexes are kept."
+        ) from error
     except OSError as error:
         raise UserError(
             f"`{CACHE_OPTION}` must be a folder that can be written and has room, but "

@@ -124,6 +124,28 @@ def test_an_index_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         texts_of(path, str(tmp_path / "taken"))
 
 
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+def test_a_packed_file_that_is_none_is_named(tmp_path: Path, packing: str) -> None:
+    path = write_jsonl(tmp_path / f"c.jsonl{packing}", ["not packed at all"])
+    with pytest.raises(UserError, match=f"packed file must be whole, but {path} is not"):
+        texts_of(path)
+
+
+def test_an_index_process_that_is_killed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", ["one"])
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "scan", die)
+        with pytest.raises(UserError, match="process that indexes must not be killed"):
+            texts_of(path)
+    assert texts_of(path) == ["one"]
+
+
+def die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_an_index_holds_no_file_open(tmp_path: Path) -> None:
     """A process may have 1,024 open files, a corpus more shards than that."""
     paths = [write_jsonl(tmp_path / f"{number}.jsonl", ["one", "two"]) for number in range(40)]
