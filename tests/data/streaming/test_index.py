@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any, List
 
@@ -58,6 +59,22 @@ def test_parts_find_what_reading_finds(
     content = path.read_bytes()
     for start, end, document in zip(starts, [*starts[1:], size], expected):
         assert content[start:end].rstrip() == document.content.rstrip()
+
+
+def test_a_part_inside_a_long_line_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corpus that is one line would else be in memory once for every core."""
+    monkeypatch.setattr(line_scan, "READ_BYTES", 1_000)
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b"x" * 2_000_000)
+    tracemalloc.start()
+    try:
+        part = scan(path, 1_000_000, 2_000_000, False)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert len(part.starts) == 0
 
 
 def texts_of(path: Path, cache_dir: str | None = None) -> List[str]:
