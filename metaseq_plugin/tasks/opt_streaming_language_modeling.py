@@ -239,7 +239,9 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         if trains and self.train_epochs is not None:
             return self.train_epochs
         block_size = dataset.split.settings.block_size
-        batch_size = blocks_a_batch(max_tokens, max_sentences, block_size)
+        batch_size = blocks_a_batch(
+            max_tokens, max_sentences, block_size, required_batch_size_multiple
+        )
         if num_workers not in self.workers:
             self.workers[num_workers] = Workers(self.reader, num_workers)
         workers = self.workers[num_workers]
@@ -254,12 +256,19 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         return self.train_epochs
 
 
-def blocks_a_batch(max_tokens: Optional[int], max_sentences: Optional[int], block_size: int) -> int:
-    """Blocks of a batch under ``--max-tokens`` and ``--batch-size``."""
+def blocks_a_batch(
+    max_tokens: Optional[int], max_sentences: Optional[int], block_size: int, multiple: int = 1
+) -> int:
+    """Blocks of a batch under ``--max-tokens`` and ``--batch-size``, as fairseq makes them.
+
+    Args:
+        multiple: ``--required-batch-size-multiple``; a batch of fewer is left as it is.
+    """
     if max_tokens is not None and max_tokens < block_size:
         raise UserError(
             f"`--max-tokens` must be at least --tokens-per-sample ({block_size}), but is "
             f"{max_tokens}. Set --batch-size instead, or more."
         )
     limits = [max_sentences, None if max_tokens is None else max_tokens // block_size]
-    return min(limit for limit in limits if limit is not None)
+    most = min(limit for limit in limits if limit is not None)
+    return max(most - most % multiple, most % multiple)

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any, List
 
+import numpy as np
 import pytest
 import torch
+from fairseq.data import data_utils
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.streaming.skips import parse_skips
 from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
 from tests.fairseq_runs import train
+from tests.recorder import Recorder
 from tests.tasks.streaming_data import STREAMING, write_streaming_data
 
 SHORT = (*STREAMING, "--max-update", 2, "--disable-validation", "--no-save")
@@ -103,3 +106,32 @@ def test_the_smaller_limit_decides() -> None:
     assert blocks_a_batch(100, None, 32) == 3
     assert blocks_a_batch(100, 2, 32) == 2
     assert blocks_a_batch(64, 4, 32) == 2
+
+
+@pytest.mark.parametrize("multiple", [1, 3, 8])
+def test_batches_are_as_large_as_fairseqs(multiple: int) -> None:
+    for most in range(1, 25):
+        (first, *_) = data_utils.batch_by_size(
+            np.arange(100), num_tokens_fn=lambda _: 32, num_tokens_vec=np.full(100, 32),
+            max_sentences=most, required_batch_size_multiple=multiple,
+        )  # fmt: skip
+        assert blocks_a_batch(None, most, 32, multiple) == len(first)
+
+
+def test_the_multiple_holds_for_training_and_validation(tmp_path: Path, data: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    options = ("--max-update", 2, "--batch-size", 5, "--required-batch-size-multiple", 2)
+    ended = train(data, tmp_path, *SHORT, *options, prepare=recorder)
+    assert ended.status == 0, ended.output
+    assert [[len(ids) for ids in row["ids"]] for row in recorder.rows()] == [[4], [4]]
+
+
+def test_the_dummy_task_knows_both_limits(tmp_path: Path) -> None:
+    dummy = ("--task", "opt_dummy_lm", "--max-update", 1, "--disable-validation", "--no-save")
+    recorder = Recorder(tmp_path / "run")
+    ended = train(None, tmp_path, *dummy, "--max-tokens", 64, "--batch-size", 4, prepare=recorder)
+    assert ended.status == 0, ended.output
+    assert [len(ids) for ids in recorder.rows()[0]["ids"]] == [2]
+    ended = train(None, tmp_path, *dummy, "--max-tokens", 31)
+    assert ended.status == 2
+    assert "`--max-tokens` must be at least --tokens-per-sample (32)" in ended.last_line
