@@ -22,6 +22,7 @@ from omegaconf import II
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data import tokenizers
+from metaseq_plugin.data.documents import TEXT
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.epochs import StreamingEpochs
 from metaseq_plugin.data.streaming.mixing import Mixing, MixingUnit, check_mixing, parse_weights
@@ -161,6 +162,10 @@ class StreamingSplit(FairseqDataset):
     def __init__(self, split: Split, trains: bool) -> None:
         self.split, self.trains = split, trains
 
+    def __len__(self) -> int:
+        """Documents; ``fairseq-eval-lm`` says it."""
+        return int(self.split.drawn.sum())
+
 
 @register_task("opt_streaming_language_modeling", dataclass=OPTStreamingLanguageModelingConfig)
 class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
@@ -192,6 +197,11 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         """Index ``split``; only the training split is mixed."""
         cfg = self.args
         trains = split == cfg.train_subset
+        if combine and not trains:
+            raise UserError(
+                "`--combine-valid-subsets` must be left out with this task, but is set. Name the splits "
+                "in --valid-subset; each of them is validated by itself."
+            )
         block_size = cfg.tokens_per_sample
         if self.longest_input is not None:  # evaluating a model that was trained on shorter blocks
             block_size = min(block_size, self.longest_input)
@@ -254,6 +264,21 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
             dataset.split, share, workers, epoch, skips, updates_done, interval
         )
         return self.train_epochs
+
+    def eval_lm_dataloader(self, dataset: FairseqDataset, *args: Any, **kwargs: Any) -> Any:
+        """The batches of ``fairseq-eval-lm``, which scores whole rows in blocks as they come."""
+        if self.reader.keys != TEXT:
+            raise UserError(
+                "`--task` must be one whose every token has a target with fairseq-eval-lm, but is one of "
+                "pairs. Use fairseq-validate, which counts the targets alone."
+            )
+        if kwargs.get("context_window", 0) > 0:
+            raise UserError(
+                "`--context-window` must be 0 with this task, but is "
+                f"{kwargs['context_window']}. Leave it out, or use `metaseq prepare` and "
+                "opt_language_modeling."
+            )
+        return super().eval_lm_dataloader(dataset, *args, **kwargs)
 
 
 def blocks_a_batch(

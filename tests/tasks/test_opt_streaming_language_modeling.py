@@ -34,6 +34,7 @@ REFUSED = [
     (["--bpe", "opt_bpe"], "`--opt-bpe-vocab` must be set"),
     (["--max-tokens", 31], "`--max-tokens` must be at least --tokens-per-sample (32), but is 31"),
     (["--train-subset", "test"], "`DATA` must hold a folder test"),
+    (["--combine-valid-subsets"], "`--combine-valid-subsets` must be left out with this task"),
     (["--tokens-per-sample", 4096], "`--tokens-per-sample` must be at most"),
 ]
 

@@ -167,6 +167,18 @@ def test_a_trained_model_is_validated_and_generates(tmp_path: Path, data: Path) 
     )  # fmt: skip
     assert validated.status == 0, validated.output
     assert "valid on 'valid/code' subset" in validated.output
+    ppl = re.search(r"\| ppl ([0-9.]+) ", validated.output)
+    evaluation = (
+        *common, "--task", "opt_streaming_language_modeling", "--batch-size", 4,
+        "--tokens-per-sample", 32, "--gen-subset", "valid/code",
+    )  # fmt: skip
+    evaluated = run_fairseq("eval-lm", *evaluation, log_dir=tmp_path)
+    assert evaluated.status == 0, evaluated.output
+    assert ppl is not None
+    assert f"Perplexity: {ppl[1]}" in evaluated.output
+    refused = run_fairseq("eval-lm", *evaluation, "--context-window", 8, log_dir=tmp_path)
+    assert refused.status == 2
+    assert "`--context-window` must be 0 with this task, but is 8" in refused.last_line
     said = run_fairseq(
         "interactive", *common, "--task", "opt_streaming_language_modeling", "--beam", 1,
         "--bpe", "opt_bpe", "--opt-bpe-vocab", data / "vocab.json", "--opt-bpe-merges",
