@@ -151,6 +151,9 @@ def _unpack(path: Path, target: Path) -> None:
     def fill(unfinished: Path) -> None:
         with open_input(path) as raw, unfinished.open("wb") as out:
             shutil.copyfileobj(unpacked(path, raw), out, PART_BYTES // 16)
+        # A copy that another rank makes once more is the same file to those that read it already.
+        status = path.stat()
+        os.utime(unfinished, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     try:
         _write(target, fill)
@@ -242,7 +245,7 @@ def _build_missing(missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Opti
     except OSError as error:
         raise UserError(
             f"`{CACHE_OPTION}` must be a folder that can be written and has room, but "
-            f"{folder} is not ({error.strerror}). Set another one."
+            f"{folder} is not ({error.strerror or error}). Set another one."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

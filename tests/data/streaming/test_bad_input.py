@@ -1,5 +1,6 @@
 """Bad corpora: one sentence that says where, or, when asked for, left out, counted and named."""
 
+import gzip
 import json
 import logging
 import os
@@ -237,6 +238,28 @@ def test_a_file_that_changes_during_the_run(
         change(tmp_path / "train" / "00" / "a.jsonl")
         with pytest.raises(UserError, match=said):
             updates(fleet, 200)
+    finally:
+        workers.close()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unpacking_again_is_no_change(
+    tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a rank that does not see yet, or has no locks to see, what another one has made."""
+    monkeypatch.setattr(tokens, "RANGE_DOCUMENTS", 8)
+    write_world(tmp_path, {"a": 100}, num_shards=1)
+    plain = tmp_path / "train" / "00" / "a.jsonl"
+    plain.with_name("a.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    split = open_split(tmp_path)
+    workers = Workers(split.reader, num_workers)
+    fleet = Fleet(split, workers, 1, 1)
+    try:
+        fleet.update()
+        (tmp_path / "train" / "00" / ".a.jsonl.gz.index.npy").unlink()
+        open_split(tmp_path)
+        updates(fleet, 40)
     finally:
         workers.close()
 

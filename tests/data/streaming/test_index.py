@@ -159,6 +159,18 @@ def test_an_index_process_that_is_killed_is_told(
     assert texts_of(path) == ["one"]
 
 
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", ["one"] * 2_000)
+
+    def save(stream: Any, numbers: np.ndarray) -> None:
+        with open("/dev/full", "wb") as full:
+            numbers.tofile(full)
+
+    monkeypatch.setattr(index.np, "save", save)
+    with pytest.raises(UserError, match=r"has room, but .* is not \(.*written\)"):
+        texts_of(path)
+
+
 def die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
