@@ -161,6 +161,10 @@ LAYOUTS: Dict[str, Any] = {
         lambda split: (split / "03").mkdir(),
         "must hold .* files, but .*03 holds none",
     ),
+    "two shards of a number": (
+        lambda split: (split / "2").mkdir(),
+        "must each have a number of their own, but .* holds 02 and 2",
+    ),
     "no split": (lambda split: split.rename(split.with_name("other")), "must hold a folder train"),
     "two files of a corpus": (
         lambda split: (split / "00" / "a.txt").write_text("1"),
