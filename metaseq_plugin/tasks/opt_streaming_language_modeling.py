@@ -294,6 +294,8 @@ def blocks_a_batch(
             f"`--max-tokens` must be at least --tokens-per-sample ({block_size}), but is "
             f"{max_tokens}. Set --batch-size instead, or more."
         )
+    if max_sentences is not None and max_sentences < 1:
+        raise UserError(f"`--batch-size` must be at least 1, but is {max_sentences}. Set more.")
     limits = [max_sentences, None if max_tokens is None else max_tokens // block_size]
     most = min(limit for limit in limits if limit is not None)
     return max(most - most % multiple, most % multiple)

@@ -1,7 +1,7 @@
 """What the streaming task refuses, and where it takes its tokenizer from."""
 
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Callable, List
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from fairseq.data import data_utils
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.streaming import tokens
 from metaseq_plugin.data.streaming.skips import parse_skips
 from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
 from tests.fairseq_runs import train
@@ -33,6 +34,7 @@ REFUSED = [
     (["--bpe", "gpt2"], "`--bpe` must be one of opt_bpe, opt_sentencepiece"),
     (["--bpe", "opt_bpe"], "`--opt-bpe-vocab` must be set"),
     (["--max-tokens", 31], "`--max-tokens` must be at least --tokens-per-sample (32), but is 31"),
+    (["--batch-size", 0], "`--batch-size` must be at least 1, but is 0"),
     (["--train-subset", "test"], "`DATA` must hold a folder test"),
     (["--combine-valid-subsets"], "`--combine-valid-subsets` must be left out with this task"),
     (["--tokens-per-sample", 4096], "`--tokens-per-sample` must be at most"),
@@ -75,6 +77,34 @@ def test_bad_data_end_a_run_with_status_2(tmp_path: Path) -> None:
     assert ended.status == 0, ended.output
     assert ", 1 bad" in ended.output
     assert "left out: Line 11 of" in ended.output
+
+
+def test_a_run_that_bad_data_ended_goes_on_without_them(tmp_path: Path) -> None:
+    data = write_streaming_data(tmp_path / "data", 60)
+    for path in sorted((data / "train").rglob("code.jsonl")):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines[:20], "{}\n", *lines[20:]]))
+    # Small runs of documents, so that the bad ones are not read with the first.
+    options = (*STREAMING, "--disable-validation", "--shuffle-window", 4, "--max-update", 20,
+               "--num-workers", 0, "--save-interval-updates", 1)  # fmt: skip
+    whole, parts = Recorder(tmp_path / "whole"), Recorder(tmp_path / "parts")
+    skipping = (*options, "--skip-bad-documents")
+    assert train(data, tmp_path / "a", *skipping, prepare=in_small_runs(whole)).status == 0
+    ended = train(data, tmp_path / "b", *options, prepare=in_small_runs(parts))
+    assert ended.status == 2
+    assert "Or set --skip-bad-documents." in ended.last_line
+    assert 0 < len(parts.rows()) < 20
+    assert train(data, tmp_path / "b", *skipping, prepare=in_small_runs(parts)).status == 0
+    done = {row["update"]: row for row in parts.rows()}  # the last one before the end came twice
+    assert list(done.values()) == whole.rows()
+
+
+def in_small_runs(recorder: Recorder) -> Callable[[], None]:
+    def prepare() -> None:
+        tokens.RANGE_DOCUMENTS = 2
+        recorder()
+
+    return prepare
 
 
 def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path, data: Path) -> None:

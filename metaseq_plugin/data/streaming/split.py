@@ -86,7 +86,11 @@ class Split:
 
     @cached_property
     def identity(self) -> Identity:
-        """All that a state depends on; two splits of one identity give the same samples."""
+        """All that a state depends on; two splits of one identity give the same samples.
+
+        Not --skip-bad-documents: it decides whether a run ends at a bad document or goes past it, and
+        one that ended there must be able to go on.
+        """
         block_size, break_mode, window, seed, _ = self.settings
         tokenizer = hashlib.sha256()
         for name, content in sorted(self.reader.tokenizer.files().items()):
@@ -98,7 +102,6 @@ class Split:
             "--sample-break-mode": break_mode.value,
             "--shuffle-window": window,
             "--seed": seed,
-            "--skip-bad-documents": int(self.reader.skips_bad),
             "the keys of a record": " ".join(self.reader.keys),
             "the documents drawn from each corpus": " ".join(map(str, self.drawn)),
         }
