@@ -12,7 +12,7 @@ ours has its own name so that both can be installed.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from fairseq.data import Dictionary, FairseqDataset
 from fairseq.data.iterators import EpochBatchIterating
@@ -20,15 +20,16 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from omegaconf import II
 
+from metaseq_plugin.checkpoint.ranks import all_ranks
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data import tokenizers
 from metaseq_plugin.data.documents import TEXT
 from metaseq_plugin.data.streaming.corpora import open_corpora
-from metaseq_plugin.data.streaming.epochs import StreamingEpochs
+from metaseq_plugin.data.streaming.epochs import StreamingEpochs, different
 from metaseq_plugin.data.streaming.mixing import Mixing, MixingUnit, check_mixing, parse_weights
 from metaseq_plugin.data.streaming.rounds import Share
 from metaseq_plugin.data.streaming.skips import Skips, parse_skips
-from metaseq_plugin.data.streaming.split import Settings, Split
+from metaseq_plugin.data.streaming.split import Identity, Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from metaseq_plugin.data.tokenizer_base import SPECIAL_SYMBOLS, Tokenizer
 from metaseq_plugin.tasks.opt_language_modeling import (
@@ -156,6 +157,16 @@ def updates_done() -> int:
     return next((int(meter.val) for meter in meters if meter is not None), 0)
 
 
+def check_ranks_agree(identities: Sequence[Identity]) -> None:
+    """Raise UserError where a rank reads another split: they share out samples by their numbers."""
+    for rank, identity in enumerate(identities):
+        if identity != identities[0]:
+            raise UserError(
+                f"The ranks of a run must read the same data, but {different(identities[0], identity)} "
+                f"differ between rank 0 and rank {rank}. Give every machine the same files."
+            )
+
+
 class StreamingSplit(FairseqDataset):
     """A split under fairseq's name for things that batches come from."""
 
@@ -208,7 +219,9 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         mixing = mixing_of(cfg) if trains else Mixing()
         settings = Settings(block_size, cfg.sample_break_mode, cfg.shuffle_window, cfg.seed, mixing)
         corpora = open_corpora(cfg.data, split, cfg.index_cache_dir, cfg.skip_bad_documents)
-        self.datasets[split] = StreamingSplit(Split(corpora, settings, self.reader), trains)
+        opened = Split(corpora, settings, self.reader)
+        check_ranks_agree(all_ranks().all_gather(opened.identity))
+        self.datasets[split] = StreamingSplit(opened, trains)
         if trains:
             self.train_epochs = None
         return self.datasets[split]

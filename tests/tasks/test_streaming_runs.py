@@ -1,7 +1,9 @@
 """Real trainings on raw text: resumed, on several ranks, with accumulated steps, validated."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -84,6 +86,28 @@ def test_ranks_take_turns_and_may_change(tmp_path: Path, data: Path) -> None:
         assert [i for batch in ours for i in batch] == [i for batch in theirs for i in batch], (
             update
         )
+
+
+@pytest.mark.slow
+def test_ranks_with_other_data_are_refused(tmp_path: Path, data: Path) -> None:
+    """As on machines of which each has a copy of its own."""
+    for rank in (0, 1):
+        shutil.copytree(data, tmp_path / str(rank) / "data")
+    prose = tmp_path / "1" / "data" / "train" / "01" / "prose.txt"
+    prose.write_text(prose.read_text() + "\n\nOne more.")
+    repository = Path.cwd()
+
+    def go(rank: int) -> None:
+        os.chdir(tmp_path / str(rank))
+
+    user_dir = ("--user-dir", repository / "metaseq_plugin")
+    ended = train_ranks(
+        2, Path("data"), tmp_path / "run", *QUIET, *user_dir, "--max-update", 90, prepare=go
+    )
+    assert [rank.status for rank in ended] == [2, 2], ended
+    output = ended[0].output + ended[1].output
+    assert "must read the same data, but the files of `DATA` and" in output
+    assert "differ between rank 0 and rank 1" in output
 
 
 @pytest.mark.slow

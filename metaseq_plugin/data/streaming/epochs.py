@@ -273,12 +273,16 @@ class StreamingEpochs(EpochBatchIterating):
         return self._samples_before + state.num_blocks, self._tally_before + state.tally
 
 
+def different(saved: Identity, ours: Identity) -> str:
+    """What two splits differ in, in words; empty if they give the same samples."""
+    return " and ".join(name for name, value in ours.items() if saved.get(name) != value)
+
+
 def check_identity(saved: Identity, ours: Identity) -> None:
     """Raise UserError unless a state of ``saved`` means the same samples here."""
-    different = [name for name, value in ours.items() if saved.get(name) != value]
-    if different:
+    names = different(saved, ours)
+    if names:
         raise UserError(
-            f"A run must resume on the data and settings that it was begun with, but "
-            f"{' and '.join(different)} differ from the checkpoint's. Set them as they were, or "
-            "--reset-dataloader to begin the data anew."
+            f"A run must resume on the data and settings that it was begun with, but {names} differ "
+            "from the checkpoint's. Set them as they were, or --reset-dataloader to begin the data anew."
         )
