@@ -14,13 +14,19 @@ from metaseq_plugin.data.streaming.order import DocumentOrder
 from metaseq_plugin.data.streaming.packing import Blocks, Packer
 from metaseq_plugin.data.streaming.rounds import Rounds, Share
 from metaseq_plugin.data.streaming.shuffling import ShuffledBlocks, ShuffleState
-from metaseq_plugin.data.streaming.tokens import Range, Reader, Tokenised, Workers, ranges
+from metaseq_plugin.data.streaming.tokens import (
+    NAMED_PROBLEMS,
+    Range,
+    Reader,
+    Tokenised,
+    Workers,
+    ranges,
+)
 from metaseq_plugin.data.token_blocks import SampleBreakMode
 
 logger = logging.getLogger(__name__)
 
 BYTES_PER_TOKEN = 4  # of English in JSON, roughly; for estimates only
-NAMED_PROBLEMS = 20  # bad documents that are named one by one; all are counted
 
 Identity = Dict[str, Union[str, int]]
 

@@ -12,6 +12,7 @@ import pytest
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.streaming import tokens
 from metaseq_plugin.data.streaming.corpora import open_corpora
+from metaseq_plugin.data.streaming.line_scan import line_number
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from tests.data.streaming.worlds import (
     FIRST_WORD,
@@ -96,6 +97,26 @@ def test_many_bad_documents_are_counted_and_some_named(
     assert all_targets(tmp_path, skips_bad=True) == [1]
     assert all_targets.seen["c"]["bad"] == 500  # type: ignore[attr-defined]
     assert caplog.text.count("left out: ") == 20
+
+
+def test_lines_are_counted_for_the_bad_documents_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To count the lines before one is to read all of them."""
+    path = write_jsonl(tmp_path / "train" / "00" / "c.jsonl", ["1"])
+    path.write_bytes(path.read_bytes() + b"{}\n" * 500)
+    counted: List[int] = []
+
+    def count(name: Path, offset: int) -> int:
+        counted.append(offset)
+        return line_number(name, offset)
+
+    monkeypatch.setattr(tokens, "line_number", count)
+    assert all_targets(tmp_path, skips_bad=True) == [1]
+    assert len(counted) == 20
+    assert [f"Line {line_number(path, offset)} of" in caplog.text for offset in counted] == [
+        True
+    ] * 20
 
 
 def test_empty_documents_are_counted(tmp_path: Path) -> None:
