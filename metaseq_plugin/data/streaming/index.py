@@ -22,7 +22,7 @@ import os
 import shutil
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Optional, Sequence
 from uuid import uuid4
@@ -134,7 +134,12 @@ def _locked(folder: Path) -> Iterator[None]:
         else:
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
-        yield
+        try:
+            yield
+        finally:
+            # Closing alone does not: the pool's processes, forked in here, have the file open too.
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _write(target: Path, fill: Callable[[Path], object]) -> None:

@@ -1,5 +1,6 @@
 """Indexes: right for any bytes, made once, made anew when the file changes, safe under races."""
 
+import fcntl
 import gzip
 import json
 import multiprocessing
@@ -200,6 +201,19 @@ def test_builders_that_race_all_get_the_index(tmp_path: Path) -> None:
     for builder in builders:
         builder.join()
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_folder_is_free_when_its_indexes_are_made(tmp_path: Path) -> None:
+    """The pool that made them lives on for the next folder, and may hold nothing of this one."""
+    sleeper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    with index._locked(tmp_path):
+        sleeper.start()
+    try:
+        with (tmp_path / ".index.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        sleeper.kill()
+        sleeper.join()
 
 
 def stop_before_the_end(path: Path) -> None:
