@@ -12,6 +12,7 @@ ours has its own name so that both can be installed.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 from fairseq.data import Dictionary, FairseqDataset
@@ -31,7 +32,7 @@ from metaseq_plugin.data.streaming.rounds import Share
 from metaseq_plugin.data.streaming.skips import Skips, parse_skips
 from metaseq_plugin.data.streaming.split import Identity, Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
-from metaseq_plugin.data.tokenizer_base import SPECIAL_SYMBOLS, Tokenizer
+from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, SPECIAL_SYMBOLS, Tokenizer
 from metaseq_plugin.tasks.opt_language_modeling import (
     OPTLanguageModelingConfig,
     OPTLanguageModelingTask,
@@ -94,6 +95,8 @@ class OPTStreamingLanguageModelingConfig(OPTLanguageModelingConfig):
 
     train_subset: str = II("dataset.train_subset")
     log_interval: int = II("common.log_interval")
+    save_dir: str = II("checkpoint.save_dir")
+    no_save: bool = II("checkpoint.no_save")
     bpe_options: Any = II("bpe")
 
 
@@ -146,6 +149,16 @@ def dictionary_of(tokenizer: Tokenizer) -> Dictionary:
         dictionary.add_symbol(symbol)
     assert len(dictionary) == len(tokenizer), (len(dictionary), len(tokenizer))
     return dictionary
+
+
+def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Save ``tokenizer`` in ``folder``, unless it lies there."""
+    files = {**tokenizer.files(), DICTIONARY_FILE: None}
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or content not in (None, path.read_bytes()):
+            tokenizer.save(folder)
+            return
 
 
 def updates_done() -> int:
@@ -201,6 +214,12 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         task.workers = {}
         task.train_epochs = None
         return task
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        """Put the tokenizer beside the checkpoints, where the hub and ``metaseq convert`` look for it."""
+        super().begin_epoch(epoch, model)
+        if not self.args.no_save and all_ranks().rank == 0:
+            keep_tokenizer(self.reader.tokenizer, Path(self.args.save_dir))
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any

@@ -10,6 +10,7 @@ from typing import Any, Dict, List
 import pytest
 import torch
 
+from metaseq_plugin.hub import OPT
 from tests.fairseq_runs import run_fairseq, train
 from tests.rank_runs import train_ranks
 from tests.recorder import Recorder
@@ -179,6 +180,24 @@ def test_skipped_batches_survive_a_restart(tmp_path: Path, data: Path) -> None:
         )  # fmt: skip
     ids = [row["ids"] for row in plain.rows()]
     assert [row["ids"] for row in skipping.rows()] == [*ids[:3], *ids[6:10], *ids[11:14]]
+
+
+def test_a_run_folder_has_the_tokenizer(tmp_path: Path, data: Path) -> None:
+    """The hub and ``metaseq convert`` look for it there, and in a data folder only beside dict.txt."""
+    own = tmp_path / "data"
+    shutil.copytree(data, own)
+    run = tmp_path / "run"
+    files = ("--opt-bpe-vocab", own / "vocab.json", "--opt-bpe-merges", own / "merges.txt")
+    trained(own, run, *QUIET, "--bpe", "opt_bpe", *files, "--max-update", 3)
+    made = (run / "dict.txt").stat().st_mtime_ns
+    trained(own, run, *QUIET, "--bpe", "opt_bpe", *files, "--max-update", 5)
+    assert (run / "dict.txt").stat().st_mtime_ns == made
+    shutil.rmtree(own)
+    opt = OPT.from_pretrained(run)
+    assert opt.decode(opt.encode("def main():")) == "def main():"
+    assert opt.generate(["def"], max_new_tokens=2, seed=1)[0][0].text is not None
+    trained(data, tmp_path / "quiet", *QUIET, "--max-update", 1, "--no-save")
+    assert not (tmp_path / "quiet" / "dict.txt").exists()
 
 
 def test_a_trained_model_is_validated_and_generates(tmp_path: Path, data: Path) -> None:
