@@ -240,8 +240,8 @@ def test_the_order_of_an_epoch_is_kept_when_the_curriculum_changes(
     split = open_split(world)
     whole = list(epochs_of(split, pools[0]).next_epoch_itr(shuffle=False))
     state = epochs_of(split, pools[0])
-    begun = state.next_epoch_itr(shuffle=False)
-    found = [next(begun) for _ in range(5)]
+    rest = state.next_epoch_itr(shuffle=False)
+    found = [next(rest) for _ in range(5)]
     for _ in range(2):
         resumed = epochs_of(split, pools[0])
         resumed.load_state_dict(state.state_dict())
@@ -285,7 +285,7 @@ def test_a_rank_that_has_data_does_not_end_an_update_with_none(
                 assert batches[-1] or not any(batches)
                 uneven += any(batches) and not all(batches)
         assert uneven or (ranks, update_freq) == (2, 4), ranks
-    empty = fleet.ranks[0].first_batch
+    empty = epochs_of(split, pools[0]).first_batch
     assert (empty["ntokens"], int(empty["target"].ne(PAD).sum())) == (0, 0)
 
 
