@@ -48,6 +48,7 @@ class EpochBatches:
         self._group: Optional[int] = None
         self._drops_remainder = False
         self._ahead: Optional[List[Batch]] = None
+        self._mistake: Optional[UserError] = None  # met where the next item was looked for
         self._ahead_state = self.state = rounds.state()
         self._ended = self._has_skipped = False
         self._was_whole = self.state.num_blocks == 0
@@ -85,6 +86,8 @@ class EpochBatches:
     def __next__(self) -> Any:  # a batch, or once grouped a list of them
         if not self.has_next():
             raise StopIteration
+        if self._mistake is not None:
+            raise self._mistake
         assert self._ahead is not None
         batches, self._ahead = self._ahead, None
         self.state = self._ahead_state
@@ -93,17 +96,27 @@ class EpochBatches:
         return batches if self._group is not None else batches[0]
 
     def has_next(self) -> bool:
-        """Whether the epoch has another item; looks for it, and skips what is to be skipped."""
-        if self._ahead is None and not self._ended:
-            while self._epochs.skips_next() and self._pull():
-                self._epochs.skipped_one()
-                self._has_skipped = True
-            self._ahead = self._pull() or None
-            self._ahead_state = self._rounds.state()
-            if self._ahead is None:
-                self._ended, self.state = True, self._ahead_state
-                self._epochs.ended(self.state)
-        return self._ahead is not None
+        """Whether the epoch has another item; looks for it, and skips what is to be skipped.
+
+        A mistake in the data of that item waits until it is asked for: fairseq looks ahead before it
+        saves what is done, and needs no item behind the last update.
+        """
+        if self._ahead is None and not self._ended and self._mistake is None:
+            try:
+                self._look_ahead()
+            except UserError as mistake:
+                self._mistake = mistake
+        return self._ahead is not None or self._mistake is not None
+
+    def _look_ahead(self) -> None:
+        while self._epochs.skips_next() and self._pull():
+            self._epochs.skipped_one()
+            self._has_skipped = True
+        self._ahead = self._pull() or None
+        self._ahead_state = self._rounds.state()
+        if self._ahead is None:
+            self._ended, self.state = True, self._ahead_state
+            self._epochs.ended(self.state)
 
     def _pull(self) -> List[Batch]:
         """The batches of the next item; none at the end."""
