@@ -224,15 +224,17 @@ def indexed(paths: Sequence[Path], cache_dir: Optional[str]) -> list[IndexedFile
             base = cache_names(path, cache_dir)[-1]
             missing.setdefault(base.parent, []).append((path, base))
     if missing:
-        _build_missing(missing, cache_dir)
-    indexes = [found[path] or find_index(path, cache_dir) for path in paths]
-    for path, index in zip(paths, indexes, strict=True):
-        if index is None:
+        found.update(_build_missing(missing, cache_dir))
+    for path in paths:
+        if found[path] is None:
             raise changed(path, "an index", "another size or time")
-    return [index for index in indexes if index is not None]
+    return [index for path in paths if (index := found[path]) is not None]
 
 
-def _build_missing(missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Optional[str]) -> None:
+def _build_missing(
+    missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Optional[str]
+) -> dict[Path, Optional[IndexedFile]]:
+    made: dict[Path, Optional[IndexedFile]] = {}
     logger.info(f"indexing {sum(map(len, missing.values())):,} files")
     pool = process_pool(available_cores())
     folder = None
@@ -242,6 +244,9 @@ def _build_missing(missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Opti
             with _locked(folder):
                 # Another rank may have made them while this one waited.
                 _build(pool, [pair for pair in files if find_index(pair[0], cache_dir) is None])
+                # Taken under the lock: another machine, whose copy of a file has another time, may
+                # put its own into the same --index-cache-dir next.
+                made.update({path: find_index(path, cache_dir) for path, _ in files})
     except BrokenProcessPool as error:
         raise UserError(
             f"A process that indexes must not be killed, but one of {folder} was; perhaps memory ran "
@@ -254,3 +259,4 @@ def _build_missing(missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Opti
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    return made

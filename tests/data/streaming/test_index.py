@@ -8,8 +8,9 @@ import os
 import signal
 import time
 import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Iterator, List
 
 import numpy as np
 import pytest
@@ -201,6 +202,27 @@ def test_builders_that_race_all_get_the_index(tmp_path: Path) -> None:
     for builder in builders:
         builder.join()
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_machines_with_copies_of_their_own_may_share_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine's copy lies at the same path and has another time."""
+    path = write_jsonl(tmp_path / "data" / "c.jsonl", ["one", "two"])
+    locked = index._locked
+
+    @contextmanager
+    def then_the_other(folder: Path) -> Iterator[None]:
+        with locked(folder):
+            yield
+        (file,) = folder.glob("*.index.npy")
+        numbers = np.load(file)
+        numbers[2] += 1
+        np.save(file, numbers)
+
+    monkeypatch.setattr(index, "_locked", then_the_other)
+    assert texts_of(path, str(tmp_path / "cache")) == ["one", "two"]
+    assert find_index(path, str(tmp_path / "cache")) is None
 
 
 def test_a_folder_is_free_when_its_indexes_are_made(tmp_path: Path) -> None:
