@@ -97,6 +97,7 @@ class OPTStreamingLanguageModelingConfig(OPTLanguageModelingConfig):
     log_interval: int = II("common.log_interval")
     save_dir: str = II("checkpoint.save_dir")
     no_save: bool = II("checkpoint.no_save")
+    max_epoch: int = II("optimization.max_epoch")
     bpe_options: Any = II("bpe")
 
 
@@ -293,7 +294,14 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         interval = self.args.log_interval if shard_id == 0 else 0
         skips = Skips(parse_skips(self.args.skip_batches))
         self.train_epochs = StreamingEpochs(
-            dataset.split, share, workers, epoch, skips, updates_done, interval
+            dataset.split,
+            share,
+            workers,
+            epoch,
+            skips,
+            updates_done,
+            interval,
+            self.args.max_epoch,
         )
         return self.train_epochs
 

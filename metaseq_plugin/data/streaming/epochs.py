@@ -64,6 +64,11 @@ class EpochBatches:
                     "`--skip-remainder-batch` must leave an update of each epoch, but an epoch is "
                     "smaller than one. Leave it out, or set a smaller --batch-size or --update-freq."
                 )
+            if self._epochs.epoch == self._epochs.max_epoch:
+                raise UserError(
+                    "`--skip-batches` must leave an update of the run, but goes past all that is left of "
+                    f"its last epoch, {self._epochs.epoch}. Set a larger --max-epoch, or skip less."
+                )
             epoch = self._epochs.next_epoch_itr(self._epochs.shuffle)
         return epoch
 
@@ -137,6 +142,7 @@ class StreamingEpochs(EpochBatchIterating):
         epoch: the first, from 1.
         updates_done: tells how many updates the run has made.
         log_interval: items between two lines about the corpora; 0 for a split that is only read.
+        max_epoch: the last; 0: there is none.
     """
 
     def __init__(
@@ -148,10 +154,11 @@ class StreamingEpochs(EpochBatchIterating):
         skips: Optional[Skips] = None,
         updates_done: Callable[[], int] = lambda: 0,
         log_interval: int = 0,
+        max_epoch: int = 0,
     ) -> None:
         self.split, self.share, self.workers, self.epoch = split, share, workers, max(epoch, 1)
         self.skips, self.updates_done = skips or Skips({}), updates_done
-        self.log_interval = log_interval
+        self.log_interval, self.max_epoch = log_interval, max_epoch
         self.shuffle = True
         self._current: Optional[EpochBatches] = None
         self._resumed: Optional[RoundsState] = None

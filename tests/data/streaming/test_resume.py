@@ -10,6 +10,7 @@ import pytest
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.streaming.mixing import Mixing
 from metaseq_plugin.data.streaming.packing import TALLY
+from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from metaseq_plugin.data.token_blocks import SampleBreakMode
@@ -304,6 +305,14 @@ def test_a_remainder_is_dropped_when_asked_for(
     an_update = batch_size * update_freq
     assert sizes == [[batch_size] * update_freq] * (blocks // an_update)
     assert epochs.state_dict()["epoch"] == 2
+
+
+def test_skipping_all_that_is_left_of_a_run_is_refused(
+    world: Path, pools: Dict[int, Workers]
+) -> None:
+    epochs = epochs_of(open_split(world), pools[0], skips=Skips({1: 10_000}), max_epoch=2)
+    with pytest.raises(UserError, match=r"`--skip-batches` must leave an update .* last epoch, 2"):
+        epochs.next_epoch_itr().grouped(4, False)
 
 
 def test_an_epoch_without_an_update_is_refused(world: Path, pools: Dict[int, Workers]) -> None:
