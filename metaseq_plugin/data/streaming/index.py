@@ -18,6 +18,7 @@ import errno
 import fcntl
 import hashlib
 import logging
+import multiprocessing
 import os
 import shutil
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -236,8 +237,9 @@ def _build_missing(
 ) -> dict[Path, Optional[IndexedFile]]:
     made: dict[Path, Optional[IndexedFile]] = {}
     logger.info(f"indexing {sum(map(len, missing.values())):,} files")
+    others = set(multiprocessing.active_children())
     pool = process_pool(available_cores())
-    folder = None
+    folder, is_done = None, False
     try:
         for folder, files in missing.items():
             folder.mkdir(parents=True, exist_ok=True)
@@ -247,6 +249,7 @@ def _build_missing(
                 # Taken under the lock: another machine, whose copy of a file has another time, may
                 # put its own into the same --index-cache-dir next.
                 made.update({path: find_index(path, cache_dir) for path, _ in files})
+        is_done = True
     except BrokenProcessPool as error:
         raise UserError(
             f"A process that indexes must not be killed, but one of {folder} was; perhaps memory ran "
@@ -258,5 +261,8 @@ def _build_missing(
             f"{folder} is not ({error.strerror or error}). Set another one."
         ) from error
     finally:
+        if not is_done:  # a mistake or Ctrl-C need not wait until a large file is unpacked
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
     return made

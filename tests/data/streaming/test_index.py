@@ -180,6 +180,7 @@ def die(*_: Any) -> None:
 def test_an_index_holds_no_file_open(tmp_path: Path) -> None:
     """A process may have 1,024 open files, a corpus more shards than that."""
     paths = [write_jsonl(tmp_path / f"{number}.jsonl", ["one", "two"]) for number in range(40)]
+    multiprocessing.active_children()  # lets go of those of other tests that have ended
     before = len(os.listdir("/proc/self/fd"))
     files = indexed(paths, None)
     assert [file.num_documents for file in files] == [2] * 40
@@ -202,6 +203,25 @@ def test_builders_that_race_all_get_the_index(tmp_path: Path) -> None:
     for builder in builders:
         builder.join()
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def unpack_slowly(path: Path, target: Path) -> None:
+    if path.name.startswith("slow"):
+        time.sleep(20)
+    raise UserError("bad")
+
+
+def test_a_mistake_does_not_wait_for_the_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unpacking takes minutes a file; Ctrl-C comes the same way."""
+    paths = [write_jsonl(tmp_path / name, ["one"]) for name in ("bad.jsonl.gz", "slow.jsonl.gz")]
+    monkeypatch.setattr(index, "_unpack", unpack_slowly)
+    monkeypatch.setattr(index, "available_cores", lambda: 2)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="bad"):
+        indexed(paths, None)
+    assert time.monotonic() - start < 10
 
 
 def test_machines_with_copies_of_their_own_may_share_a_cache(
