@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Optional
 import zstandard
 
 # What reading a damaged file can raise, besides OSError for one that cannot be read at all.
-DAMAGED = (EOFError, zlib.error, zstandard.ZstdError)
+DAMAGED = (EOFError, zlib.error, zstandard.ZstdError, gzip.BadGzipFile)
 READ_BYTES = 16_384  # packed; small, because a frame can unpack to thousands of times its size
 BUFFER_BYTES = 1_048_576
 

@@ -182,7 +182,7 @@ class OPTAttention(nn.Module):
     def forward(
         self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache], layer: int
     ) -> Tensor:
-        """x (B, T, D) → (B, T, D). mask: (B, 1, T, S) bool, or None for plain causality."""
+        """x (B, T, D) → (B, T, D). mask: (B, 1, T, S), added to the scores; None: plain causality."""
         # The number of heads is read off the projection's output: a tensor-parallel rank holds H/tp.
         split = (x.size(0), x.size(1), -1, self.head_dim)
         q = self.q_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
@@ -309,10 +309,15 @@ class OPTDecoder(FairseqDecoder):
         if self.project_in_dim is not None:
             x = self.project_in_dim(x)  # (B, T, D)
         x = x + self.embed_positions(positions)
+        if mask is not None:
+            # As numbers, once: of booleans each layer's attention would make its own, B·T·S numbers
+            # that it keeps for the backward pass.
+            mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -torch.inf)
         for layer in self.layers:
             if self.checkpoint_activations and self.training:
                 with maybe_offload(self.offload_activations, x.device):
-                    x = checkpoint(layer, x, mask, cache, use_reentrant=False)
+                    # By name: then the mask is not moved to CPU memory once for every layer.
+                    x = checkpoint(layer, x, mask=mask, cache=cache, use_reentrant=False)
             else:
                 x = layer(x, mask, cache)
         if cache is not None:

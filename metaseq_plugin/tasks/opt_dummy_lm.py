@@ -22,6 +22,7 @@ from torch import Tensor
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.tokenizer_base import DICTIONARY_MULTIPLE
 from metaseq_plugin.tasks.opt_language_modeling import OPTLanguageModelingTask
+from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
 
 
 @dataclass
@@ -72,7 +73,7 @@ class OPTDummyLMTask(OPTLanguageModelingTask):
     ) -> DummyDataset:
         """The batch of ``split``, as often as ``--dataset-size`` says."""
         cfg = self.args
-        rows = cfg.batch_size or max(1, cfg.max_tokens // cfg.tokens_per_sample)
+        rows = blocks_a_batch(cfg.max_tokens, cfg.batch_size, cfg.tokens_per_sample)
         generator = torch.Generator().manual_seed(cfg.seed)
         tokens: Tensor = torch.randint(
             len(Dictionary()), len(self.dictionary), (rows, cfg.tokens_per_sample + 1),

@@ -12,7 +12,8 @@ ours has its own name so that both can be installed.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence
 
 from fairseq.data import Dictionary, FairseqDataset
 from fairseq.data.iterators import EpochBatchIterating
@@ -20,16 +21,18 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from omegaconf import II
 
+from metaseq_plugin.checkpoint.ranks import all_ranks
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data import tokenizers
+from metaseq_plugin.data.documents import TEXT
 from metaseq_plugin.data.streaming.corpora import open_corpora
-from metaseq_plugin.data.streaming.epochs import StreamingEpochs
+from metaseq_plugin.data.streaming.epochs import StreamingEpochs, different
 from metaseq_plugin.data.streaming.mixing import Mixing, MixingUnit, check_mixing, parse_weights
 from metaseq_plugin.data.streaming.rounds import Share
 from metaseq_plugin.data.streaming.skips import Skips, parse_skips
-from metaseq_plugin.data.streaming.split import Settings, Split
+from metaseq_plugin.data.streaming.split import Identity, Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
-from metaseq_plugin.data.tokenizer_base import SPECIAL_SYMBOLS, Tokenizer
+from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, SPECIAL_SYMBOLS, Tokenizer
 from metaseq_plugin.tasks.opt_language_modeling import (
     OPTLanguageModelingConfig,
     OPTLanguageModelingTask,
@@ -92,6 +95,9 @@ class OPTStreamingLanguageModelingConfig(OPTLanguageModelingConfig):
 
     train_subset: str = II("dataset.train_subset")
     log_interval: int = II("common.log_interval")
+    save_dir: str = II("checkpoint.save_dir")
+    no_save: bool = II("checkpoint.no_save")
+    max_epoch: int = II("optimization.max_epoch")
     bpe_options: Any = II("bpe")
 
 
@@ -146,6 +152,16 @@ def dictionary_of(tokenizer: Tokenizer) -> Dictionary:
     return dictionary
 
 
+def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Save ``tokenizer`` in ``folder``, unless it lies there."""
+    files = {**tokenizer.files(), DICTIONARY_FILE: None}
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or content not in (None, path.read_bytes()):
+            tokenizer.save(folder)
+            return
+
+
 def updates_done() -> int:
     """How many updates fairseq's trainer has made: its own number, which it logs at each.
 
@@ -155,11 +171,25 @@ def updates_done() -> int:
     return next((int(meter.val) for meter in meters if meter is not None), 0)
 
 
+def check_ranks_agree(identities: Sequence[Identity]) -> None:
+    """Raise UserError where a rank reads another split: they share out samples by their numbers."""
+    for rank, identity in enumerate(identities):
+        if identity != identities[0]:
+            raise UserError(
+                f"The ranks of a run must read the same data, but {different(identities[0], identity)} "
+                f"differ between rank 0 and rank {rank}. Give every machine the same files."
+            )
+
+
 class StreamingSplit(FairseqDataset):
     """A split under fairseq's name for things that batches come from."""
 
     def __init__(self, split: Split, trains: bool) -> None:
         self.split, self.trains = split, trains
+
+    def __len__(self) -> int:
+        """Documents; ``fairseq-eval-lm`` says it."""
+        return int(self.split.drawn.sum())
 
 
 @register_task("opt_streaming_language_modeling", dataclass=OPTStreamingLanguageModelingConfig)
@@ -186,19 +216,32 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         task.train_epochs = None
         return task
 
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        """Put the tokenizer beside the checkpoints, where the hub and ``metaseq convert`` look for it."""
+        super().begin_epoch(epoch, model)
+        if not self.args.no_save and all_ranks().rank == 0:
+            keep_tokenizer(self.reader.tokenizer, Path(self.args.save_dir))
+
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
     ) -> StreamingSplit:
         """Index ``split``; only the training split is mixed."""
         cfg = self.args
         trains = split == cfg.train_subset
+        if combine and not trains:
+            raise UserError(
+                "`--combine-valid-subsets` must be left out with this task, but is set. Name the splits "
+                "in --valid-subset; each of them is validated by itself."
+            )
         block_size = cfg.tokens_per_sample
         if self.longest_input is not None:  # evaluating a model that was trained on shorter blocks
             block_size = min(block_size, self.longest_input)
         mixing = mixing_of(cfg) if trains else Mixing()
         settings = Settings(block_size, cfg.sample_break_mode, cfg.shuffle_window, cfg.seed, mixing)
         corpora = open_corpora(cfg.data, split, cfg.index_cache_dir, cfg.skip_bad_documents)
-        self.datasets[split] = StreamingSplit(Split(corpora, settings, self.reader), trains)
+        opened = Split(corpora, settings, self.reader)
+        check_ranks_agree(all_ranks().all_gather(opened.identity))
+        self.datasets[split] = StreamingSplit(opened, trains)
         if trains:
             self.train_epochs = None
         return self.datasets[split]
@@ -234,30 +277,65 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
                 epoch,
                 **kwargs,
             )
-        if dataset.trains and self.train_epochs is not None:
+        # --valid-subset may name the training split; fairseq says this only where it will train.
+        trains = dataset.trains and "update_epoch_batch_itr" in kwargs
+        if trains and self.train_epochs is not None:
             return self.train_epochs
         block_size = dataset.split.settings.block_size
-        batch_size = blocks_a_batch(max_tokens, max_sentences, block_size)
+        batch_size = blocks_a_batch(
+            max_tokens, max_sentences, block_size, required_batch_size_multiple
+        )
         if num_workers not in self.workers:
             self.workers[num_workers] = Workers(self.reader, num_workers)
         workers = self.workers[num_workers]
         share = Share(batch_size, num_shards, shard_id, block_size)
-        if not dataset.trains:
+        if not trains:
             return StreamingEpochs(dataset.split, share, workers)
         interval = self.args.log_interval if shard_id == 0 else 0
         skips = Skips(parse_skips(self.args.skip_batches))
         self.train_epochs = StreamingEpochs(
-            dataset.split, share, workers, epoch, skips, updates_done, interval
+            dataset.split,
+            share,
+            workers,
+            epoch,
+            skips,
+            updates_done,
+            interval,
+            self.args.max_epoch,
         )
         return self.train_epochs
 
+    def eval_lm_dataloader(self, dataset: FairseqDataset, *args: Any, **kwargs: Any) -> Any:
+        """The batches of ``fairseq-eval-lm``, which scores whole rows in blocks as they come."""
+        if self.reader.keys != TEXT:
+            raise UserError(
+                "`--task` must be one whose every token has a target with fairseq-eval-lm, but is one of "
+                "pairs. Use fairseq-validate, which counts the targets alone."
+            )
+        if kwargs.get("context_window", 0) > 0:
+            raise UserError(
+                "`--context-window` must be 0 with this task, but is "
+                f"{kwargs['context_window']}. Leave it out, or use `metaseq prepare` and "
+                "opt_language_modeling."
+            )
+        return super().eval_lm_dataloader(dataset, *args, **kwargs)
 
-def blocks_a_batch(max_tokens: Optional[int], max_sentences: Optional[int], block_size: int) -> int:
-    """Blocks of a batch under ``--max-tokens`` and ``--batch-size``."""
+
+def blocks_a_batch(
+    max_tokens: Optional[int], max_sentences: Optional[int], block_size: int, multiple: int = 1
+) -> int:
+    """Blocks of a batch under ``--max-tokens`` and ``--batch-size``, as fairseq makes them.
+
+    Args:
+        multiple: ``--required-batch-size-multiple``; a batch of fewer is left as it is.
+    """
     if max_tokens is not None and max_tokens < block_size:
         raise UserError(
             f"`--max-tokens` must be at least --tokens-per-sample ({block_size}), but is "
             f"{max_tokens}. Set --batch-size instead, or more."
         )
+    if max_sentences is not None and max_sentences < 1:
+        raise UserError(f"`--batch-size` must be at least 1, but is {max_sentences}. Set more.")
     limits = [max_sentences, None if max_tokens is None else max_tokens // block_size]
-    return min(limit for limit in limits if limit is not None)
+    most = min(limit for limit in limits if limit is not None)
+    return max(most - most % multiple, most % multiple)

@@ -92,6 +92,30 @@ def test_compiled_layers_keep_documents_apart() -> None:
         )
 
 
+@pytest.mark.parametrize(("checkpoints", "expected"), [(False, 1), (True, 0)])
+def test_the_mask_is_kept_once_for_all_layers(checkpoints: bool, expected: int) -> None:
+    """Of booleans each layer's attention would make numbers of its own and keep them.
+
+    What goes through the hooks of a checkpointed layer is what --offload-activations moves.
+    """
+    settings: dict[str, Any] = dict(
+        dropout=0.0, attention_dropout=0.0, checkpoint_activations=checkpoints
+    )
+    model = decoder(**{**TINY, "decoder_layers": 3}, **settings, document_attention=True).train()
+    row = torch.tensor([joined(documents(1), "none")])
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 4 and tensor.shape[1:] == (1, row.size(1), row.size(1)):
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits, _ = model(row)
+    assert logits.requires_grad
+    assert len(kept) == expected
+
+
 def test_positions_restart_and_the_mask_is_block_diagonal() -> None:
     row = torch.tensor([[7, EOS, PAD, 8, 9, EOS, EOS, 5, PAD]])
     positions, mask = positions_and_mask(row, PAD, longest=3, separator=EOS)

@@ -1,15 +1,19 @@
 """What the streaming task refuses, and where it takes its tokenizer from."""
 
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Callable, List
 
+import numpy as np
 import pytest
 import torch
+from fairseq.data import data_utils
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.streaming import tokens
 from metaseq_plugin.data.streaming.skips import parse_skips
 from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
 from tests.fairseq_runs import train
+from tests.recorder import Recorder
 from tests.tasks.streaming_data import STREAMING, write_streaming_data
 
 SHORT = (*STREAMING, "--max-update", 2, "--disable-validation", "--no-save")
@@ -30,7 +34,9 @@ REFUSED = [
     (["--bpe", "gpt2"], "`--bpe` must be one of opt_bpe, opt_sentencepiece"),
     (["--bpe", "opt_bpe"], "`--opt-bpe-vocab` must be set"),
     (["--max-tokens", 31], "`--max-tokens` must be at least --tokens-per-sample (32), but is 31"),
+    (["--batch-size", 0], "`--batch-size` must be at least 1, but is 0"),
     (["--train-subset", "test"], "`DATA` must hold a folder test"),
+    (["--combine-valid-subsets"], "`--combine-valid-subsets` must be left out with this task"),
     (["--tokens-per-sample", 4096], "`--tokens-per-sample` must be at most"),
 ]
 
@@ -73,6 +79,38 @@ def test_bad_data_end_a_run_with_status_2(tmp_path: Path) -> None:
     assert "left out: Line 11 of" in ended.output
 
 
+def test_a_run_that_bad_data_ended_goes_on_without_them(tmp_path: Path) -> None:
+    data = write_streaming_data(tmp_path / "data", 60)
+    for path in sorted((data / "train").rglob("code.jsonl")):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines[:20], "{}\n", *lines[20:]]))
+    # Small runs of documents, so that the bad ones are not read with the first.
+    options = (*STREAMING, "--disable-validation", "--shuffle-window", 4, "--max-update", 20,
+               "--num-workers", 0, "--save-interval-updates", 1)  # fmt: skip
+    whole, parts = Recorder(tmp_path / "whole"), Recorder(tmp_path / "parts")
+    skipping = (*options, "--skip-bad-documents")
+    assert train(data, tmp_path / "a", *skipping, prepare=in_small_runs(whole)).status == 0
+    ended = train(data, tmp_path / "b", *options, prepare=in_small_runs(parts))
+    assert ended.status == 2
+    assert "Or set --skip-bad-documents." in ended.last_line
+    done = len(parts.rows())
+    assert 0 < done < 20
+    # What was done is saved, and a run that needs no more is not bothered.
+    assert (tmp_path / "b" / f"checkpoint_1_{done}.pt").exists()
+    enough, small = ("--max-update", done), in_small_runs(Recorder(tmp_path / "enough"))
+    assert train(data, tmp_path / "c", *options, *enough, prepare=small).status == 0
+    assert train(data, tmp_path / "b", *skipping, prepare=in_small_runs(parts)).status == 0
+    assert parts.rows() == whole.rows()
+
+
+def in_small_runs(recorder: Recorder) -> Callable[[], None]:
+    def prepare() -> None:
+        tokens.RANGE_DOCUMENTS = 2
+        recorder()
+
+    return prepare
+
+
 def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
     options = (*STREAMING, "--disable-validation")
@@ -103,3 +141,32 @@ def test_the_smaller_limit_decides() -> None:
     assert blocks_a_batch(100, None, 32) == 3
     assert blocks_a_batch(100, 2, 32) == 2
     assert blocks_a_batch(64, 4, 32) == 2
+
+
+@pytest.mark.parametrize("multiple", [1, 3, 8])
+def test_batches_are_as_large_as_fairseqs(multiple: int) -> None:
+    for most in range(1, 25):
+        (first, *_) = data_utils.batch_by_size(
+            np.arange(100), num_tokens_fn=lambda _: 32, num_tokens_vec=np.full(100, 32),
+            max_sentences=most, required_batch_size_multiple=multiple,
+        )  # fmt: skip
+        assert blocks_a_batch(None, most, 32, multiple) == len(first)
+
+
+def test_the_multiple_holds_for_training_and_validation(tmp_path: Path, data: Path) -> None:
+    recorder = Recorder(tmp_path / "run")
+    options = ("--max-update", 2, "--batch-size", 5, "--required-batch-size-multiple", 2)
+    ended = train(data, tmp_path, *SHORT, *options, prepare=recorder)
+    assert ended.status == 0, ended.output
+    assert [[len(ids) for ids in row["ids"]] for row in recorder.rows()] == [[4], [4]]
+
+
+def test_the_dummy_task_knows_both_limits(tmp_path: Path) -> None:
+    dummy = ("--task", "opt_dummy_lm", "--max-update", 1, "--disable-validation", "--no-save")
+    recorder = Recorder(tmp_path / "run")
+    ended = train(None, tmp_path, *dummy, "--max-tokens", 64, "--batch-size", 4, prepare=recorder)
+    assert ended.status == 0, ended.output
+    assert [len(ids) for ids in recorder.rows()[0]["ids"]] == [2]
+    ended = train(None, tmp_path, *dummy, "--max-tokens", 31)
+    assert ended.status == 2
+    assert "`--max-tokens` must be at least --tokens-per-sample (32)" in ended.last_line

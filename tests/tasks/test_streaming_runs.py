@@ -1,13 +1,16 @@
 """Real trainings on raw text: resumed, on several ranks, with accumulated steps, validated."""
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
 import torch
 
+from metaseq_plugin.hub import OPT
 from tests.fairseq_runs import run_fairseq, train
 from tests.rank_runs import train_ranks
 from tests.recorder import Recorder
@@ -86,6 +89,42 @@ def test_ranks_take_turns_and_may_change(tmp_path: Path, data: Path) -> None:
         )
 
 
+@pytest.mark.slow
+def test_ranks_with_other_data_are_refused(tmp_path: Path, data: Path) -> None:
+    """As on machines of which each has a copy of its own."""
+    for rank in (0, 1):
+        shutil.copytree(data, tmp_path / str(rank) / "data")
+    prose = tmp_path / "1" / "data" / "train" / "01" / "prose.txt"
+    prose.write_text(prose.read_text() + "\n\nOne more.")
+    repository = Path.cwd()
+
+    def go(rank: int) -> None:
+        os.chdir(tmp_path / str(rank))
+
+    user_dir = ("--user-dir", repository / "metaseq_plugin")
+    ended = train_ranks(
+        2, Path("data"), tmp_path / "run", *QUIET, *user_dir, "--max-update", 90, prepare=go
+    )
+    assert [rank.status for rank in ended] == [2, 2], ended
+    output = ended[0].output + ended[1].output
+    assert "must read the same data, but the files of `DATA` and" in output
+    assert "differ between rank 0 and rank 1" in output
+
+
+@pytest.mark.slow
+def test_the_last_update_of_an_epoch_weighs_all_its_tokens(tmp_path: Path, data: Path) -> None:
+    """It has 3 batches here: 2 ranks with 2 steps each leave one of the ranks without its second."""
+    epoch = (*STREAMING, "--disable-validation", "--shuffle-window", 16, "--max-epoch", 1,
+             "--dropout", 0, "--attention-dropout", 0, "--no-save")  # fmt: skip
+    one, two = Recorder(tmp_path / "one"), Recorder(tmp_path / "two")
+    trained(data, tmp_path / "a", *epoch, "--update-freq", 4, prepare=one)
+    ended = train_ranks(2, data, tmp_path / "b", *epoch, "--update-freq", 2, prepare=two)
+    assert [rank.status for rank in ended] == [0, 0], ended
+    assert [len(two.rows(rank)[-1]["ids"]) for rank in (0, 1)] == [2, 1]
+    for key in ("loss", "gnorm"):
+        assert two.numbers(key) == pytest.approx(one.numbers(key), rel=1e-4), key
+
+
 def test_each_subset_is_validated_and_twice_alike(tmp_path: Path, data: Path) -> None:
     often = (*OPTIONS, "--validate-interval-updates", 6, "--log-format", "json", "--max-update", 12)
     outputs = [
@@ -105,6 +144,18 @@ def test_each_subset_is_validated_and_twice_alike(tmp_path: Path, data: Path) ->
     assert names == ["valid/code_loss", "valid/prose_loss"] * 2
     assert "code: " in outputs[0]
     assert re.search(r"epoch 1 so far: 40 samples \(40 in this run\); code: ", outputs[0])
+
+
+def test_validating_on_the_training_split_leaves_training_alone(tmp_path: Path, data: Path) -> None:
+    plain, validating = Recorder(tmp_path / "plain"), Recorder(tmp_path / "validating")
+    trained(data, tmp_path / "a", *QUIET, "--max-update", 9, prepare=plain)
+    for updates in (6, 9):
+        output = trained(
+            data, tmp_path / "b", *OPTIONS, "--valid-subset", "train", "--max-update", updates,
+            "--validate-interval-updates", 3, prepare=validating,
+        )  # fmt: skip
+        assert "valid on 'train' subset" in output
+    assert validating.rows() == plain.rows()
 
 
 def test_the_state_says_what_was_seen(tmp_path: Path, data: Path) -> None:
@@ -131,6 +182,24 @@ def test_skipped_batches_survive_a_restart(tmp_path: Path, data: Path) -> None:
     assert [row["ids"] for row in skipping.rows()] == [*ids[:3], *ids[6:10], *ids[11:14]]
 
 
+def test_a_run_folder_has_the_tokenizer(tmp_path: Path, data: Path) -> None:
+    """The hub and ``metaseq convert`` look for it there, and in a data folder only beside dict.txt."""
+    own = tmp_path / "data"
+    shutil.copytree(data, own)
+    run = tmp_path / "run"
+    files = ("--opt-bpe-vocab", own / "vocab.json", "--opt-bpe-merges", own / "merges.txt")
+    trained(own, run, *QUIET, "--bpe", "opt_bpe", *files, "--max-update", 3)
+    made = (run / "dict.txt").stat().st_mtime_ns
+    trained(own, run, *QUIET, "--bpe", "opt_bpe", *files, "--max-update", 5)
+    assert (run / "dict.txt").stat().st_mtime_ns == made
+    shutil.rmtree(own)
+    opt = OPT.from_pretrained(run)
+    assert opt.decode(opt.encode("def main():")) == "def main():"
+    assert opt.generate(["def"], max_new_tokens=2, seed=1)[0][0].text is not None
+    trained(data, tmp_path / "quiet", *QUIET, "--max-update", 1, "--no-save")
+    assert not (tmp_path / "quiet" / "dict.txt").exists()
+
+
 def test_a_trained_model_is_validated_and_generates(tmp_path: Path, data: Path) -> None:
     trained(data, tmp_path / "run", *QUIET, "--max-update", 5)
     checkpoint = tmp_path / "run" / "checkpoint_last.pt"
@@ -141,6 +210,18 @@ def test_a_trained_model_is_validated_and_generates(tmp_path: Path, data: Path) 
     )  # fmt: skip
     assert validated.status == 0, validated.output
     assert "valid on 'valid/code' subset" in validated.output
+    ppl = re.search(r"\| ppl ([0-9.]+) ", validated.output)
+    evaluation = (
+        *common, "--task", "opt_streaming_language_modeling", "--batch-size", 4,
+        "--tokens-per-sample", 32, "--gen-subset", "valid/code",
+    )  # fmt: skip
+    evaluated = run_fairseq("eval-lm", *evaluation, log_dir=tmp_path)
+    assert evaluated.status == 0, evaluated.output
+    assert ppl is not None
+    assert f"Perplexity: {ppl[1]}" in evaluated.output
+    refused = run_fairseq("eval-lm", *evaluation, "--context-window", 8, log_dir=tmp_path)
+    assert refused.status == 2
+    assert "`--context-window` must be 0 with this task, but is 8" in refused.last_line
     said = run_fairseq(
         "interactive", *common, "--task", "opt_streaming_language_modeling", "--beam", 1,
         "--bpe", "opt_bpe", "--opt-bpe-vocab", data / "vocab.json", "--opt-bpe-merges",

@@ -11,6 +11,7 @@ The state is in fairseq's ``extra_state["train_iterator"]``, under the key "stre
 
 import logging
 import math
+from itertools import islice
 from typing import Any, Callable, Dict, List, Optional, Tuple, TypedDict
 
 import numpy as np
@@ -47,15 +48,34 @@ class EpochBatches:
         self._group: Optional[int] = None
         self._drops_remainder = False
         self._ahead: Optional[List[Batch]] = None
+        self._mistake: Optional[UserError] = None  # met where the next item was looked for
         self._ahead_state = self.state = rounds.state()
-        self._ended = False
+        self._ended = self._has_skipped = False
+        self._was_whole = self.state.num_blocks == 0
         self._first = self.state.num_blocks // rounds.share.blocks_a_round
 
     def grouped(self, size: int, drops_remainder: bool) -> "EpochBatches":
-        """This iterator with ``size`` batches an item; must come before the first."""
+        """This iterator with ``size`` batches an item, or the next that has one; before the first."""
+        epoch = self
+        while not epoch._has_updates(size, drops_remainder):
+            # fairseq needs an update of each epoch, and --skip-batches may leave none of this one.
+            if epoch._was_whole and not epoch._has_skipped:
+                raise UserError(
+                    "`--skip-remainder-batch` must leave an update of each epoch, but an epoch is "
+                    "smaller than one. Leave it out, or set a smaller --batch-size or --update-freq."
+                )
+            if self._epochs.epoch == self._epochs.max_epoch:
+                raise UserError(
+                    "`--skip-batches` must leave an update of the run, but goes past all that is left of "
+                    f"its last epoch, {self._epochs.epoch}. Set a larger --max-epoch, or skip less."
+                )
+            epoch = self._epochs.next_epoch_itr(self._epochs.shuffle)
+        return epoch
+
+    def _has_updates(self, size: int, drops_remainder: bool) -> bool:
         self._group, self._drops_remainder = size, drops_remainder
         self._first //= size
-        return self
+        return self.has_next()
 
     @property
     def n(self) -> int:
@@ -71,6 +91,8 @@ class EpochBatches:
     def __next__(self) -> Any:  # a batch, or once grouped a list of them
         if not self.has_next():
             raise StopIteration
+        if self._mistake is not None:
+            raise self._mistake
         assert self._ahead is not None
         batches, self._ahead = self._ahead, None
         self.state = self._ahead_state
@@ -79,26 +101,38 @@ class EpochBatches:
         return batches if self._group is not None else batches[0]
 
     def has_next(self) -> bool:
-        """Whether the epoch has another item; looks for it, and skips what is to be skipped."""
-        if self._ahead is None and not self._ended:
-            while self._epochs.skips_next() and self._pull():
-                self._epochs.skipped_one()
-            self._ahead = self._pull() or None
-            self._ahead_state = self._rounds.state()
-            if self._ahead is None:
-                self._ended, self.state = True, self._ahead_state
-                self._epochs.ended(self.state)
-        return self._ahead is not None
+        """Whether the epoch has another item; looks for it, and skips what is to be skipped.
+
+        A mistake in the data of that item waits until it is asked for: fairseq looks ahead before it
+        saves what is done, and needs no item behind the last update.
+        """
+        if self._ahead is None and not self._ended and self._mistake is None:
+            try:
+                self._look_ahead()
+            except UserError as mistake:
+                self._mistake = mistake
+        return self._ahead is not None or self._mistake is not None
+
+    def _look_ahead(self) -> None:
+        while self._epochs.skips_next() and self._pull():
+            self._epochs.skipped_one()
+            self._has_skipped = True
+        self._ahead = self._pull() or None
+        self._ahead_state = self._rounds.state()
+        if self._ahead is None:
+            self._ended, self.state = True, self._ahead_state
+            self._epochs.ended(self.state)
 
     def _pull(self) -> List[Batch]:
         """The batches of the next item; none at the end."""
-        size = self._group or 1
-        batches: List[Batch] = []
-        for batch in self._rounds:
-            batches.append(batch)
-            if len(batches) == size:
-                return batches
-        return [] if self._drops_remainder else batches
+        size, before = self._group or 1, self._rounds.num_blocks
+        batches = list(islice(self._rounds, size))
+        full = size * self._rounds.share.blocks_a_round
+        if self._drops_remainder and self._rounds.num_blocks - before < full:
+            return []
+        # Where a rank gets none in the last round, its {} comes first: fairseq takes an update that
+        # ends with one for no data at all, and would divide the gradients by too few tokens.
+        return sorted(batches, key=bool)
 
 
 class StreamingEpochs(EpochBatchIterating):
@@ -108,6 +142,7 @@ class StreamingEpochs(EpochBatchIterating):
         epoch: the first, from 1.
         updates_done: tells how many updates the run has made.
         log_interval: items between two lines about the corpora; 0 for a split that is only read.
+        max_epoch: the last; 0: there is none.
     """
 
     def __init__(
@@ -119,10 +154,11 @@ class StreamingEpochs(EpochBatchIterating):
         skips: Optional[Skips] = None,
         updates_done: Callable[[], int] = lambda: 0,
         log_interval: int = 0,
+        max_epoch: int = 0,
     ) -> None:
         self.split, self.share, self.workers, self.epoch = split, share, workers, max(epoch, 1)
         self.skips, self.updates_done = skips or Skips({}), updates_done
-        self.log_interval = log_interval
+        self.log_interval, self.max_epoch = log_interval, max_epoch
         self.shuffle = True
         self._current: Optional[EpochBatches] = None
         self._resumed: Optional[RoundsState] = None
@@ -155,11 +191,12 @@ class StreamingEpochs(EpochBatchIterating):
         if self._current is not None and self.end_of_epoch():
             self._samples_before, self._tally_before = self._totals(self._current.state)
             self.epoch += 1
-        self.shuffle = shuffle
+        # The rest of a resumed epoch is in the order it was begun in, whatever --curriculum says now.
         state, self._resumed = self._resumed or self._start, None
+        self.shuffle = self.shuffle if state.num_blocks else shuffle
         self._skipped = self.skips.state()
         rounds = self.split.rounds(
-            self.epoch, shuffle, self.share, self.workers, state.shuffle, state.tally
+            self.epoch, self.shuffle, self.share, self.workers, state.shuffle, state.tally
         )
         self._current = EpochBatches(rounds, len(self), self)
         return self._current
@@ -210,6 +247,7 @@ class StreamingEpochs(EpochBatchIterating):
         names, shuffle = self.split.corpora.names, state["shuffle"]
         num_blocks = shuffle["start"]["block"] + shuffle["taken"]
         self._resumed = RoundsState(shuffle, num_blocks, numbers(names, state["seen"]))
+        self.shuffle = state_dict["shuffle"]
         self._samples_before = state["samples_before"]
         self._tally_before = numbers(names, state["seen_before"])
         self.skips = Skips(self.skips.skips, *state["skipped"])
@@ -255,12 +293,16 @@ class StreamingEpochs(EpochBatchIterating):
         return self._samples_before + state.num_blocks, self._tally_before + state.tally
 
 
+def different(saved: Identity, ours: Identity) -> str:
+    """What two splits differ in, in words; empty if they give the same samples."""
+    return " and ".join(name for name, value in ours.items() if saved.get(name) != value)
+
+
 def check_identity(saved: Identity, ours: Identity) -> None:
     """Raise UserError unless a state of ``saved`` means the same samples here."""
-    different = [name for name, value in ours.items() if saved.get(name) != value]
-    if different:
+    names = different(saved, ours)
+    if names:
         raise UserError(
-            f"A run must resume on the data and settings that it was begun with, but "
-            f"{' and '.join(different)} differ from the checkpoint's. Set them as they were, or "
-            "--reset-dataloader to begin the data anew."
+            f"A run must resume on the data and settings that it was begun with, but {names} differ "
+            "from the checkpoint's. Set them as they were, or --reset-dataloader to begin the data anew."
         )

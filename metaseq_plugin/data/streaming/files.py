@@ -43,7 +43,15 @@ def find_shards(data: str, split: str) -> list[Path]:
             "or set --train-subset and --valid-subset."
         )
     entries = _visible(folder)
-    shards = {int(path.name): path for path in entries if path.name.isdecimal()}
+    shards: dict[int, Path] = {}
+    for path in entries:
+        if path.name.isdecimal():
+            if int(path.name) in shards:
+                raise UserError(
+                    f"The shards of a split must each have a number of their own, but {folder} holds "
+                    f"{shards[int(path.name)].name} and {path.name}. Rename or remove one."
+                )
+            shards[int(path.name)] = path
     if not shards:
         present = ", ".join(path.name for path in entries[:5]) or "nothing"
         raise UserError(

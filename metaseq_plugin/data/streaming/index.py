@@ -18,14 +18,18 @@ import errno
 import fcntl
 import hashlib
 import logging
+import multiprocessing
 import os
 import shutil
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Optional, Sequence
+from uuid import uuid4
 
 import numpy as np
+import torch
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.compressed import DAMAGED, unpacked
@@ -82,12 +86,25 @@ def _text_of(path: Path, base: Path) -> Path:
     return base.with_name(base.name + ".text") if is_packed(path) else path
 
 
+def _mapped(path: Path) -> np.ndarray:
+    """The numbers of an index, mapped from disk; OSError or ValueError where it is not whole.
+
+    NumPy's own map would hold the file open as long as it lives, and a split has thousands of files.
+    """
+    index = np.load(path, mmap_mode="r")
+    first, itemsize = index.offset // index.itemsize, index.itemsize
+    if index.dtype != np.int64 or first * itemsize != index.offset:
+        raise ValueError(f"{path} is no index")
+    size = first + len(index)
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.int64).numpy()[first:]
+
+
 def _load(path: Path, base: Path) -> Optional[IndexedFile]:
     """The index at ``base`` if it is whole and belongs to ``path`` as it is now."""
     status = readable(path)
     text = _text_of(path, base)
     try:
-        index = np.load(_index_of(base), mmap_mode="r")
+        index = _mapped(_index_of(base))
         text_status = text.stat()
     except (OSError, ValueError, EOFError):
         return None
@@ -118,12 +135,18 @@ def _locked(folder: Path) -> Iterator[None]:
         else:
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
-        yield
+        try:
+            yield
+        finally:
+            # Closing alone does not: the pool's processes, forked in here, have the file open too.
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _write(target: Path, fill: Callable[[Path], object]) -> None:
     """Let ``fill`` write a temporary file, which then takes the name ``target``."""
-    unfinished = target.with_name(f".{target.name.lstrip('.')}.{os.getpid()}.tmp")
+    # Not by the process's number, which ranks in containers have in common where there are no locks.
+    unfinished = target.with_name(f".{target.name.lstrip('.')}.{uuid4().hex}.tmp")
     fill(unfinished)
     with unfinished.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -134,6 +157,9 @@ def _unpack(path: Path, target: Path) -> None:
     def fill(unfinished: Path) -> None:
         with open_input(path) as raw, unfinished.open("wb") as out:
             shutil.copyfileobj(unpacked(path, raw), out, PART_BYTES // 16)
+        # A copy that another rank makes once more is the same file to those that read it already.
+        status = path.stat()
+        os.utime(unfinished, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     try:
         _write(target, fill)
@@ -199,28 +225,44 @@ def indexed(paths: Sequence[Path], cache_dir: Optional[str]) -> list[IndexedFile
             base = cache_names(path, cache_dir)[-1]
             missing.setdefault(base.parent, []).append((path, base))
     if missing:
-        _build_missing(missing, cache_dir)
-    indexes = [found[path] or find_index(path, cache_dir) for path in paths]
-    for path, index in zip(paths, indexes, strict=True):
-        if index is None:
+        found.update(_build_missing(missing, cache_dir))
+    for path in paths:
+        if found[path] is None:
             raise changed(path, "an index", "another size or time")
-    return [index for index in indexes if index is not None]
+    return [index for path in paths if (index := found[path]) is not None]
 
 
-def _build_missing(missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Optional[str]) -> None:
+def _build_missing(
+    missing: dict[Path, list[tuple[Path, Path]]], cache_dir: Optional[str]
+) -> dict[Path, Optional[IndexedFile]]:
+    made: dict[Path, Optional[IndexedFile]] = {}
     logger.info(f"indexing {sum(map(len, missing.values())):,} files")
+    others = set(multiprocessing.active_children())
     pool = process_pool(available_cores())
-    folder = None
+    folder, is_done = None, False
     try:
         for folder, files in missing.items():
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder):
                 # Another rank may have made them while this one waited.
                 _build(pool, [pair for pair in files if find_index(pair[0], cache_dir) is None])
+                # Taken under the lock: another machine, whose copy of a file has another time, may
+                # put its own into the same --index-cache-dir next.
+                made.update({path: find_index(path, cache_dir) for path, _ in files})
+        is_done = True
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"A process that indexes must not be killed, but one of {folder} was; perhaps memory ran "
+            "out. Run the same command again: finished indexes are kept."
+        ) from error
     except OSError as error:
         raise UserError(
             f"`{CACHE_OPTION}` must be a folder that can be written and has room, but "
-            f"{folder} is not ({error.strerror}). Set another one."
+            f"{folder} is not ({error.strerror or error}). Set another one."
         ) from error
     finally:
+        if not is_done:  # a mistake or Ctrl-C need not wait until a large file is unpacked
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
+    return made

@@ -28,7 +28,11 @@ def _whole_lines(stream: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, 
     offset = begin
     if begin > 0:  # the line that begins before this part is the part before's
         stream.seek(begin - 1)
-        offset += len(stream.readline()) - 1
+        offset -= 1
+        while offset < end and (piece := stream.readline(READ_BYTES)):
+            offset += len(piece)
+            if piece.endswith(b"\n"):
+                break
     pieces: list[bytes] = []
     while offset < end:
         content = stream.read(READ_BYTES)

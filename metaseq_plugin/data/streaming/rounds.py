@@ -63,14 +63,16 @@ def collated(blocks: Sequence[Block], epoch: int, block_size: int) -> Batch:
 
 
 def dummy_batch(block_size: int) -> Batch:
-    """A batch for fairseq to use, and to count as nothing, where a rank has none."""
-    tokens = torch.full((1, block_size), EOS)
+    """A batch without targets for fairseq to use where a rank has none, so that it counts as nothing."""
     return {
         "id": torch.tensor([-1]),
-        "nsentences": 1,
-        "ntokens": block_size,
-        "net_input": {"src_tokens": tokens, "src_lengths": torch.tensor([block_size])},
-        "target": tokens.clone(),
+        "nsentences": 0,
+        "ntokens": 0,
+        "net_input": {
+            "src_tokens": torch.full((1, block_size), EOS),
+            "src_lengths": torch.tensor([block_size]),
+        },
+        "target": torch.full((1, block_size), PAD),
     }
 
 

@@ -14,13 +14,19 @@ from metaseq_plugin.data.streaming.order import DocumentOrder
 from metaseq_plugin.data.streaming.packing import Blocks, Packer
 from metaseq_plugin.data.streaming.rounds import Rounds, Share
 from metaseq_plugin.data.streaming.shuffling import ShuffledBlocks, ShuffleState
-from metaseq_plugin.data.streaming.tokens import Range, Reader, Tokenised, Workers, ranges
+from metaseq_plugin.data.streaming.tokens import (
+    NAMED_PROBLEMS,
+    Range,
+    Reader,
+    Tokenised,
+    Workers,
+    ranges,
+)
 from metaseq_plugin.data.token_blocks import SampleBreakMode
 
 logger = logging.getLogger(__name__)
 
 BYTES_PER_TOKEN = 4  # of English in JSON, roughly; for estimates only
-NAMED_PROBLEMS = 20  # bad documents that are named one by one; all are counted
 
 Identity = Dict[str, Union[str, int]]
 
@@ -86,7 +92,11 @@ class Split:
 
     @cached_property
     def identity(self) -> Identity:
-        """All that a state depends on; two splits of one identity give the same samples."""
+        """All that a state depends on; two splits of one identity give the same samples.
+
+        Not --skip-bad-documents: it decides whether a run ends at a bad document or goes past it, and
+        one that ended there must be able to go on.
+        """
         block_size, break_mode, window, seed, _ = self.settings
         tokenizer = hashlib.sha256()
         for name, content in sorted(self.reader.tokenizer.files().items()):
@@ -98,7 +108,6 @@ class Split:
             "--sample-break-mode": break_mode.value,
             "--shuffle-window": window,
             "--seed": seed,
-            "--skip-bad-documents": int(self.reader.skips_bad),
             "the keys of a record": " ".join(self.reader.keys),
             "the documents drawn from each corpus": " ".join(map(str, self.drawn)),
         }

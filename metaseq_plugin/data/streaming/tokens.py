@@ -12,7 +12,7 @@ bad ones are to be skipped, has no tokens and a sentence about it.
 import multiprocessing
 import os
 import signal
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
@@ -42,6 +42,7 @@ RANGE_BYTES = 1_048_576
 RANGE_DOCUMENTS = 2_048
 RANGES_AHEAD = 2  # of each worker
 OPEN_FILES = 128  # of each process
+NAMED_PROBLEMS = 20  # bad documents that are named one by one; all are counted
 SKIP_OPTION = "--skip-bad-documents"
 PAIR = ("src", "tgt")
 
@@ -60,7 +61,7 @@ class Tokenised(NamedTuple):
     tokens: np.ndarray  # (sum of sizes,) of the narrowest type that holds the dictionary
     sizes: np.ndarray  # (D,) tokens with </s>; 0 for a document that is empty or bad
     is_bad: np.ndarray  # (D,)
-    problems: list[str]  # a sentence for each that is bad
+    problems: list[str]  # a sentence for each that is bad, but NAMED_PROBLEMS of a file at most
 
 
 def ranges(order: DocumentOrder, corpora: Corpora, first: int) -> Iterator[Range]:
@@ -87,6 +88,7 @@ class Reader:
         self.tokenizer, self.skips_bad = tokenizer, skips_bad
         self.dtype: np.dtype = np.dtype(token_dtype(len(tokenizer)))
         self.open_files: OrderedDict[str, int] = OrderedDict()
+        self.num_named: Counter[str] = Counter()  # bad documents of each file
 
     def _open(self, path: str) -> int:
         if path in self.open_files:
@@ -113,12 +115,15 @@ class Reader:
             if status.st_mtime_ns != mtime_ns:
                 raise changed(Path(name), "one time of change", "another")
 
-    def _fields(self, file: tuple[str, str, int, int], start: int, size: int) -> list[str]:
+    def _fields(
+        self, file: tuple[str, str, int, int], start: int, size: int, line: int = 0
+    ) -> list[str]:
+        """The strings of a document; UserError, which says ``line``, if it is bad."""
         name, path, whole_size, _ = file
         if size > MAX_DOCUMENT_BYTES:
             raise UserError(
                 f"A document must have at most {MAX_DOCUMENT_BYTES:,} bytes, but the one at line "
-                f"{line_number(Path(path), start)} of {name} (byte {start}) has {size:,}. Cut it."
+                f"{line} of {name} (byte {start}) has {size:,}. Cut it."
             )
         content = os.pread(self._open(path), size, start)
         if len(content) < size:
@@ -126,12 +131,22 @@ class Reader:
         if start == 0:
             content = content.removeprefix(BYTE_ORDER_MARK)
         # Blank lines behind a document belong to it here; without them error offsets are the same.
-        document = RawDocument(name, 0, start, content.rstrip())
+        return parse_fields(RawDocument(name, line, start, content.rstrip()), self.keys)
+
+    def _problem(self, file: tuple[str, str, int, int], start: int, size: int) -> list[str]:
+        """What is wrong with a document and in which line; nothing for more than are named of a file.
+
+        To tell the line takes reading all that stands before it.
+        """
+        path = file[1]
+        self.num_named[path] += 1
+        if self.skips_bad and self.num_named[path] > NAMED_PROBLEMS:
+            return []
         try:
-            return parse_fields(document, self.keys)
-        except UserError:
-            line = line_number(Path(path), start)
-            return parse_fields(document._replace(line=line), self.keys)
+            self._fields(file, start, size, line_number(Path(path), start))
+        except UserError as error:
+            return [str(error)]
+        raise AssertionError(f"{path}, byte {start}: bad and good")
 
     def _encode(self, documents: list[list[str]]) -> Iterable[np.ndarray]:
         """The tokens of each, without ``</s>``."""
@@ -151,9 +166,9 @@ class Reader:
             except ChangedFileError:
                 raise
             except UserError as error:
+                problems += self._problem(places.files[file], start, size)
                 if not self.skips_bad:
-                    raise UserError(f"{error} Or set {SKIP_OPTION}.") from error
-                problems.append(str(error))
+                    raise UserError(f"{problems[0]} Or set {SKIP_OPTION}.") from error
                 is_bad[number] = True
                 continue
             fields[-1] = fields[-1].rstrip()

@@ -1,5 +1,6 @@
 """Bad corpora: one sentence that says where, or, when asked for, left out, counted and named."""
 
+import gzip
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import pytest
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.streaming import tokens
 from metaseq_plugin.data.streaming.corpora import open_corpora
+from metaseq_plugin.data.streaming.line_scan import line_number
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from tests.data.streaming.worlds import (
     FIRST_WORD,
@@ -97,6 +99,26 @@ def test_many_bad_documents_are_counted_and_some_named(
     assert caplog.text.count("left out: ") == 20
 
 
+def test_lines_are_counted_for_the_bad_documents_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To count the lines before one is to read all of them."""
+    path = write_jsonl(tmp_path / "train" / "00" / "c.jsonl", ["1"])
+    path.write_bytes(path.read_bytes() + b"{}\n" * 500)
+    counted: List[int] = []
+
+    def count(name: Path, offset: int) -> int:
+        counted.append(offset)
+        return line_number(name, offset)
+
+    monkeypatch.setattr(tokens, "line_number", count)
+    assert all_targets(tmp_path, skips_bad=True) == [1]
+    assert len(counted) == 20
+    assert [f"Line {line_number(path, offset)} of" in caplog.text for offset in counted] == [
+        True
+    ] * 20
+
+
 def test_empty_documents_are_counted(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train" / "00" / "c.jsonl", ["", "1 2", " \n", "", "3", "\t"])
     assert all_targets(tmp_path) == [1, 2, 3]
@@ -159,6 +181,10 @@ LAYOUTS: Dict[str, Any] = {
     "an empty shard": (
         lambda split: (split / "03").mkdir(),
         "must hold .* files, but .*03 holds none",
+    ),
+    "two shards of a number": (
+        lambda split: (split / "2").mkdir(),
+        "must each have a number of their own, but .* holds 02 and 2",
     ),
     "no split": (lambda split: split.rename(split.with_name("other")), "must hold a folder train"),
     "two files of a corpus": (
@@ -237,6 +263,28 @@ def test_a_file_that_changes_during_the_run(
         change(tmp_path / "train" / "00" / "a.jsonl")
         with pytest.raises(UserError, match=said):
             updates(fleet, 200)
+    finally:
+        workers.close()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unpacking_again_is_no_change(
+    tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a rank that does not see yet, or has no locks to see, what another one has made."""
+    monkeypatch.setattr(tokens, "RANGE_DOCUMENTS", 8)
+    write_world(tmp_path, {"a": 100}, num_shards=1)
+    plain = tmp_path / "train" / "00" / "a.jsonl"
+    plain.with_name("a.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    split = open_split(tmp_path)
+    workers = Workers(split.reader, num_workers)
+    fleet = Fleet(split, workers, 1, 1)
+    try:
+        fleet.update()
+        (tmp_path / "train" / "00" / ".a.jsonl.gz.index.npy").unlink()
+        open_split(tmp_path)
+        updates(fleet, 40)
     finally:
         workers.close()
 

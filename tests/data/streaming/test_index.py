@@ -1,13 +1,16 @@
 """Indexes: right for any bytes, made once, made anew when the file changes, safe under races."""
 
+import fcntl
 import gzip
 import json
 import multiprocessing
 import os
 import signal
 import time
+import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Iterator, List
 
 import numpy as np
 import pytest
@@ -58,6 +61,22 @@ def test_parts_find_what_reading_finds(
     content = path.read_bytes()
     for start, end, document in zip(starts, [*starts[1:], size], expected):
         assert content[start:end].rstrip() == document.content.rstrip()
+
+
+def test_a_part_inside_a_long_line_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corpus that is one line would else be in memory once for every core."""
+    monkeypatch.setattr(line_scan, "READ_BYTES", 1_000)
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b"x" * 2_000_000)
+    tracemalloc.start()
+    try:
+        part = scan(path, 1_000_000, 2_000_000, False)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert len(part.starts) == 0
 
 
 def texts_of(path: Path, cache_dir: str | None = None) -> List[str]:
@@ -124,6 +143,49 @@ def test_an_index_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         texts_of(path, str(tmp_path / "taken"))
 
 
+@pytest.mark.parametrize("packing", [".gz", ".zst"])
+def test_a_packed_file_that_is_none_is_named(tmp_path: Path, packing: str) -> None:
+    path = write_jsonl(tmp_path / f"c.jsonl{packing}", ["not packed at all"])
+    with pytest.raises(UserError, match=f"packed file must be whole, but {path} is not"):
+        texts_of(path)
+
+
+def test_an_index_process_that_is_killed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", ["one"])
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "scan", die)
+        with pytest.raises(UserError, match="process that indexes must not be killed"):
+            texts_of(path)
+    assert texts_of(path) == ["one"]
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", ["one"] * 2_000)
+
+    def save(stream: Any, numbers: np.ndarray) -> None:
+        with open("/dev/full", "wb") as full:
+            numbers.tofile(full)
+
+    monkeypatch.setattr(index.np, "save", save)
+    with pytest.raises(UserError, match=r"has room, but .* is not \(.*written\)"):
+        texts_of(path)
+
+
+def die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_index_holds_no_file_open(tmp_path: Path) -> None:
+    """A process may have 1,024 open files, a corpus more shards than that."""
+    paths = [write_jsonl(tmp_path / f"{number}.jsonl", ["one", "two"]) for number in range(40)]
+    files = indexed(paths, None)
+    assert [file.num_documents for file in files] == [2] * 40
+    links = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [link for link in links if str(os.path.realpath(link)).startswith(str(tmp_path))]
+
+
 def build(path: Path, results: "multiprocessing.Queue[int]") -> None:
     (file,) = indexed([path], None)
     results.put(file.num_documents)
@@ -140,6 +202,59 @@ def test_builders_that_race_all_get_the_index(tmp_path: Path) -> None:
     for builder in builders:
         builder.join()
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def unpack_slowly(path: Path, target: Path) -> None:
+    if path.name.startswith("slow"):
+        time.sleep(20)
+    raise UserError("bad")
+
+
+def test_a_mistake_does_not_wait_for_the_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unpacking takes minutes a file; Ctrl-C comes the same way."""
+    paths = [write_jsonl(tmp_path / name, ["one"]) for name in ("bad.jsonl.gz", "slow.jsonl.gz")]
+    monkeypatch.setattr(index, "_unpack", unpack_slowly)
+    monkeypatch.setattr(index, "available_cores", lambda: 2)
+    start = time.monotonic()
+    with pytest.raises(UserError, match="bad"):
+        indexed(paths, None)
+    assert time.monotonic() - start < 10
+
+
+def test_machines_with_copies_of_their_own_may_share_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine's copy lies at the same path and has another time."""
+    path = write_jsonl(tmp_path / "data" / "c.jsonl", ["one", "two"])
+    locked = index._locked
+
+    @contextmanager
+    def then_the_other(folder: Path) -> Iterator[None]:
+        with locked(folder):
+            yield
+        (file,) = folder.glob("*.index.npy")
+        numbers = np.load(file)
+        numbers[2] += 1
+        np.save(file, numbers)
+
+    monkeypatch.setattr(index, "_locked", then_the_other)
+    assert texts_of(path, str(tmp_path / "cache")) == ["one", "two"]
+    assert find_index(path, str(tmp_path / "cache")) is None
+
+
+def test_a_folder_is_free_when_its_indexes_are_made(tmp_path: Path) -> None:
+    """The pool that made them lives on for the next folder, and may hold nothing of this one."""
+    sleeper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    with index._locked(tmp_path):
+        sleeper.start()
+    try:
+        with (tmp_path / ".index.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        sleeper.kill()
+        sleeper.join()
 
 
 def stop_before_the_end(path: Path) -> None:

@@ -10,15 +10,19 @@ import pytest
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.streaming.mixing import Mixing
 from metaseq_plugin.data.streaming.packing import TALLY
+from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from metaseq_plugin.data.token_blocks import SampleBreakMode
+from metaseq_plugin.data.tokenizer_base import PAD
 from tests.data.streaming.worlds import (
     FIRST_WORD,
     TOKENIZER,
     Fleet,
     Sample,
+    epochs_of,
     open_split,
+    samples_of,
     write_jsonl,
     write_world,
 )
@@ -228,6 +232,93 @@ def test_skipping_goes_on_in_the_next_epoch(world: Path, pools: Dict[int, Worker
     assert not fleet.epochs[0].has_next()
     again = Fleet(split, pools[0], 1, 4, fleet.state(), skips, first_epoch - 1)
     assert fleet.update() == again.update() == plain[first_epoch + 4]
+
+
+def test_the_order_of_an_epoch_is_kept_when_the_curriculum_changes(
+    world: Path, pools: Dict[int, Workers]
+) -> None:
+    """fairseq asks for the shuffle that --curriculum says now, of the epoch that was begun with another."""
+    split = open_split(world)
+    whole = list(epochs_of(split, pools[0]).next_epoch_itr(shuffle=False))
+    state = epochs_of(split, pools[0])
+    rest = state.next_epoch_itr(shuffle=False)
+    found = [next(rest) for _ in range(5)]
+    for _ in range(2):
+        resumed = epochs_of(split, pools[0])
+        resumed.load_state_dict(state.state_dict())
+        rest = resumed.next_epoch_itr(shuffle=True)
+        found += [next(rest) for _ in range(5)]
+        state = resumed
+    found += list(rest)
+    assert [samples_of(batch) for batch in found] == [samples_of(batch) for batch in whole]
+    resumed = epochs_of(split, pools[0])
+    resumed.load_state_dict(state.state_dict())
+    for epochs in (state, resumed):  # the next epoch is as fairseq asks for it
+        epochs.next_epoch_itr(shuffle=True)
+        assert (epochs.epoch, epochs.shuffle) == (2, True)
+
+
+def test_skipping_may_take_whole_epochs(world: Path, pools: Dict[int, Workers]) -> None:
+    """fairseq cannot train an epoch without an update, so the next one begins in its place."""
+    split = open_split(world)
+    plain_fleet = Fleet(split, pools[0], 1, 4)
+    plain = run(plain_fleet, 80)
+    an_epoch = sum(update[0][0] >> 40 == 1 for update in plain)
+    for done in (0, 5):  # all of the epoch, and what is left of it
+        skips = {done + 1: 2 * an_epoch}
+        fleet = Fleet(split, pools[0], 1, 4)
+        run(fleet, done)
+        again = Fleet(split, pools[0], 2, 2, fleet.state(), skips, done)
+        assert again.ranks[0].epoch == 3
+        assert run(again, 3) == plain[2 * an_epoch + done : 2 * an_epoch + done + 3]
+
+
+def test_a_rank_that_has_data_does_not_end_an_update_with_none(
+    world: Path, pools: Dict[int, Workers]
+) -> None:
+    """fairseq counts the tokens of an update by its last batch: none if that is none."""
+    split = open_split(world)
+    for ranks, update_freq in ((2, 4), (3, 4), (4, 4), (5, 2)):
+        fleet = Fleet(split, pools[0], ranks, update_freq)
+        uneven = 0
+        for epochs in zip(*fleet.epochs):
+            for batches in epochs:
+                assert batches[-1] or not any(batches)
+                uneven += any(batches) and not all(batches)
+        assert uneven or (ranks, update_freq) == (2, 4), ranks
+    empty = epochs_of(split, pools[0]).first_batch
+    assert (empty["ntokens"], int(empty["target"].ne(PAD).sum())) == (0, 0)
+
+
+@pytest.mark.parametrize(("batch_size", "update_freq"), [(2, 1), (2, 4), (3, 2)])
+def test_a_remainder_is_dropped_when_asked_for(
+    world: Path, pools: Dict[int, Workers], batch_size: int, update_freq: int
+) -> None:
+    """As in fairseq: every update has --batch-size blocks of each rank in each of its batches."""
+    epochs = epochs_of(open_split(world), pools[0], batch_size=batch_size)
+    sizes = [
+        [batch["nsentences"] for batch in batches]
+        for batches in epochs.next_epoch_itr().grouped(update_freq, True)
+    ]
+    whole = epochs_of(open_split(world), pools[0], batch_size=batch_size).next_epoch_itr()
+    blocks = sum(batch["nsentences"] for batch in whole)
+    an_update = batch_size * update_freq
+    assert sizes == [[batch_size] * update_freq] * (blocks // an_update)
+    assert epochs.state_dict()["epoch"] == 2
+
+
+def test_skipping_all_that_is_left_of_a_run_is_refused(
+    world: Path, pools: Dict[int, Workers]
+) -> None:
+    epochs = epochs_of(open_split(world), pools[0], skips=Skips({1: 10_000}), max_epoch=2)
+    with pytest.raises(UserError, match=r"`--skip-batches` must leave an update .* last epoch, 2"):
+        epochs.next_epoch_itr().grouped(4, False)
+
+
+def test_an_epoch_without_an_update_is_refused(world: Path, pools: Dict[int, Workers]) -> None:
+    epochs = epochs_of(open_split(world), pools[0])
+    with pytest.raises(UserError, match="`--skip-remainder-batch` must leave an update"):
+        epochs.next_epoch_itr().grouped(10_000, True)
 
 
 def test_an_update_that_overflowed_is_not_skipped_twice(

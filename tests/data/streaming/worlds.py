@@ -164,7 +164,8 @@ class Fleet:
         dealt = [next(epoch) for epoch in self.epochs]
         self.updates += 1
         assert len({len(batches) for batches in dealt}) == 1
-        rounds = zip(*dealt)
+        # A rank without a batch in the last round has its {} first.
+        rounds = zip(*(sorted(batches, key=bool, reverse=True) for batches in dealt))
         return [sample for batches in rounds for batch in batches for sample in samples_of(batch)]
 
     def state(self) -> str:
