@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq import utils
-from fairseq.data import Dictionary, MonolingualDataset
+from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingTask
@@ -22,6 +22,7 @@ from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.block_batches import BlockBatches
 from metaseq_plugin.data.token_blocks import SampleBreakMode, TokenBlocks, TokenStream, find_split
 from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, DICTIONARY_MULTIPLE
 from metaseq_plugin.distributed import engine, grid
@@ -121,7 +122,7 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
-    ) -> MonolingualDataset:
+    ) -> BlockBatches:
         """Cut ``split`` into blocks; with several data folders, epoch decides which."""
         folders = utils.split_paths(self.args.data)
         folder = folders[(epoch - 1) % len(folders)]
@@ -135,7 +136,7 @@ class OPTLanguageModelingTask(LanguageModelingTask):
             self.dictionary.eos(),
         )
         blocks.check_vocabulary(len(self.dictionary), folder)
-        self.datasets[split] = MonolingualDataset(
+        self.datasets[split] = BlockBatches(
             dataset=blocks,
             sizes=blocks.sizes,
             src_vocab=self.dictionary,
