@@ -66,10 +66,11 @@ def mend_white_space(text: str) -> str:
     return EMPTY_LINES.sub("\n\n", text).strip("\n")
 
 
+WHITE_SPACE = "white space"
 REPAIRS = {
     "characters": mend_characters,
     "backslashes": mend_backslashes,
-    "white space": mend_white_space,
+    WHITE_SPACE: mend_white_space,
 }
 
 
