@@ -1,8 +1,10 @@
 """``metaseq data inspect``: its numbers are those of the corpus, counted here by other means."""
 
 import gzip
+import io
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from metaseq_plugin import cli
 from metaseq_plugin.data import corpus_tokens, documents, tokenizers
-from metaseq_plugin.data.tools import inspection
+from metaseq_plugin.data.tools import cleaning, inspection
 from metaseq_plugin.data.tools.lengths import Lengths
 from metaseq_plugin.data.train_vocabulary import train_vocabulary
 from tests.data.tools.corpus import Document, as_jsonl, essays, run, write
@@ -116,6 +118,28 @@ def test_failures_are_named_by_line_and_byte(
     assert re.search(r"wiki.jsonl +75 +[\d,]+ +has no \"text\" \(it has body\), must be", shown)
     assert "in train   2 of 12 documents of valid/wiki/wiki" in shown
     assert "Tokens are not counted" in shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_names_that_no_terminal_can_show_are_escaped(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lone surrogates and control characters in the keys of a record, and a file's name that is not UTF-8."""
+    bad = [b'{"\\ud800": 1}', b'{"a\\u001b[31m\\n": 1}']
+    data = write(tmp_path / "data", {"caf\udce9.jsonl": as_jsonl([*bad, WIKI[0]])})
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    report = inspected(data, tmp_path)
+    run(cleaning, data, tmp_path / "clean")
+    terminal.flush()
+    shown = terminal.buffer.getvalue()
+    assert rb"caf\udce9" in shown
+    assert b"\x1b" not in shown
+    assert report["longest"][0]["path"].endswith("caf\udce9.jsonl")
+    found = [fault["found"] for fault in report["failing"]]
+    assert found == [rf'has no "text" (it has {key})' for key in (r"\ud800", r"a\x1b[31m\n")]
+    (examples,) = json.loads((tmp_path / "clean/clean.json").read_text())["examples"].values()
+    assert [example["file"] for example in examples] == ["caf\udce9.jsonl"] * 2
 
 
 def test_files_that_cannot_be_read_do_not_stop_it(
