@@ -101,6 +101,16 @@ def test_every_number_is_the_corpus_s(num_workers: int, tmp_path: Path, tokenize
     assert [row["length"] for row in report["longest"]] == longest
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 100, 10_000])
+def test_of_equally_long_documents_the_first_are_shown(
+    chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_tokens, "CHUNK_BYTES", chunk_bytes)
+    texts = ["x" * 20] * 5 + ["x" * 30] + ["x" * 20] * 25
+    longest = inspected(write(tmp_path / "d", {"a.jsonl": as_jsonl(texts)}), tmp_path)["longest"]
+    assert [row["line"] for row in longest] == [6, 1, 2, 3, 4, 5, 7, 8, 9, 10]
+
+
 def test_failures_are_named_by_line_and_byte(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
