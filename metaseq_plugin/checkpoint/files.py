@@ -73,7 +73,9 @@ def read_json(path: Path) -> Dict[str, Any]:
 
 def write_json(path: Path, content: Dict[str, Any]) -> None:
     """Write ``content`` as indented JSON."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # A lone surrogate, as in a file's name that is not UTF-8, becomes a JSON escape.
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def check_file(path: Path) -> None:

@@ -231,6 +231,11 @@ def _quoted(keys: Sequence[str]) -> str:
     return " and ".join(f'"{key}"' for key in keys)
 
 
+def _printable(text: str) -> str:
+    """``text`` with escapes for control characters and for what no terminal can show."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _strings_of_record(document: RawDocument, line: str, keys: Sequence[str]) -> List[str]:
     kind = "a string" if len(keys) == 1 else "strings"
     rule, remedy = f"a JSON object with {kind} {_quoted(keys)}", "Mend or remove the line."
@@ -242,7 +247,7 @@ def _strings_of_record(document: RawDocument, line: str, keys: Sequence[str]) ->
         raise _bad(document, 0, rule, f"is a {type(record).__name__}", remedy)
     for key in keys:
         if key not in record:
-            names = ", ".join(list(record)[:5]) or "nothing"
+            names = ", ".join(_printable(name) for name in list(record)[:5]) or "nothing"
             raise _bad(document, 0, rule, f'has no "{key}" (it has {names[:80]})', remedy)
         text = record[key]
         if not isinstance(text, str):

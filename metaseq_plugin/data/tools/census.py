@@ -9,7 +9,6 @@ mean bytes, the estimate's standard error is B / b̄ · √((1 - f) / n · Σ(t 
 (Cochran 1977, "Sampling Techniques", section 6.4). Whether a document is sampled follows from its hash.
 """
 
-import heapq
 from hashlib import blake2b
 from typing import NamedTuple, Optional, Sequence
 
@@ -28,7 +27,7 @@ NOT_SAMPLED = -1  # tokens of a document that was not tokenised
 
 
 class Long(NamedTuple):
-    """A document and its length; the longer is the larger."""
+    """A document and its length."""
 
     length: int
     path: str
@@ -169,7 +168,7 @@ class Census:
         self.has_tokens, self.is_exact = has_tokens, token_sample == 1
         # Lengths are exact: tokens only where all are known.
         self.unit = "tokens" if has_tokens and self.is_exact else "bytes"
-        self.longest: list[Long] = []  # a heap
+        self.longest: list[Long] = []  # the longest first
         self.faults: list[Fault] = []
         self.copies = 0
         self._corpus_of = {str(file.path): self.corpora[file.corpus] for file in files}
@@ -184,11 +183,9 @@ class Census:
             corpus.lengths.add(lengths[here])
         for place in np.argsort(-lengths, kind="stable")[:NUM_LONGEST].tolist():
             path = counts.paths[counts.file[place]]
-            long = Long(int(lengths[place]), path, int(counts.line[place]))
-            if len(self.longest) < NUM_LONGEST:
-                heapq.heappush(self.longest, long)
-            else:
-                heapq.heappushpop(self.longest, long)
+            self.longest.append(Long(int(lengths[place]), path, int(counts.line[place])))
+        # Of equals the first of the corpus, wherever chunks end.
+        self.longest = sorted(self.longest, key=lambda long: -long.length)[:NUM_LONGEST]
         for path in counts.empty:
             self._corpus_of[path].empty += 1
         for fault in counts.faults:
@@ -211,7 +208,6 @@ class Census:
             for corpus in self.corpora.values():
                 if corpus.split not in (None, "train"):
                     corpus.in_train = int(np.isin(corpus.hashes, train).sum())
-        self.longest.sort(key=lambda long: (-long.length, long.path, long.line))
 
     def lengths(self) -> dict[str, Lengths]:
         return {name: corpus.lengths for name, corpus in self.corpora.items()}

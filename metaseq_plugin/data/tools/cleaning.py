@@ -29,6 +29,7 @@ from metaseq_plugin.data.tools.cleaning_report import CleaningReport
 from metaseq_plugin.data.tools.corpora import TOKENIZER, CorpusFile, corpus_files
 from metaseq_plugin.data.tools.duplicates import Seen
 from metaseq_plugin.data.tools.judging import Judged, Reason, Rules, judge
+from metaseq_plugin.data.tools.reports import show
 from metaseq_plugin.data.tools.writing import CorpusWriter
 
 REPORT_FILE = "clean.json"
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
             f"DST must be a folder that can be written and has room, but {args.dst} is not "
             f"({error.strerror}). Set another, or make room."
         ) from error
-    print(report.as_text(args.dst / REPORT_FILE))  # noqa: T201
+    show(report.as_text(args.dst / REPORT_FILE))
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -31,6 +31,7 @@ from metaseq_plugin.data.tools.census import Census, Counter
 from metaseq_plugin.data.tools.corpora import corpus_files
 from metaseq_plugin.data.tools.inspection_report import as_json, as_text
 from metaseq_plugin.data.tools.lengths import PLOT_OPTION, plot
+from metaseq_plugin.data.tools.reports import show
 
 MAX_WORKERS = 1_024
 REPORT_OPTION = "--report"
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         plot(census.lengths(), census.unit, args.plot)
     if args.report is not None:
         _write_report(args.report, as_json(census, name))
-    print(as_text(census, name))  # noqa: T201
+    show(as_text(census, name))
 
 
 def _check_options(args: argparse.Namespace) -> None:

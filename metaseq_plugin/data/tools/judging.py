@@ -24,7 +24,7 @@ from metaseq_plugin.data.documents import (
     parse,
 )
 from metaseq_plugin.data.tools.duplicates import digest, signature
-from metaseq_plugin.data.tools.repairs import repaired
+from metaseq_plugin.data.tools.repairs import WHITE_SPACE, Repaired, mend_white_space, repaired
 
 EMPTY_LINES = re.compile(r"\n\s*\n")
 
@@ -85,7 +85,7 @@ def _judged(documents: Sequence[RawDocument], rules: Rules) -> Iterator[Judged]:
                 found=f"{fault.found}, must be {fault.rule}",
             )
             continue
-        mended, repairs = repaired(text)
+        mended, repairs = _mended(document, text, rules.split_documents)
         num_characters = len(mended.strip())
         judged = judged._replace(repairs=repairs, found=f"{num_characters:,} characters")
         if num_characters == 0:
@@ -96,21 +96,36 @@ def _judged(documents: Sequence[RawDocument], rules: Rules) -> Iterator[Judged]:
             yield judged._replace(reason=Reason.too_long)
         else:
             yield judged._replace(
-                output=_as_written(document, text, mended, rules.split_documents),
+                output=_as_written(document, text, mended),
                 digest=digest(mended),
                 minima=signature(mended) if rules.threshold < 1 else None,
             )
 
 
-def _as_written(document: RawDocument, text: str, mended: str, split: SplitDocuments) -> bytes:
-    """The bytes of ``document`` with ``mended`` for ``text``: a record, a paragraph or a line."""
+def _mended(document: RawDocument, text: str, split: SplitDocuments) -> Repaired:
+    """``text`` mended, and without what would cut it in two when it is read again.
+
+    So length and copies are those of the text that is written.
+    """
+    mended, kinds = repaired(text)
     if document_format(Path(document.path)) == ".jsonl":
-        if mended == text:
-            return document.content.strip()
-        record = json.loads(document.content)
-        record[TEXT[0]] = mended
-        # A lone surrogate under another key becomes the escape that it was.
-        return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        return Repaired(mended, kinds)
     if split is SplitDocuments.line:
-        return " ".join(mended.splitlines()).encode()
-    return EMPTY_LINES.sub("\n", mended).encode()
+        whole = mend_white_space(" ".join(mended.splitlines()))
+    else:
+        whole = EMPTY_LINES.sub("\n", mended)
+    if whole != mended and WHITE_SPACE not in kinds:
+        kinds = (*kinds, WHITE_SPACE)
+    return Repaired(whole, kinds)
+
+
+def _as_written(document: RawDocument, text: str, mended: str) -> bytes:
+    """The bytes of ``document`` with ``mended`` for ``text``: a record, a paragraph or a line."""
+    if document_format(Path(document.path)) == ".txt":
+        return mended.encode()
+    if mended == text:
+        return document.content.strip()
+    record = json.loads(document.content)
+    record[TEXT[0]] = mended
+    # A lone surrogate under another key becomes the escape that it was.
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace")

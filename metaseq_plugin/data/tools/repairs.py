@@ -26,7 +26,8 @@ LINE_ENDS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 BLANKS = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
 UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\ufeff\ufffe\uffff]")
 GAPS = re.compile(r"(?<=[^ \t\n])[ \t]{%d,}(?=[^ \t\n])" % (MAX_GAP + 1))
-TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
+# Only from the first blank on: else a long indentation is tried anew from each of its blanks.
+TRAILING = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 EMPTY_LINES = re.compile(r"\n{3,}")
 
 
@@ -66,10 +67,11 @@ def mend_white_space(text: str) -> str:
     return EMPTY_LINES.sub("\n\n", text).strip("\n")
 
 
+WHITE_SPACE = "white space"
 REPAIRS = {
     "characters": mend_characters,
     "backslashes": mend_backslashes,
-    "white space": mend_white_space,
+    WHITE_SPACE: mend_white_space,
 }
 
 

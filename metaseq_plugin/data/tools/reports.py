@@ -1,5 +1,6 @@
 """Tables and numbers as both tools print them."""
 
+import sys
 from typing import Sequence, Union
 
 from tabulate import tabulate
@@ -13,6 +14,12 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Cell]], num_bars: int 
     align = ["left", *["right"] * num_numbers, *["left"] * num_bars]
     cells = [[number(cell) for cell in row] for row in rows]
     return tabulate(cells, headers, tablefmt="simple", colalign=align, disable_numparse=True)
+
+
+def show(text: str) -> None:
+    """Print ``text``; a character that the terminal cannot take, as in a name that is not UTF-8, as an escape."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201
 
 
 def number(value: Cell) -> str:

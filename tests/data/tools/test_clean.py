@@ -160,6 +160,33 @@ def test_cleaning_what_is_clean_changes_nothing(source: Path, tmp_path: Path) ->
     assert not any(sum(counts["mended"].values()) for counts in report["corpora"].values())
 
 
+BREAK = "\\" * 4 + "n"
+BLANK_LINE = [
+    "a cow\n\u3000\nand its two calves", "a cow\nand its two calves",  # copies
+    "x" * 9 + BREAK * 2 + "Y" * 8,  # 19 characters, of which 18 are left
+]  # fmt: skip
+LINE = [
+    "a cow\u2028\u2028and its calf", "a cow  and its calf",
+    "x\u2028" + " " * 64 + "y" * 16,
+    "a goat has\u2028" + " " * 64 + "one kid, or two",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("split", "lines"), [("blank-line", "\n\n".join(BLANK_LINE)), ("line", "\n".join(LINE))]
+)
+def test_a_text_is_judged_as_it_will_be_read_again(split: str, lines: str, tmp_path: Path) -> None:
+    """What white space a paragraph or a line cannot keep is gone before it is measured and compared."""
+    path = write(tmp_path, {"a.txt": lines.encode()}) / "a.txt"
+    argv = ["--split-documents", split, "--near-duplicates", 1, "--min-characters", 19]
+    first = clean(path, tmp_path / "once", *argv)["corpora"]["a"]
+    assert (first["dropped"]["copy"], first["dropped"]["too short"]) == (1, 1)
+    again = clean(tmp_path / "once/a.txt", tmp_path / "twice", *argv)["corpora"]["a"]
+    assert (tmp_path / "twice/a.txt").read_bytes() == (tmp_path / "once/a.txt").read_bytes()
+    assert sum(again["dropped"].values()) == 0
+    assert sum(again["mended"].values()) == 0
+
+
 def test_the_limits_and_the_threshold_are_what_was_asked_for(source: Path, tmp_path: Path) -> None:
     report = clean(source, tmp_path / "a", "--near-duplicates", 1, "--min-characters", 0)
     dropped = sum((Counter(c["dropped"]) for c in report["corpora"].values()), Counter())

@@ -1,8 +1,10 @@
 """``metaseq data inspect``: its numbers are those of the corpus, counted here by other means."""
 
 import gzip
+import io
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from metaseq_plugin import cli
 from metaseq_plugin.data import corpus_tokens, documents, tokenizers
-from metaseq_plugin.data.tools import inspection
+from metaseq_plugin.data.tools import cleaning, inspection
 from metaseq_plugin.data.tools.lengths import Lengths
 from metaseq_plugin.data.train_vocabulary import train_vocabulary
 from tests.data.tools.corpus import Document, as_jsonl, essays, run, write
@@ -99,6 +101,16 @@ def test_every_number_is_the_corpus_s(num_workers: int, tmp_path: Path, tokenize
     assert [row["length"] for row in report["longest"]] == longest
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 100, 10_000])
+def test_of_equally_long_documents_the_first_are_shown(
+    chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_tokens, "CHUNK_BYTES", chunk_bytes)
+    texts = ["x" * 20] * 5 + ["x" * 30] + ["x" * 20] * 25
+    longest = inspected(write(tmp_path / "d", {"a.jsonl": as_jsonl(texts)}), tmp_path)["longest"]
+    assert [row["line"] for row in longest] == [6, 1, 2, 3, 4, 5, 7, 8, 9, 10]
+
+
 def test_failures_are_named_by_line_and_byte(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +128,28 @@ def test_failures_are_named_by_line_and_byte(
     assert re.search(r"wiki.jsonl +75 +[\d,]+ +has no \"text\" \(it has body\), must be", shown)
     assert "in train   2 of 12 documents of valid/wiki/wiki" in shown
     assert "Tokens are not counted" in shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_names_that_no_terminal_can_show_are_escaped(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lone surrogates and control characters in the keys of a record, and a file's name that is not UTF-8."""
+    bad = [b'{"\\ud800": 1}', b'{"a\\u001b[31m\\n": 1}']
+    data = write(tmp_path / "data", {"caf\udce9.jsonl": as_jsonl([*bad, WIKI[0]])})
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    report = inspected(data, tmp_path)
+    run(cleaning, data, tmp_path / "clean")
+    terminal.flush()
+    shown = terminal.buffer.getvalue()
+    assert rb"caf\udce9" in shown
+    assert b"\x1b" not in shown
+    assert report["longest"][0]["path"].endswith("caf\udce9.jsonl")
+    found = [fault["found"] for fault in report["failing"]]
+    assert found == [rf'has no "text" (it has {key})' for key in (r"\ud800", r"a\x1b[31m\n")]
+    (examples,) = json.loads((tmp_path / "clean/clean.json").read_text())["examples"].values()
+    assert [example["file"] for example in examples] == ["caf\udce9.jsonl"] * 2
 
 
 def test_files_that_cannot_be_read_do_not_stop_it(

@@ -1,5 +1,7 @@
 """What is mended in a text, and what is left alone."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +49,16 @@ def test_debris_is_mended(name: str) -> None:
 @pytest.mark.parametrize("text", LEFT_ALONE)
 def test_what_may_be_meant_is_left_alone(text: str) -> None:
     assert repaired(text) == (text, ())
+
+
+@pytest.mark.parametrize(
+    "piece", [" ", "\t", "\n", "\r\n", "\n ", "\n\u3000", B, B * 4 + "u", "\u200b"]
+)
+def test_time_grows_with_length_only(piece: str) -> None:
+    """Seconds for half a million pieces between two words would be minutes if it grew with the square."""
+    started = time.process_time()
+    repaired("\n" + piece * 500_000 + "x")
+    assert time.process_time() - started < 10
 
 
 def test_sources_keep_their_lines() -> None:
