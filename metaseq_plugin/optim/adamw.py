@@ -69,10 +69,12 @@ class AdamWConfig(FairseqDataclass):
 
 def has_master_weights(cfg: AdamWConfig) -> bool:
     """Whether ``Trainer._build_optimizer`` gives copies of the parameters, to be saved with the state."""
-    is_copied_mode = (cfg.fp16 or cfg.bf16) and not (
-        cfg.memory_efficient_fp16 or cfg.memory_efficient_bf16
+    # Sharded parameters are fp32 themselves; this config's bf16 stays set where the trainer's is taken out.
+    return (
+        (cfg.fp16 or cfg.bf16)
+        and not (cfg.memory_efficient_fp16 or cfg.memory_efficient_bf16)
+        and cfg.ddp_backend != "fully_sharded"
     )
-    return is_copied_mode and not (cfg.fp16 and cfg.ddp_backend == "fully_sharded")
 
 
 def check_config(cfg: AdamWConfig) -> None:
