@@ -170,8 +170,13 @@ class Fp32StateAdamW(torch.optim.AdamW):
         return state
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        """As PyTorch's, which would round the moments to the parameters' type."""
-        super().load_state_dict(state_dict)
+        """As PyTorch's, which would round the moments to the parameters' type.
+
+        It puts the counts of updates where the saved groups' kernel wants them. The fused one reads them
+        on the parameters' device, and a converted checkpoint does not say that it will be used.
+        """
+        groups = [{**group, "fused": True} for group in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups})
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, param in zip(saved_ids, params, strict=True):
