@@ -1,7 +1,10 @@
 """Every stock command with the plugin, on one tiny run, their figures held against each other."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +54,21 @@ def valid_loss(output: str) -> float:
 def test_validate_repeats_what_training_logged(trained: Trained, tmp_path: Path) -> None:
     ended = run("validate", trained, tmp_path, "--batch-size", 4, "--log-format", "json")
     assert valid_loss(ended.output) == valid_loss(trained.ended.output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [2, 64])  # with 64 the second rank has no batch at all
+def test_validate_on_two_ranks_repeats_it_too(trained: Trained, batch_size: int) -> None:
+    folder = Path(sys.executable).parent
+    done = subprocess.run(
+        [folder / "torchrun", "--nproc_per_node", "2", folder / "fairseq-validate", trained.data,
+         "--user-dir", "metaseq_plugin", "--task", "opt_language_modeling", "--cpu",
+         "--path", trained.checkpoint, "--no-progress-bar", "--distributed-backend", "gloo",
+         "--batch-size", str(batch_size), "--log-format", "json"],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert valid_loss(done.stdout + done.stderr) == valid_loss(trained.ended.output)
 
 
 def test_trained_with_compile_needs_no_compiler_afterwards(

@@ -67,7 +67,8 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
     overrides = ast.literal_eval(cfg.optimizer_overrides)
     extra_state = None
     if start.source is None:
-        trainer.load_checkpoint(os.path.join(cfg.save_dir, DEFAULT_RESTORE_FILE))  # says so
+        last = f"checkpoint_last{own_name(trainer).stem}.pt"
+        trainer.load_checkpoint(os.path.join(cfg.save_dir, last))  # says that there is none
     else:
         saved = CheckpointSet.open(
             start.source.manifest_path, ranks, own_name(trainer), verified=True

@@ -44,8 +44,6 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
         if trainer.always_call_state_dict_during_save_checkpoint:
             trainer.state_dict()  # this rank's part in gathering it
         return
-    if cfg.write_checkpoints_asynchronously:
-        logger.warning("--write-checkpoints-asynchronously has no effect: a set is written at once")
     started = time.monotonic()
     ranks = saving_ranks(trainer)
     name = own_name(trainer)

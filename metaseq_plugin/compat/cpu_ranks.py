@@ -1,7 +1,8 @@
 """Several ranks on CPU: fairseq's trainer assumes that data-parallel ranks have a GPU each.
 
 (1) DistributedDataParallel is given a device id, which it refuses for a model in host memory;
-(2) where gradients overflow, and where a sharded norm is added up, the trainer calls ``.cuda()``.
+(2) where gradients overflow, and where a sharded norm is added up, the trainer calls ``.cuda()``;
+(3) ``all_gather_list``, which ``fairseq-validate`` and criterions without sums ask, has its buffer there.
 
 A trainer that computes on the CPU gets neither; one that computes on a GPU sees nothing of this.
 """
@@ -9,9 +10,10 @@ A trainer that computes on the CPU gets neither; one that computes on a GPU sees
 from contextlib import contextmanager
 from functools import wraps
 from types import ModuleType
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -55,10 +57,26 @@ def staying(train_step: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def gathering(all_gather_list: Callable[..., List[Any]]) -> Callable[..., List[Any]]:
+    """``all_gather_list``, through torch's own where there is no GPU."""
+
+    @wraps(all_gather_list)
+    def wrapper(data: Any, group: Any = None, max_size: int = 16_384) -> List[Any]:
+        if torch.cuda.is_available():
+            return all_gather_list(data, group, max_size)
+        gathered: List[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(gathered, data, group=group)
+        return gathered
+
+    return wrapper
+
+
 def apply(target: Optional[ModuleType]) -> str:
     assert target is not None
     if target.__name__ == "fairseq.trainer":
         target.Trainer.train_step = staying(target.Trainer.train_step)
+    elif target.__name__ == "fairseq.distributed.utils":
+        target.all_gather_list = gathering(target.all_gather_list)  # type: ignore[attr-defined]
     else:
         target.DistributedDataParallel = AnyDeviceDDP  # type: ignore[attr-defined]
     return "applied"

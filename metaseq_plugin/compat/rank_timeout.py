@@ -5,7 +5,8 @@ inside a collective never notices; the process groups keep torch's 10 or 30 minu
 of a good run the heartbeat's thread is waited for as long as a heartbeat may take.
 
 (1) The process groups, fairseq's, the device mesh's and all others, get the option as their timeout.
-    A rank that waits for another one then raises, and the door says so (``ranks``).
+    A rank that waits for another one then raises, and the door says so (``ranks``). With NCCL, whose
+    collectives the host need not wait for, its watchdog ends the process first, by SIGABRT.
 (2) A rank that is stuck by itself raises nothing. The heartbeat ends it, ``GRACE_SECONDS`` later.
 (3) The thread is woken when it is to end.
 """

@@ -24,7 +24,8 @@ LOST_RANK = (
         "Another rank of this run ended, so this one must; see its output for the reason.",
     ),
     (
-        r"[Tt]imed out waiting (?P<ms>\d+)ms|wait timeout after (?P<ms_>\d+)ms",
+        r"[Tt]imed out waiting (?P<ms>\d+)ms|wait timeout after (?P<ms_>\d+)ms"
+        r"|ran for (?P<ms__>\d+) milliseconds before timing out",
         "Another rank of this run did not answer for {seconds:g} seconds; see its output. "
         "--heartbeat-timeout sets how long to wait.",
     ),

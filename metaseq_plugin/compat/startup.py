@@ -61,6 +61,8 @@ SEAMS = (
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors"),
     Seam("fairseq.models.distributed_fairseq_model", "after", "cpu_ranks"),
     Seam("fairseq.trainer", "after", "cpu_ranks"),
+    Seam("fairseq.trainer", "after", "one_model"),
+    Seam("fairseq.distributed.utils", "after", "cpu_ranks"),
     Seam("fairseq.distributed.utils", "after", "rank_timeout"),
     Seam("fairseq.distributed.utils", "after", "safe_checkpoints"),
     Seam("fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout"),

@@ -47,8 +47,16 @@ def prepare(cfg: Any) -> None:
     """Take fairseq's flags of a training run of an OPT; collective where there are several ranks.
 
     ``--bf16`` with fully_sharded is taken out of fairseq's hands: its trainer refuses the pair, which
-    FairScale could not do, and FSDP2 keeps fp32 master weights by itself.
+    FairScale could not do, and FSDP2 keeps fp32 master weights by itself. So is
+    ``--write-checkpoints-asynchronously``, for which fairseq wants iopath and, without it, ends the run
+    as if it had trained.
     """
+    if cfg.checkpoint.write_checkpoints_asynchronously:
+        cfg.checkpoint.write_checkpoints_asynchronously = False
+        if cfg.distributed_training.distributed_rank == 0:
+            logger.warning(
+                "--write-checkpoints-asynchronously has no effect: a set is written at once"
+            )
     is_sharded = cfg.distributed_training.ddp_backend == FULLY_SHARDED
     if is_sharded and not dist.is_initialized():
         on_gpu = torch.cuda.is_available() and not cfg.common.cpu

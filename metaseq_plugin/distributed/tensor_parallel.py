@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metaseq_plugin.checkpoint.cuts import model_part_piece
-from metaseq_plugin.distributed.grid import Grid
+from metaseq_plugin.distributed.grid import Grid, backend_device
 from metaseq_plugin.distributed.layout import is_model_part, local, mark
 from metaseq_plugin.distributed.region import Region
 from metaseq_plugin.modules.linear import linear
@@ -195,6 +195,7 @@ def sum_partial_gradients(model: nn.Module, region: Region) -> None:
         local(p.grad) for p in model.parameters() if p.grad is not None and not is_model_part(p)
     ]
     flat = torch.cat([gradient.flatten() for gradient in partial_gradients])
+    flat = flat.to(backend_device())  # with --cpu-offload they lie where NCCL does not reach
     dist.all_reduce(flat, group=region.group)
     for gradient, summed in zip(
         partial_gradients, flat.split([g.numel() for g in partial_gradients])

@@ -69,10 +69,12 @@ class AdamWConfig(FairseqDataclass):
 
 def has_master_weights(cfg: AdamWConfig) -> bool:
     """Whether ``Trainer._build_optimizer`` gives copies of the parameters, to be saved with the state."""
-    is_copied_mode = (cfg.fp16 or cfg.bf16) and not (
-        cfg.memory_efficient_fp16 or cfg.memory_efficient_bf16
+    # Sharded parameters are fp32 themselves; this config's bf16 stays set where the trainer's is taken out.
+    return (
+        (cfg.fp16 or cfg.bf16)
+        and not (cfg.memory_efficient_fp16 or cfg.memory_efficient_bf16)
+        and cfg.ddp_backend != "fully_sharded"
     )
-    return is_copied_mode and not (cfg.fp16 and cfg.ddp_backend == "fully_sharded")
 
 
 def check_config(cfg: AdamWConfig) -> None:
@@ -168,8 +170,13 @@ class Fp32StateAdamW(torch.optim.AdamW):
         return state
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
-        """As PyTorch's, which would round the moments to the parameters' type."""
-        super().load_state_dict(state_dict)
+        """As PyTorch's, which would round the moments to the parameters' type.
+
+        It puts the counts of updates where the saved groups' kernel wants them. The fused one reads them
+        on the parameters' device, and a converted checkpoint does not say that it will be used.
+        """
+        groups = [{**group, "fused": True} for group in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups})
         saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, param in zip(saved_ids, params, strict=True):

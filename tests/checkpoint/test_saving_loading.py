@@ -162,6 +162,21 @@ def test_any_path_of_a_set_restores_it(five: Run, tmp_path: Path, path: str) -> 
     assert loaded(ended) == [("checkpoint_1_2-shard0.pt", 2)]
 
 
+def test_another_suffix_is_another_run(five: Run, tmp_path: Path) -> None:
+    run = five.copy(tmp_path / "run")
+    suffixed = ("--checkpoint-suffix=-b",)
+    assert loaded(run.train(2, *suffixed)) == []
+    assert loaded(run.train(3, *suffixed)) == [("checkpoint_last-b.pt", 2)]
+    assert loaded(run.train(6)) == [("checkpoint_last.pt", 5)]
+
+
+def test_asynchronous_writing_is_left_out_not_the_training(five: Run, tmp_path: Path) -> None:
+    ended = Run(five.data, tmp_path).train(1, "--write-checkpoints-asynchronously")
+    assert ended.status == 0, ended.output
+    assert ended.output.count("--write-checkpoints-asynchronously has no effect") == 1
+    assert (tmp_path / "checkpoint_last.pt").is_file()
+
+
 @pytest.mark.slow
 def test_a_requeued_job_goes_on_from_its_own_set(
     five: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

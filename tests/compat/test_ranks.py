@@ -32,6 +32,10 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
         (RuntimeError(f"{GLOO}x.cc:78] Timed out waiting 4500ms for recv"), "answer for 4.5 sec"),
         (dist.DistStoreError("wait timeout after 5000ms, keys: /a"), "answer for 5 seconds"),
         (dist.DistBackendError("NCCL error: remote process exited or network error"), "ended, so"),
+        (
+            dist.DistBackendError("WorkNCCL(SeqNum=1) ran for 5100 milliseconds before timing out"),
+            "answer for 5.1 seconds",
+        ),
         (ProcessExitedException("process 1 terminated with signal SIGKILL", 1, 7, -9), "SIGKILL"),
         (RuntimeError("Connection reset by peer"), None),  # of anything, by anyone
         (dist.DistNetworkError("EADDRINUSE: address already in use"), None),

@@ -1,5 +1,6 @@
 """fairseq's default backend on CPU ranks: two ranks are one process with twice the batches an update."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,24 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     expected = one.weights()
     for name, tensor in two.weights().items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_logs_that_cannot_be_summed_are_gathered(tmp_path: Path) -> None:
+    def listing(rank: int) -> None:
+        from metaseq_plugin.criterions.chunked_cross_entropy import ChunkedCrossEntropyCriterion
+
+        ChunkedCrossEntropyCriterion.logging_outputs_can_be_summed = staticmethod(lambda: False)
+
+    data = write_data(tmp_path / "data", documents=64, longest=31)
+    summed, listed = (
+        train_ranks(2, data, tmp_path / name, *OPTIONS, "--no-save", "--max-update", 2, prepare=how)
+        for name, how in (("summed", None), ("listed", listing))
+    )
+    ends = []
+    for ranks in (summed, listed):
+        assert [rank.status for rank in ranks] == [0, 0], ranks
+        ends.append(re.findall(r"\| (loss \S+) .* (wpb \S+ \| bsz \S+)", ranks[0].output))
+    assert ends[0] == ends[1] != []
 
 
 @pytest.mark.slow

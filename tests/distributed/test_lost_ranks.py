@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+import torch
 
 from tests.fairseq_runs import Ended, training_arguments, write_data
 from tests.rank_runs import train_ranks
@@ -107,6 +108,48 @@ def test_bug_of_one_rank_keeps_its_traceback(tmp_path: Path, data: Path) -> None
     one_sentence(ranks[0], "Another rank of this run ended")
     assert "Traceback" in ranks[1].output
     assert ranks[1].last_line == "RuntimeError: a bug"
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "tp"])
+@pytest.mark.parametrize("step", ["train", "valid"])
+def test_rank_without_memory_ends_the_run(
+    tmp_path: Path, data: Path, layout: str, step: str
+) -> None:
+    """Where others wait inside the model, it cannot leave out a batch as fairseq would."""
+    out_of_memory = fail_as(torch.OutOfMemoryError("CUDA out of memory"))
+    options = ("--max-update", 3, "--no-save", "--batch-size-valid", 1, *LAYOUTS[layout])
+    number = 3 if step == "train" else 4
+    started = time.monotonic()
+    ranks = train_ranks(
+        2, data, tmp_path / "run", *options, prepare=at_update(number, 1, out_of_memory)
+    )
+    assert time.monotonic() - started < 30
+    assert [rank.status for rank in ranks] == [1, 1], ranks
+    one_sentence(ranks[0], "Another rank of this run ended")
+    assert ranks[1].last_line == "torch.OutOfMemoryError: CUDA out of memory"
+
+
+@pytest.mark.parametrize(
+    "num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)], ids=["tp", "tp x ddp"]
+)
+def test_parts_of_a_model_stop_at_the_same_time(tmp_path: Path, data: Path, num_ranks: int) -> None:
+    def late(rank: int) -> None:
+        from fairseq.trainer import Trainer
+
+        own_time = Trainer._local_cumulative_training_time
+
+        def later(trainer: Any) -> float:
+            passed = 3_600.0 if rank % 2 and trainer.get_num_updates() >= 2 else 0.0
+            return float(own_time(trainer)) + passed
+
+        Trainer._local_cumulative_training_time = later
+
+    ranks = train_ranks(
+        num_ranks, data, tmp_path / "run", *OPTIONS, "--stop-time-hours", 0.5, *LAYOUTS["tp"],
+        "--heartbeat-timeout", TIMEOUT, prepare=late,
+    )  # fmt: skip
+    assert [rank.status for rank in ranks] == [0] * num_ranks, ranks
+    assert "stop_time_hours: 0.5 hour(s)" in ranks[0].output
 
 
 @pytest.mark.parametrize("option", ["--decoder-layers", "--decoder-leyers"])

@@ -94,6 +94,22 @@ def test_loss_scale_goes_on_from_a_checkpoint(tmp_path: Path, data: Path) -> Non
     assert all_bits(resumed) == all_bits(whole)[4:]
 
 
+@pytest.mark.parametrize("layout", [FSDP[:2], FSDP], ids=["one file", "shards"])
+def test_a_run_in_bf16_goes_on_from_its_checkpoint(
+    tmp_path: Path, data: Path, layout: tuple[str, ...]
+) -> None:
+    run(tmp_path, data, *layout, "--bf16", updates=2)
+    for path in (tmp_path / "run").glob("*.pt"):  # plain tensors, and weights only once
+        saved = torch.load(path, weights_only=True)["last_optimizer_state"]
+        assert saved.keys() == {"state", "param_groups"}
+
+    whole = run(tmp_path / "whole", data, *layout, "--bf16", updates=4)
+    resumed = run(tmp_path, data, *layout, "--bf16", updates=4)
+    assert all_bits(resumed)[-2:] == all_bits(whole)[2:]
+    for name, tensor in whole.weights().items():
+        assert torch.equal(resumed.weights()[name], tensor), name
+
+
 def test_an_overflow_is_skipped_by_all_ranks_and_the_scale_halved(
     tmp_path: Path, data: Path
 ) -> None:

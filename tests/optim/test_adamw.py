@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.optim import adamw
-from metaseq_plugin.optim.adamw import FairseqAdamW
+from metaseq_plugin.optim.adamw import FairseqAdamW, Fp32StateAdamW
 
 LR, BETAS, EPS, DECAY, CLIP = 1e-2, (0.8, 0.9), 1e-6, 0.3, 0.5
 OPTIONS = ["--lr", str(LR), "--adam-betas", str(BETAS), "--adam-eps", str(EPS),
@@ -287,3 +287,15 @@ def test_closure() -> None:
     before = next(model.parameters()).detach().clone()
     optimizer.step(typed)
     assert not torch.equal(before, next(model.parameters()))
+
+
+@pytest.mark.parametrize("step", [torch.tensor(3.0), 3], ids=["tensor", "number"])
+def test_loaded_counts_of_updates_lie_where_the_fused_kernel_reads_them(step: Any) -> None:
+    """The meta device stands for a GPU; metaseq's and fairseq's checkpoints have groups without "fused"."""
+    weight = nn.Parameter(torch.empty(2, device="meta"))
+    optimizer = Fp32StateAdamW([weight], fused=True)
+    entry = {"step": step, "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}
+    group = {"lr": 0.1, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "params": [0]}
+    optimizer.load_state_dict({"state": {0: entry}, "param_groups": [group]})
+    assert {tensor.device.type for tensor in optimizer.state[weight].values()} == {"meta"}
+    assert optimizer.param_groups[0]["fused"]
