@@ -97,7 +97,9 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 
 
 def test_folders_are_searched_in_order(tmp_path: Path) -> None:
-    for name in ("b.txt", "a/z.jsonl", "a/b.md", ".hidden/x.txt", "dict.txt", "c.txt.gz"):
+    for name in (
+        "b.txt", "a/z.jsonl", "a/b.md", ".hidden/x.txt", "dict.txt", "c.txt.gz", "twice.txt.zst.gz"
+    ):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = find_inputs([str(tmp_path)], [tmp_path / "dict.txt"])
