@@ -4,8 +4,8 @@
     metaseq data inspect data
     metaseq convert runs/quickstart/checkpoint_best.pt opt-hf --to hf
 
-A subcommand, also one of a group such as ``data``, is a module with a docstring (its first line is the help), ``add_arguments(parser)``
-and ``run(args)``. ``metaseq doctor`` does not pass through here: it must work when torch or fairseq
+A subcommand, also one of a group such as ``data``, is a module with a docstring (its first line is the
+help), ``add_arguments(parser)`` and ``run(args)``. ``metaseq doctor`` does not pass through here: it must work when torch or fairseq
 cannot be imported (``metaseq_plugin.compat.doctor``).
 """
 

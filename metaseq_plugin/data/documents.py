@@ -21,8 +21,8 @@ from metaseq_plugin.data.compressed import DAMAGED, unpacked
 
 FORMATS = (".txt", ".jsonl")
 TEXT = ("text",)  # the keys of a record, as a rule
-PACKINGS = ("", ".gz", ".zst")
-SUFFIXES = tuple(form + packing for form in FORMATS for packing in PACKINGS)
+FORMAT_OF = {form + packing: form for form in FORMATS for packing in ("", ".gz", ".zst")}
+SUFFIXES = tuple(FORMAT_OF)
 # About 4,000 tokens of English: several documents even in a small file, so that some can be held
 # out, and each longer than the context of any OPT.
 SECTION_BYTES = 16_384
@@ -79,9 +79,8 @@ class Line(NamedTuple):
 
 def document_format(path: Path) -> Optional[str]:
     """ ".txt" or ".jsonl" whether packed or not; None for a file that is neither."""
-    endings = {form + packing: form for form in FORMATS for packing in PACKINGS}
     name = path.name.lower()
-    return next((form for ending, form in endings.items() if name.endswith(ending)), None)
+    return next((form for suffix, form in FORMAT_OF.items() if name.endswith(suffix)), None)
 
 
 @lru_cache(maxsize=1024)

@@ -44,7 +44,7 @@ from metaseq_plugin.data.corpus_tokens import (
 )
 from metaseq_plugin.data.documents import SECTION_BYTES, SplitDocuments
 from metaseq_plugin.data.inputs import find_inputs
-from metaseq_plugin.data.processes import WorkerDiedError, available_cores
+from metaseq_plugin.data.processes import MAX_WORKERS, WorkerDiedError, available_cores
 from metaseq_plugin.data.sentence_pieces import MODEL_OPTION
 from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, read_tokenizer_file
 from metaseq_plugin.data.train_vocabulary import DEFAULT_VOCAB_SIZE, train_vocabulary
@@ -111,29 +111,10 @@ def run(args: argparse.Namespace) -> None:
     _print_summary(destdir, counts)
 
 
-def check_tokenizer_options(args: argparse.Namespace) -> None:
-    """Raise UserError unless tokenizer files were given whole and of one kind, or not at all."""
-    byte_level, sentence_piece = tokenizers.BPE_NAMES
-    if (args.opt_bpe_vocab is None) != (args.opt_bpe_merges is None):
-        missing = VOCAB_OPTION if args.opt_bpe_vocab is None else MERGES_OPTION
-        raise UserError(
-            f"`{VOCAB_OPTION}` and `{MERGES_OPTION}` must be given together, but `{missing}` is "
-            "missing. Set both, or neither."
-        )
-    kinds = {byte_level: args.opt_bpe_vocab, sentence_piece: args.opt_sentencepiece_model}
-    named = [kind for kind, file in kinds.items() if file is not None]
-    if len(named) > 1 or (named and args.bpe not in (None, *named)):
-        raise UserError(
-            f"`--bpe` must be of the kind of the tokenizer files, but is {args.bpe or 'unset'} with "
-            f"files of {' and '.join(named)}. Give the files of one kind."
-        )
-    args.bpe = args.bpe or (named or [byte_level])[0]
-
-
 def check_options(args: argparse.Namespace) -> None:
     """Raise UserError for the first option that is out of range or contradicts another."""
-    check_tokenizer_options(args)
-    given = tokenizer_paths(args)
+    tokenizers.check_options(args)
+    given = tokenizers.given_files(args)
     if args.vocab_size is not None and given:
         raise UserError(
             f"`--vocab-size` must be left out when tokenizer files are given, but is "
@@ -141,7 +122,7 @@ def check_options(args: argparse.Namespace) -> None:
         )
     ranges = (
         ("--vocab-size", args.vocab_size, MIN_VOCAB_SIZE, MAX_VOCAB_SIZE),
-        ("--workers", args.workers, 1, 1_024),
+        ("--workers", args.workers, 1, MAX_WORKERS),
         ("--seed", args.seed, 0, 2**63),
     )
     for option, value, lowest, highest in ranges:
@@ -155,12 +136,6 @@ def check_options(args: argparse.Namespace) -> None:
             f"`--valid-fraction` must lie between 0 and 1, but is {args.valid_fraction}. "
             "Set it to the share of the documents to hold out, such as 0.02."
         )
-
-
-def tokenizer_paths(args: argparse.Namespace) -> list[Path]:
-    """The tokenizer files that were given; none if a vocabulary is to be trained."""
-    given = (args.opt_bpe_vocab, args.opt_bpe_merges, args.opt_sentencepiece_model)
-    return [Path(file) for file in given if file is not None]
 
 
 def make_plan(args: argparse.Namespace, files: list[Path]) -> Plan:
@@ -270,7 +245,7 @@ def _make_tokenizer(
     unfinished = folder.with_name("tokenizer.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    paths = tokenizer_paths(args)
+    paths = tokenizers.given_files(args)
     if paths:
         tokenizer = tokenizers.from_files(args.bpe, *paths)
     else:

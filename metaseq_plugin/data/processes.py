@@ -17,6 +17,7 @@ from typing import Any, Callable, Iterable, Iterator, TypeVar
 
 from metaseq_plugin.compat.errors import UserError
 
+MAX_WORKERS = 1_024  # that a command takes
 AHEAD = 2  # items of each worker that are waited for or worked on
 _functions: list[Callable[[Any], Any]] = []  # a worker process of ``in_order`` has one
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -11,6 +11,7 @@ A folder names its tokenizer by its files, under the names that Hugging Face use
     dict.txt                   beside either: fairseq's dictionary, the same symbols in the same order
 """
 
+import argparse
 from pathlib import Path
 from typing import Optional, Union
 
@@ -55,6 +56,34 @@ def from_files(bpe_name: str, *paths: Path) -> Tokenizer:
         return ByteLevelBPE(vocab, merges)
     (model,) = paths
     return SentencePiece(model)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise UserError unless tokenizer files were given whole and of one kind, or not at all.
+
+    Sets ``args.bpe`` to the kind of the files where it is None.
+    """
+    byte_level, sentence_piece = BPE_NAMES
+    if (args.opt_bpe_vocab is None) != (args.opt_bpe_merges is None):
+        missing = VOCAB_OPTION if args.opt_bpe_vocab is None else MERGES_OPTION
+        raise UserError(
+            f"`{VOCAB_OPTION}` and `{MERGES_OPTION}` must be given together, but `{missing}` is "
+            "missing. Set both, or neither."
+        )
+    kinds = {byte_level: args.opt_bpe_vocab, sentence_piece: args.opt_sentencepiece_model}
+    named = [kind for kind, file in kinds.items() if file is not None]
+    if len(named) > 1 or (named and args.bpe not in (None, *named)):
+        raise UserError(
+            f"`--bpe` must be of the kind of the tokenizer files, but is {args.bpe or 'unset'} with "
+            f"files of {' and '.join(named)}. Give the files of one kind."
+        )
+    args.bpe = args.bpe or (named or [byte_level])[0]
+
+
+def given_files(args: argparse.Namespace) -> list[Path]:
+    """The tokenizer files that were given; none if a vocabulary is to be trained."""
+    given = (args.opt_bpe_vocab, args.opt_bpe_merges, args.opt_sentencepiece_model)
+    return [Path(file) for file in given if file is not None]
 
 
 def byte_level_bpe(vocab: Optional[str], merges: Optional[str]) -> ByteLevelBPE:

@@ -144,6 +144,8 @@ class Reader:
             return []
         try:
             self._fields(file, start, size, line_number(Path(path), start))
+        except ChangedFileError:
+            raise
         except UserError as error:
             return [str(error)]
         raise AssertionError(f"{path}, byte {start}: bad and good")

@@ -24,7 +24,7 @@ from metaseq_plugin.checkpoint.files import check_destination, new_folder, write
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.corpus_tokens import progress_bar, read_chunks
 from metaseq_plugin.data.documents import SplitDocuments
-from metaseq_plugin.data.processes import available_cores, in_order
+from metaseq_plugin.data.processes import MAX_WORKERS, available_cores, in_order
 from metaseq_plugin.data.tools.cleaning_report import CleaningReport
 from metaseq_plugin.data.tools.corpora import TOKENIZER, CorpusFile, corpus_files
 from metaseq_plugin.data.tools.duplicates import Seen
@@ -39,7 +39,6 @@ MIN_CHARACTERS = (
 MAX_CHARACTERS = 10_000_000  # three times War and Peace: longer ones are dumps of data, as a rule
 THRESHOLD = 0.8
 SPLITS = (SplitDocuments.blank_line, SplitDocuments.line)  # what can be written as it was read
-MAX_WORKERS = 1_024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

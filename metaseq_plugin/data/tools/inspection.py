@@ -24,8 +24,7 @@ from metaseq_plugin.data import tokenizers
 from metaseq_plugin.data.byte_level_bpe import MERGES_OPTION, VOCAB_OPTION
 from metaseq_plugin.data.corpus_tokens import Chunk, progress_bar, read_chunks
 from metaseq_plugin.data.documents import Fault, SplitDocuments
-from metaseq_plugin.data.prepare import check_tokenizer_options, tokenizer_paths
-from metaseq_plugin.data.processes import available_cores, in_order
+from metaseq_plugin.data.processes import MAX_WORKERS, available_cores, in_order
 from metaseq_plugin.data.sentence_pieces import MODEL_OPTION
 from metaseq_plugin.data.tools.census import Census, Counter
 from metaseq_plugin.data.tools.corpora import corpus_files
@@ -33,7 +32,6 @@ from metaseq_plugin.data.tools.inspection_report import as_json, as_text
 from metaseq_plugin.data.tools.lengths import PLOT_OPTION, plot
 from metaseq_plugin.data.tools.reports import show
 
-MAX_WORKERS = 1_024
 REPORT_OPTION = "--report"
 
 
@@ -81,11 +79,11 @@ def run(args: argparse.Namespace) -> None:
             bar.update(counts.num_input_bytes)
             census.add(counts)
     census.finish()
+    show(as_text(census, name))  # first: a file that cannot be written must not cost the count
     if args.plot is not None:
         plot(census.lengths(), census.unit, args.plot)
     if args.report is not None:
         _write_report(args.report, as_json(census, name))
-    show(as_text(census, name))
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -103,8 +101,8 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _tokenizer(args: argparse.Namespace) -> Optional[tokenizers.Tokenizer]:
     """The one that options name, else that of the data folder, else none."""
-    check_tokenizer_options(args)
-    given = tokenizer_paths(args)
+    tokenizers.check_options(args)
+    given = tokenizers.given_files(args)
     if given:
         return tokenizers.from_files(args.bpe, *given)
     if Path(args.data).is_dir() and tokenizers.has_tokenizer(args.data):
