@@ -301,7 +301,13 @@ def test_an_interrupted_run_leaves_no_result_and_no_processes(kind: int, tmp_pat
     target = tmp_path / "clean"
     arguments = ["data", "clean", str(source), str(target)]
     command = [sys.executable, "-m", "metaseq_plugin.compat.command", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # A shell starts what it runs in the background deaf to Ctrl-C, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list(tmp_path.glob("clean.partial/a.jsonl")):
         assert process.poll() is None
         time.sleep(0.01)
