@@ -24,14 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
-from metaseq_plugin.data.byte_level_bpe import ByteLevelBPE
+from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.epochs import StreamingEpochs
 from metaseq_plugin.data.streaming.mixing import Mixing
 from metaseq_plugin.data.streaming.rounds import Share
 from metaseq_plugin.data.streaming.split import Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
-from metaseq_plugin.data.token_blocks import SampleBreakMode
+from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
 
 BLOCK_SIZE, BATCH_SIZE, WINDOW = 2_048, 8, 512
 DOCUMENT_CHARACTERS = 4_000

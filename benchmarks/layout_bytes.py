@@ -9,7 +9,7 @@ Nothing is built: the table is the formula of ``metaseq_plugin/launch/rank_bytes
 from typing import Iterator
 
 from metaseq_plugin.launch.rank_bytes import LAYOUTS, Layout, rank_bytes, rank_elements
-from metaseq_plugin.models._sizes import SIZES
+from metaseq_plugin.sizes import SIZES
 
 HEADER = (
     "size", "parameters", "TP × shards", "ranks", "rank",

@@ -63,7 +63,7 @@ def accumulate_unsharded(update_freq: int) -> None:
 
 def treat_freed_memory(as_what: str) -> None:
     """Let every layout keep freed memory, or give it back, or leave it to glibc's defaults."""
-    from metaseq_plugin.modules import heap
+    from metaseq_plugin.distributed import host_memory as heap
     from metaseq_plugin.tasks import opt_language_modeling
 
     ways: Dict[str, Callable[[], None]] = {

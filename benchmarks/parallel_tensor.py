@@ -38,8 +38,10 @@ def build_decoder(arch: str) -> Any:
 
 
 def cut_by_us(arch: str, num_ranks: int) -> nn.ModuleList:
-    from metaseq_plugin.distributed import grid, layout, tensor_parallel
+    from metaseq_plugin.distributed import tensor_parallel
     from metaseq_plugin.distributed.fully_sharded import initialise
+    from metaseq_plugin.layout import grid
+    from metaseq_plugin.layout import held as layout
 
     with torch.device("meta"):
         model = build_decoder(arch)
@@ -57,7 +59,7 @@ def cut_by_dtensor(arch: str, num_ranks: int) -> nn.ModuleList:
         parallelize_module,
     )
 
-    from metaseq_plugin.distributed import grid
+    from metaseq_plugin.layout import grid
 
     mesh = grid.current().mesh
     assert mesh is not None
@@ -90,7 +92,7 @@ def one_round(layers: nn.ModuleList, x: Tensor) -> Tuple[float, Tensor, Tensor]:
 
 def rank_main(rank: int, num_ranks: int, folder: str, options: argparse.Namespace) -> None:
     import metaseq_plugin  # noqa: F401  registers everything
-    from metaseq_plugin.distributed import grid
+    from metaseq_plugin.layout import grid
     from metaseq_plugin.models.opt import SIZES
     from metaseq_plugin.modules import linear
 

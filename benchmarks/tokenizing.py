@@ -22,8 +22,13 @@ from typing import Any, Callable, List, Sequence
 import numpy as np
 import tokenizers as hugging_face
 
-from metaseq_plugin.data.byte_level_bpe import ByteLevelBPE, train_byte_level_bpe
-from metaseq_plugin.data.documents import SplitDocuments, open_input, parse, read_documents
+from metaseq_plugin.data.documents.documents import (
+    SplitDocuments,
+    open_input,
+    parse,
+    read_documents,
+)
+from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE, train_byte_level_bpe
 
 DEFAULT_VOCAB_SIZE = 8_192
 OURS = "ours, encode_batch"

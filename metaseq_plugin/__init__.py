@@ -9,10 +9,9 @@ from metaseq_plugin.compat import startup
 
 startup.install()  # a no-op where the start-up hook is installed
 
-from metaseq_plugin.checkpoint.engine import SetEngine  # noqa: E402
 from metaseq_plugin.compat.checkpoint_sets import register  # noqa: E402
 from metaseq_plugin.criterions import chunked_cross_entropy  # noqa: E402
-from metaseq_plugin.data.bpe import opt_bpe, opt_sentencepiece  # noqa: E402
+from metaseq_plugin.host import SetEngine  # noqa: E402
 from metaseq_plugin.models import opt  # noqa: E402
 from metaseq_plugin.optim import adamw  # noqa: E402
 from metaseq_plugin.tasks import (  # noqa: E402
@@ -21,6 +20,7 @@ from metaseq_plugin.tasks import (  # noqa: E402
     opt_streaming_finetune_language_modeling,
     opt_streaming_language_modeling,
 )
+from metaseq_plugin.tokenizers.fairseq_bpe import opt_bpe, opt_sentencepiece  # noqa: E402
 
 register(SetEngine())
 

@@ -6,7 +6,7 @@
 
 A subcommand, also one of a group such as ``data``, is a module with a docstring (its first line is the
 help), ``add_arguments(parser)`` and ``run(args)``. ``metaseq doctor`` does not pass through here: it must work when torch or fairseq
-cannot be imported (``metaseq_plugin.compat.doctor``).
+cannot be imported (``metaseq_plugin.compat.commands.doctor``).
 """
 
 import argparse
@@ -21,12 +21,12 @@ Commands = Mapping[str, Union[str, Mapping[str, str]]]
 
 # name -> its module, or, of a group, the names and modules in it
 SUBCOMMANDS: Commands = {
-    "prepare": "metaseq_plugin.data.prepare",
+    "prepare": "metaseq_plugin.data.prepare.command",
     "data": {
-        "inspect": "metaseq_plugin.data.tools.inspection",
-        "clean": "metaseq_plugin.data.tools.cleaning",
+        "inspect": "metaseq_plugin.data.tools.inspect.command",
+        "clean": "metaseq_plugin.data.tools.clean.command",
     },
-    "convert": "metaseq_plugin.checkpoint.convert",
+    "convert": "metaseq_plugin.formats.convert",
     "reshard": "metaseq_plugin.checkpoint.reshard",
 }
 GROUPS = {"data": "look at a corpus, or clean it"}

@@ -18,23 +18,23 @@ import torch
 from fairseq.data import Dictionary
 from torch import nn
 
-from metaseq_plugin.checkpoint.fairseq_state import exists, read_checkpoint
-from metaseq_plugin.checkpoint.files import HF_CONFIG, read_json
-from metaseq_plugin.checkpoint.hf_config import from_hf_config, vocab_size_of
-from metaseq_plugin.checkpoint.hf_weights import read_weights
-from metaseq_plugin.checkpoint.names import EMBEDDING, check_tensors, rename_to_fairseq
-from metaseq_plugin.checkpoint.sources import complete_config, expected_shapes, find_data
-from metaseq_plugin.checkpoint.targets import check_dictionary_size
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, Tokenizer
-from metaseq_plugin.data.tokenizers import from_folder, has_tokenizer
+from metaseq_plugin.formats.fairseq import exists, read_checkpoint
+from metaseq_plugin.formats.hf.config import from_hf_config, vocab_size_of
+from metaseq_plugin.formats.hf.names import EMBEDDING, check_tensors, rename_to_fairseq
+from metaseq_plugin.formats.hf.weights import read_weights
+from metaseq_plugin.formats.model import complete_config, expected_shapes, find_data
+from metaseq_plugin.formats.write import check_dictionary_size
 from metaseq_plugin.generation.decoding import next_token_scores
 from metaseq_plugin.generation.generator import Generator
 from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.search import Hypothesis, StopRule
 from metaseq_plugin.generation.settings import Settings, check_settings
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel, check_config
+from metaseq_plugin.storage.files import HF_CONFIG, read_json
 from metaseq_plugin.tasks.opt_language_modeling import DICTIONARY_MULTIPLE, load_dictionary
+from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, Tokenizer
+from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
 
 Prompt = Union[str, Sequence[int]]
 

@@ -6,7 +6,7 @@ import torch
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
-from metaseq_plugin.checkpoint.names import to_hf
+from metaseq_plugin.formats.hf.names import to_hf
 from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config, fill_size
 
 PAD = 1

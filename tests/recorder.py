@@ -69,7 +69,7 @@ class Recorder:
             trainer_class.clip_grad_norm = recording_norm(vars(trainer_class)["clip_grad_norm"])
 
     def _save_weights(self, model: Any, rank: int) -> None:
-        from metaseq_plugin.distributed import layout
+        from metaseq_plugin.layout import held as layout
 
         pieces = {name: tuple(piece) for name, piece in layout.pieces_of(model).items()}
         held = {"tensors": layout.local_tensors(model), "pieces": pieces}
@@ -85,7 +85,7 @@ class Recorder:
 
     def weights(self) -> dict[str, Tensor]:
         """name -> the full tensor after the last update, put together from every rank's pieces."""
-        from metaseq_plugin.checkpoint.pieces import Piece
+        from metaseq_plugin.layout.piece import Piece
 
         full: dict[str, Tensor] = {}
         covered: dict[str, Tensor] = {}

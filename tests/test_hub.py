@@ -8,11 +8,11 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.byte_level_bpe import train_byte_level_bpe
-from metaseq_plugin.data.tokenizers import from_folder
 from metaseq_plugin.hub import OPT
-from tests.checkpoint.folders import run_convert
+from metaseq_plugin.tokenizers.byte_level import train_byte_level_bpe
+from metaseq_plugin.tokenizers.open import from_folder
 from tests.fairseq_runs import train, write_data, write_split
+from tests.formats.folders import run_convert
 
 VOCAB_SIZE = 40
 TEXTS = ["the cat sat on the mat\n", "a dog ate the cat's dinner\n", "naïve café ☕\n"] * 8

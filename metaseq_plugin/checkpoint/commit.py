@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from metaseq_plugin.checkpoint.files import flush
 from metaseq_plugin.checkpoint.manifest import (
     MANIFEST_SUFFIX,
     PENDING_SUFFIX,
@@ -37,8 +36,9 @@ from metaseq_plugin.checkpoint.manifest import (
     SetName,
     fault_of,
 )
-from metaseq_plugin.checkpoint.ranks import Ranks, on_first
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.peers import Ranks, on_first
+from metaseq_plugin.storage.files import flush
 
 logger = logging.getLogger(__name__)
 

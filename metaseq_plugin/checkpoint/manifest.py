@@ -18,8 +18,8 @@ import re
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from metaseq_plugin.checkpoint.ranks import Ranks, agree
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.peers import Ranks, agree
 
 VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"

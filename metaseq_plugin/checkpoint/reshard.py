@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
 
 from metaseq_plugin.checkpoint.commit import Save, commit
-from metaseq_plugin.checkpoint.cuts import model_parallel_dim, model_part_piece, shard_piece
 from metaseq_plugin.checkpoint.manifest import FileName, Layout, SetName, set_name
-from metaseq_plugin.checkpoint.pieces import Piece
-from metaseq_plugin.checkpoint.ranks import ALONE
-from metaseq_plugin.checkpoint.sets import CheckpointSet, layout_entry
+from metaseq_plugin.checkpoint.set import CheckpointSet, layout_entry
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.cuts import model_parallel_dim, model_part_piece, shard_piece
+from metaseq_plugin.layout.peers import ALONE
+from metaseq_plugin.layout.piece import Piece
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

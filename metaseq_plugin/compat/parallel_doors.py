@@ -18,7 +18,7 @@ def is_opt(cfg: Any) -> bool:
 
 def check_layout(cfg: Any) -> None:
     """Refuse a layout that cannot be."""
-    from metaseq_plugin.launch import layout_check
+    from metaseq_plugin.distributed import option_checks as layout_check
 
     layout_check.check_layout(cfg, cfg.distributed_training.distributed_world_size)
 
@@ -41,7 +41,7 @@ def preparing(main: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(main)
     def wrapper(cfg: Any) -> Any:
         if is_opt(cfg):
-            from metaseq_plugin.distributed import engine
+            from metaseq_plugin.distributed import run as engine
 
             check_layout(cfg)
             engine.prepare(cfg)
@@ -66,7 +66,7 @@ def apply_to_fsdp(target: Any) -> None:
 
     @wraps(wrap)
     def fsdp_wrap(module: Any, *args: Any, **kwargs: Any) -> Any:
-        from metaseq_plugin.distributed import engine
+        from metaseq_plugin.distributed import run as engine
 
         if inside and engine.shards_here():
             return engine.wrap(module, inside[-1])
@@ -82,7 +82,7 @@ def leaving_sharded_alone(
 
     @wraps(wrap)
     def wrapper(args: Any, model: Any, *more: Any, **named: Any) -> Any:
-        from metaseq_plugin.distributed import engine
+        from metaseq_plugin.distributed import run as engine
 
         if engine.is_sharded(model):
             timeout = args.heartbeat_timeout

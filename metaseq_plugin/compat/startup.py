@@ -88,10 +88,10 @@ SEAMS = (
     Seam("fairseq_cli.train", "after", "parallel_doors"),
 )
 
-# Modules that fairseq imports and no release of it contains -> the file of this folder that stands in.
+# Modules that fairseq imports and no release of it contains -> the file that stands in.
 PROVIDED = {
     "fairseq.model_parallel.megatron": "__init__.py",
-    "fairseq.model_parallel.megatron.mpu": "mpu.py",
+    "fairseq.model_parallel.megatron.mpu": "../distributed/mpu.py",
 }
 
 # target module -> seam module -> what its apply() said; read by `metaseq doctor`.

@@ -31,10 +31,10 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from metaseq_plugin.checkpoint.cuts import shard_piece
-from metaseq_plugin.checkpoint.fit import check_fits
-from metaseq_plugin.distributed.grid import DATA_AXIS, Grid
-from metaseq_plugin.distributed.layout import (
+from metaseq_plugin.layout.cuts import shard_piece
+from metaseq_plugin.layout.fit import check_fits
+from metaseq_plugin.layout.grid import DATA_AXIS, Grid
+from metaseq_plugin.layout.held import (
     give_memory,
     is_model_part,
     local,

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from metaseq_plugin.distributed.grid import current
-from metaseq_plugin.distributed.layout import is_model_part, local
+from metaseq_plugin.layout.grid import current
+from metaseq_plugin.layout.held import is_model_part, local
 
 
 @torch.no_grad()

@@ -30,10 +30,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metaseq_plugin.checkpoint.cuts import model_part_piece
-from metaseq_plugin.distributed.grid import Grid, backend_device
-from metaseq_plugin.distributed.layout import is_model_part, local, mark
 from metaseq_plugin.distributed.region import Region
+from metaseq_plugin.layout.cuts import model_part_piece
+from metaseq_plugin.layout.grid import Grid, backend_device
+from metaseq_plugin.layout.held import is_model_part, local, mark
 from metaseq_plugin.modules.linear import linear
 from metaseq_plugin.modules.vocab_shard import VocabShard
 

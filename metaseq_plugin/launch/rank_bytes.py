@@ -25,7 +25,7 @@ counts the updates of each parameter, in 4 bytes. Whatever is computed in 16 bit
 
 from typing import NamedTuple
 
-from metaseq_plugin.models._sizes import OPTSize
+from metaseq_plugin.sizes import OPTSize
 
 VOCAB_SIZE = 50_272  # OPT's dictionary, filled up to a multiple of 8
 POSITION_ROWS = 2_050  # 2,048 tokens and the two rows that learned positions leave to <s> and <pad>

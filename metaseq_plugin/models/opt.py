@@ -28,10 +28,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from metaseq_plugin.checkpoint.fit import check_fits
-from metaseq_plugin.checkpoint.pieces import Piece
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.models._sizes import FFN_RATIO, SIZES
+from metaseq_plugin.layout.fit import check_fits
+from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.initial_weights import fill_all
 from metaseq_plugin.modules.kv_cache import KVCache
@@ -39,6 +38,7 @@ from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.offload import maybe_offload
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.vocab_shard import VocabShard
+from metaseq_plugin.sizes import FFN_RATIO, SIZES
 
 
 @dataclass

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaseq_plugin.checkpoint.pieces import Piece
+from metaseq_plugin.layout.piece import Piece
 
 # Elements of a block, about: few enough that a shard draws little beside its own, enough that a
 # stream's set-up (10 microseconds) does not count.

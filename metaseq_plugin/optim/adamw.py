@@ -31,7 +31,7 @@ from torch.optim.adamw import adamw
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.distributed.gradient_norm import total_norm
-from metaseq_plugin.distributed.layout import local
+from metaseq_plugin.layout.held import local
 
 # 16-bit parameters are updated in fp32 copies of so many elements in all: 256 MB, twice.
 ELEMENTS_IN_FP32 = 67_108_864

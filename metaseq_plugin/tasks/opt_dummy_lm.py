@@ -20,9 +20,9 @@ from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.tokenizer_base import DICTIONARY_MULTIPLE
 from metaseq_plugin.tasks.opt_language_modeling import OPTLanguageModelingTask
 from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
+from metaseq_plugin.tokenizers.base import DICTIONARY_MULTIPLE
 
 
 @dataclass

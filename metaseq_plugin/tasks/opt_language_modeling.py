@@ -4,7 +4,7 @@
     fairseq-train data --user-dir metaseq_plugin --task opt_language_modeling --arch opt_125m …
 
 fairseq's own task supplies batching, evaluation and the inference dataset; this one differs in
-(1) how documents become blocks (``data/token_blocks.py``), (2) the generator that
+(1) how documents become blocks (``data/binarized/token_blocks.py``), (2) the generator that
 ``fairseq-interactive`` and ``fairseq-generate`` use (``generation/``), and (3) checks at the door.
 """
 
@@ -22,13 +22,19 @@ from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.block_batches import BlockBatches
-from metaseq_plugin.data.token_blocks import SampleBreakMode, TokenBlocks, TokenStream, find_split
-from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, DICTIONARY_MULTIPLE
-from metaseq_plugin.distributed import engine, grid
+from metaseq_plugin.data.binarized.block_batches import BlockBatches
+from metaseq_plugin.data.binarized.token_blocks import (
+    SampleBreakMode,
+    TokenBlocks,
+    TokenStream,
+    find_split,
+)
+from metaseq_plugin.distributed import run as engine
+from metaseq_plugin.distributed.host_memory import give_back_freed_memory, keep_freed_memory
+from metaseq_plugin.distributed.option_checks import check_vocabulary
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
-from metaseq_plugin.launch.layout_check import check_vocabulary
-from metaseq_plugin.modules.heap import give_back_freed_memory, keep_freed_memory
+from metaseq_plugin.layout import grid
+from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, DICTIONARY_MULTIPLE
 
 
 @dataclass

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from fairseq.tasks import register_task
 
+from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
 from metaseq_plugin.data.streaming.tokens import PairReader
-from metaseq_plugin.data.token_blocks import SampleBreakMode
 from metaseq_plugin.tasks.opt_streaming_language_modeling import (
     OPTStreamingLanguageModelingConfig,
     OPTStreamingLanguageModelingTask,

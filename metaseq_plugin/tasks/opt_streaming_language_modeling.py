@@ -21,10 +21,8 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from omegaconf import II
 
-from metaseq_plugin.checkpoint.ranks import all_ranks
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data import tokenizers
-from metaseq_plugin.data.documents import TEXT
+from metaseq_plugin.data.documents.documents import TEXT
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.epochs import StreamingEpochs, different
 from metaseq_plugin.data.streaming.mixing import Mixing, MixingUnit, check_mixing, parse_weights
@@ -32,12 +30,14 @@ from metaseq_plugin.data.streaming.rounds import Share
 from metaseq_plugin.data.streaming.skips import Skips, parse_skips
 from metaseq_plugin.data.streaming.split import Identity, Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
-from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE, SPECIAL_SYMBOLS, Tokenizer
+from metaseq_plugin.layout.peers import all_ranks
 from metaseq_plugin.tasks.opt_language_modeling import (
     OPTLanguageModelingConfig,
     OPTLanguageModelingTask,
     check_config,
 )
+from metaseq_plugin.tokenizers import open as tokenizers
+from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, SPECIAL_SYMBOLS, Tokenizer
 
 
 @dataclass

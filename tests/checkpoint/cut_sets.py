@@ -9,8 +9,8 @@ from torch import Tensor
 
 from metaseq_plugin.checkpoint.commit import Save, commit
 from metaseq_plugin.checkpoint.manifest import FileName, Layout, SetName
-from metaseq_plugin.checkpoint.pieces import Piece
-from metaseq_plugin.checkpoint.sets import CheckpointSet, layout_entry
+from metaseq_plugin.checkpoint.set import CheckpointSet, layout_entry
+from metaseq_plugin.layout.piece import Piece
 from tests.opt_models import TINY, decoder
 
 VOCAB_SIZE = 56

@@ -7,7 +7,7 @@ from typing import Callable, Optional
 import pytest
 
 from metaseq_plugin.checkpoint.manifest import Facts, FileName, Manifest, set_name, set_names
-from metaseq_plugin.checkpoint.sets import CheckpointSet
+from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.compat.errors import UserError
 from tests.checkpoint.cut_sets import Place, run_ranks, save_set, whole_state
 

@@ -8,10 +8,10 @@ import torch
 
 from metaseq_plugin import cli
 from metaseq_plugin.checkpoint.reshard import reshard
-from metaseq_plugin.checkpoint.sets import CheckpointSet
+from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.compat.errors import UserError
 from tests.checkpoint.cut_sets import Place, cut_state, save_set, whole_state
-from tests.checkpoint.test_sets import assert_equal
+from tests.checkpoint.test_set import assert_equal
 
 
 @pytest.mark.parametrize("middle", [(1, 3), (2, 1), (4, 2), (1, 33)], ids=str)

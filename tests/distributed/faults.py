@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-from metaseq_plugin.checkpoint import commit, engine
-from metaseq_plugin.checkpoint.ranks import GroupRanks
+from metaseq_plugin import host as engine
+from metaseq_plugin.checkpoint import commit
+from metaseq_plugin.layout.peers import GroupRanks
 
 # What to count, by the object that it is looked up on.
 STEPS: tuple[tuple[Any, str], ...] = (

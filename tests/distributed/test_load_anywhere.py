@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from metaseq_plugin.checkpoint.pieces import Piece
-from metaseq_plugin.checkpoint.sets import CheckpointSet
+from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.layout.piece import Piece
 from tests.fairseq_runs import train, write_data
 from tests.rank_runs import train_ranks
 from tests.recorder import Recorder
@@ -47,8 +47,8 @@ class LoadedState(Recorder):
         super().__call__(rank)
         from fairseq.trainer import Trainer
 
-        from metaseq_plugin.checkpoint.saving import optimizer_params
-        from metaseq_plugin.distributed import layout
+        from metaseq_plugin.checkpoint.save import optimizer_params
+        from metaseq_plugin.layout import held as layout
 
         step = Trainer.train_step
 

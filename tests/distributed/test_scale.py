@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.layout_bytes import table
-from metaseq_plugin.distributed.grid import Grid
-from metaseq_plugin.distributed.layout import local
 from metaseq_plugin.launch.rank_bytes import (
     LAYOUTS,
     VOCAB_SIZE,
@@ -23,8 +21,10 @@ from metaseq_plugin.launch.rank_bytes import (
     rank_bytes,
     rank_elements,
 )
-from metaseq_plugin.models._sizes import SIZES, OPTSize
+from metaseq_plugin.layout.grid import Grid
+from metaseq_plugin.layout.held import local
 from metaseq_plugin.optim.adamw import FairseqAdamW, Fp32StateAdamW
+from metaseq_plugin.sizes import SIZES, OPTSize
 from tests.fairseq_runs import write_data
 from tests.meta_ranks import on_ranks, sharded_model
 from tests.rank_runs import train_ranks

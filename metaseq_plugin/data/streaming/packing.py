@@ -15,9 +15,9 @@ from typing import Iterable, Iterator, NamedTuple, Optional, TypedDict
 
 import numpy as np
 
+from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
 from metaseq_plugin.data.streaming.tokens import Range, Tokenised
-from metaseq_plugin.data.token_blocks import SampleBreakMode
-from metaseq_plugin.data.tokenizer_base import EOS
+from metaseq_plugin.tokenizers.base import EOS
 
 
 class Position(TypedDict):

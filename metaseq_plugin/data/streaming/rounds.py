@@ -15,7 +15,7 @@ import torch
 
 from metaseq_plugin.data.streaming.packing import Block, Blocks
 from metaseq_plugin.data.streaming.shuffling import ShuffledBlocks, ShuffleState
-from metaseq_plugin.data.tokenizer_base import EOS, PAD
+from metaseq_plugin.tokenizers.base import EOS, PAD
 
 WIDTH_MULTIPLE = 8  # tensor cores want it
 EPOCH_BITS = 40  # a block's id is its number, and its epoch above these bits

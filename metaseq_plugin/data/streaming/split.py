@@ -8,6 +8,7 @@ from typing import Dict, Iterator, NamedTuple, Union
 
 import numpy as np
 
+from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
 from metaseq_plugin.data.streaming.corpora import Corpora
 from metaseq_plugin.data.streaming.mixing import Mixing, documents_drawn
 from metaseq_plugin.data.streaming.order import DocumentOrder
@@ -22,7 +23,6 @@ from metaseq_plugin.data.streaming.tokens import (
     Workers,
     ranges,
 )
-from metaseq_plugin.data.token_blocks import SampleBreakMode
 
 logger = logging.getLogger(__name__)
 

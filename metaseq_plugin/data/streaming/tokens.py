@@ -23,20 +23,20 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.corpus_tokens import token_dtype
-from metaseq_plugin.data.documents import (
+from metaseq_plugin.data.documents.documents import (
     BYTE_ORDER_MARK,
     MAX_DOCUMENT_BYTES,
     TEXT,
     RawDocument,
     parse_fields,
 )
+from metaseq_plugin.data.prepare.corpus_tokens import token_dtype
 from metaseq_plugin.data.processes import follow_parent
 from metaseq_plugin.data.streaming.corpora import Corpora, Places
 from metaseq_plugin.data.streaming.index import ChangedFileError, changed
 from metaseq_plugin.data.streaming.line_scan import line_number
 from metaseq_plugin.data.streaming.order import DocumentOrder
-from metaseq_plugin.data.tokenizer_base import EOS, Tokenizer
+from metaseq_plugin.tokenizers.base import EOS, Tokenizer
 
 RANGE_BYTES = 1_048_576
 RANGE_DOCUMENTS = 2_048

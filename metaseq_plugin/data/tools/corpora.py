@@ -11,10 +11,10 @@ So the files of ``train`` come last.
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from metaseq_plugin.data.inputs import find_inputs
+from metaseq_plugin.data.documents.inputs import find_inputs
 from metaseq_plugin.data.streaming.files import corpus_name
-from metaseq_plugin.data.tokenizer_base import DICTIONARY_FILE
-from metaseq_plugin.data.tokenizers import TOKENIZER_FILES
+from metaseq_plugin.tokenizers.base import DICTIONARY_FILE
+from metaseq_plugin.tokenizers.open import TOKENIZER_FILES
 
 TRAIN = "train"
 TOKENIZER = (*TOKENIZER_FILES, DICTIONARY_FILE)  # may lie in DATA, and is no corpus

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents import SplitDocuments, read_documents
+from metaseq_plugin.data.documents.documents import SplitDocuments, read_documents
 from metaseq_plugin.data.streaming import index, line_scan
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.index import cache_names, find_index, indexed
@@ -300,7 +300,8 @@ def test_corpora_are_numbered_through_their_shards(tmp_path: Path) -> None:
 
 def test_parse_is_what_prepare_uses() -> None:
     """One parser for both ways into a model: a change of one is a change of both."""
-    from metaseq_plugin.data import corpus_tokens, documents
+    from metaseq_plugin.data.documents import documents
+    from metaseq_plugin.data.prepare import corpus_tokens
     from metaseq_plugin.data.streaming import tokens
 
     assert tokens.parse_fields is documents.parse_fields

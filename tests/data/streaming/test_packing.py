@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode, block_boundaries
 from metaseq_plugin.data.streaming.packing import (
     BAD,
     DOCUMENTS,
@@ -19,8 +20,7 @@ from metaseq_plugin.data.streaming.packing import (
 )
 from metaseq_plugin.data.streaming.rounds import collated
 from metaseq_plugin.data.streaming.tokens import Tokenised
-from metaseq_plugin.data.token_blocks import SampleBreakMode, block_boundaries
-from metaseq_plugin.data.tokenizer_base import EOS, PAD
+from metaseq_plugin.tokenizers.base import EOS, PAD
 
 NUM_CORPORA = 3
 BAD_DOCUMENT = -1

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.mixing import Mixing
 from metaseq_plugin.data.streaming.split import Settings, Split
 from metaseq_plugin.data.streaming.tokens import PairReader, Workers
-from metaseq_plugin.data.token_blocks import SampleBreakMode
-from metaseq_plugin.data.tokenizer_base import EOS, PAD
+from metaseq_plugin.tokenizers.base import EOS, PAD
 from tests.data.streaming.worlds import FIRST_WORD, TOKENIZER, epochs_of, words
 
 BLOCK_SIZE = 16

@@ -8,13 +8,13 @@ from typing import Any, Dict, Iterator, List
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
 from metaseq_plugin.data.streaming.mixing import Mixing
 from metaseq_plugin.data.streaming.packing import TALLY
 from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
-from metaseq_plugin.data.token_blocks import SampleBreakMode
-from metaseq_plugin.data.tokenizer_base import PAD
+from metaseq_plugin.tokenizers.base import PAD
 from tests.data.streaming.worlds import (
     FIRST_WORD,
     TOKENIZER,

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.epochs import StreamingEpochs
 from metaseq_plugin.data.streaming.mixing import Mixing
@@ -13,8 +14,7 @@ from metaseq_plugin.data.streaming.rounds import Share
 from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
-from metaseq_plugin.data.token_blocks import SampleBreakMode
-from metaseq_plugin.data.tokenizer_base import PAD, SPECIAL_SYMBOLS, Tokenizer
+from metaseq_plugin.tokenizers.base import PAD, SPECIAL_SYMBOLS, Tokenizer
 
 AS_THEY_ARE = Mixing()
 NUM_WORDS = 50_000

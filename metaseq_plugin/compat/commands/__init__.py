@@ -1,0 +1,1 @@
+"""Commands that must answer where torch or fairseq cannot be imported."""

@@ -1,0 +1,1 @@
+"""fairseq's binarised data: written, and cut into blocks."""

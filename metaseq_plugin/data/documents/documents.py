@@ -1,0 +1,261 @@
+"""Documents out of text and JSONL files, in order, in bounded memory, with their places.
+
+The steps:
+(1) ``read_documents`` streams one file (``compressed`` unpacks it on the fly) and cuts it into
+    ``RawDocument``s, bytes that know the line and the byte they came from;
+(2) ``parse`` makes text of one, or says which line of which file is bad. Reading goes on behind
+    a bad document, so a caller may leave it out.
+
+A line of ``.jsonl`` is an object whose "text" is one document. How a ``.txt`` file is cut is the
+user's choice, ``SplitDocuments``.
+"""
+
+import json
+from enum import Enum
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Sequence
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.documents.compressed import DAMAGED, unpacked
+
+FORMATS = (".txt", ".jsonl")
+TEXT = ("text",)  # the keys of a record, as a rule
+FORMAT_OF = {form + packing: form for form in FORMATS for packing in ("", ".gz", ".zst")}
+SUFFIXES = tuple(FORMAT_OF)
+# About 4,000 tokens of English: several documents even in a small file, so that some can be held
+# out, and each longer than the context of any OPT.
+SECTION_BYTES = 16_384
+MAX_DOCUMENT_BYTES = 67_108_864
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_CHARACTER_BYTES = 4  # of one character in UTF-8
+
+
+class SplitDocuments(str, Enum):
+    """What one document of a ``.txt`` file is."""
+
+    section = "section"  # the file, but a long one is cut at a blank line every SECTION_BYTES
+    file = "file"  # the file, whatever its length
+    blank_line = "blank-line"  # a run of lines without blank ones; blank lines are dropped
+    line = "line"  # a line without its end; blank lines are dropped
+
+
+class RawDocument(NamedTuple):
+    """The bytes of one document and where they stand in the (unpacked) file."""
+
+    path: str
+    line: int  # of the first byte, from 1
+    offset: int  # of the first byte, from 0
+    content: bytes
+    is_cut: bool = False  # longer than MAX_DOCUMENT_BYTES: content is how it begins
+
+
+class Fault(NamedTuple):
+    """What is wrong with a document, and where."""
+
+    path: str
+    line: int
+    offset: int  # of the first bad byte
+    rule: str  # what it must be
+    found: str
+
+
+UTF8, SHORT_ENOUGH = "UTF-8", f"shorter than {MAX_DOCUMENT_BYTES:,} bytes"  # two of the rules
+
+
+class BadDocumentError(UserError):
+    """A document that has no text to give; its sentence names file, line and byte."""
+
+    fault: Fault  # set once made, because Python pickles an error by its sentence
+
+
+class Line(NamedTuple):
+    """One line with its end, or a piece of one that is longer than the limit."""
+
+    number: int  # from 1
+    offset: int  # in bytes, from 0
+    content: bytes
+
+
+def document_format(path: Path) -> Optional[str]:
+    """ ".txt" or ".jsonl" whether packed or not; None for a file that is neither."""
+    name = path.name.lower()
+    return next((form for suffix, form in FORMAT_OF.items() if name.endswith(suffix)), None)
+
+
+@lru_cache(maxsize=1024)
+def _is_jsonl(path: str) -> bool:
+    return document_format(Path(path)) == ".jsonl"
+
+
+def _unreadable(path: Path, reason: object) -> UserError:
+    return UserError(
+        f"An input must be readable, but '{path}' is not ({reason}). "
+        "Check its permissions, or, if it is a damaged archive, make it again."
+    )
+
+
+def open_input(path: Path) -> BinaryIO:
+    """``path`` open for reading, still packed; UserError if that is not allowed."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+
+
+def read_documents(path: Path, raw: BinaryIO, split: SplitDocuments) -> Iterator[RawDocument]:
+    """The documents of the file ``path``, open as ``raw``; UserError for a damaged archive."""
+    if document_format(path) == ".jsonl":
+        split = SplitDocuments.line
+    limit = 2 * SECTION_BYTES if split is SplitDocuments.section else MAX_DOCUMENT_BYTES
+    lines = _read_lines(unpacked(path, raw), limit)
+    try:
+        yield from _join_lines(str(path), lines, split)
+    except (OSError, *DAMAGED) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
+    """Lines of at most ``limit`` bytes; a longer one comes in pieces, cut between characters."""
+    number, offset, kept = 1, 0, b""
+    while content := kept + stream.readline(limit - len(kept)):
+        kept = b""
+        if len(content) == limit and not content.endswith(b"\n"):
+            cut = _last_character_start(content)
+            content, kept = content[:cut], content[cut:]
+        if offset == 0 and content.startswith(BYTE_ORDER_MARK):  # a signature, not text
+            content, offset = content[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
+        yield Line(number, offset, content)
+        number += content.endswith(b"\n")
+        offset += len(content)
+
+
+def _last_character_start(content: bytes) -> int:
+    """Where the last, possibly unfinished, UTF-8 character begins (the end if none does)."""
+    for back in range(1, MAX_CHARACTER_BYTES + 1):
+        if content[-back] & 0b1100_0000 != 0b1000_0000:  # not a continuation byte
+            return len(content) - back
+    return len(content)
+
+
+def _join_lines(path: str, lines: Iterator[Line], split: SplitDocuments) -> Iterator[RawDocument]:
+    drops_blank = split in (SplitDocuments.line, SplitDocuments.blank_line)
+    document: list[Line] = []
+    num_bytes, is_cut = 0, False
+    for line in lines:
+        is_blank = not line.content.strip()
+        if not is_cut and not (is_blank and drops_blank):
+            document.append(line)
+            num_bytes += len(line.content)
+        # A line that was cut is a few bytes short of the limit.
+        if split is not SplitDocuments.section and num_bytes > MAX_DOCUMENT_BYTES - 8:
+            yield _joined(path, document, drops_blank)._replace(is_cut=True)
+            document, num_bytes, is_cut = [], 0, True  # what follows of it is passed over
+        if document and _ends_document(line, is_blank, num_bytes, split):
+            yield _joined(path, document, drops_blank)
+            document, num_bytes = [], 0
+        if is_cut and _ends_cut_document(line, is_blank, split):
+            is_cut = False
+    if document:
+        yield _joined(path, document, drops_blank)
+
+
+def _joined(path: str, lines: list[Line], drops_end: bool) -> RawDocument:
+    content = b"".join(line.content for line in lines)
+    if drops_end:
+        content = content.removesuffix(b"\n").removesuffix(b"\r")
+    return RawDocument(path, lines[0].number, lines[0].offset, content)
+
+
+def _ends_document(line: Line, is_blank: bool, num_bytes: int, split: SplitDocuments) -> bool:
+    if split is SplitDocuments.section:
+        is_long = num_bytes >= 2 * SECTION_BYTES - MAX_CHARACTER_BYTES
+        return is_long or (is_blank and num_bytes >= SECTION_BYTES)
+    if split is SplitDocuments.blank_line:
+        return is_blank
+    return split is SplitDocuments.line
+
+
+def _ends_cut_document(line: Line, is_blank: bool, split: SplitDocuments) -> bool:
+    if split is SplitDocuments.blank_line:
+        return is_blank
+    return split is SplitDocuments.line and line.content.endswith(b"\n")
+
+
+def _bad(
+    document: RawDocument, position: int, rule: str, found: str, remedy: str
+) -> BadDocumentError:
+    """The error for a bad byte at ``position`` of the document."""
+    line = document.line + document.content.count(b"\n", 0, position)
+    offset = document.offset + position
+    error = BadDocumentError(
+        f"Line {line} of '{document.path}' must be {rule}, but {found} "
+        f"(byte {offset} of the file). {remedy}"
+    )
+    error.fault = Fault(document.path, line, offset, rule, found)
+    return error
+
+
+def parse(document: RawDocument) -> str:
+    """The text of ``document``; UserError with file and line if it has none."""
+    return parse_fields(document, TEXT)[0]
+
+
+def parse_fields(document: RawDocument, keys: Sequence[str]) -> List[str]:
+    """The strings under ``keys`` of a JSON record, or all of a document of plain text."""
+    content = document.content
+    if document.is_cut:
+        remedy = "Cut it, or, if it is a .txt file, set `--split-documents section`."
+        raise _bad(document, 0, SHORT_ENOUGH, "begins a document that is not", remedy)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = content[error.start]
+        raise _bad(
+            document,
+            error.start,
+            UTF8,
+            f"has the byte 0x{byte:02X}",
+            "Convert the file to UTF-8.",
+        ) from error
+    if _is_jsonl(document.path):
+        return _strings_of_record(document, text, keys)
+    if "\0" in text:
+        remedy = "Leave out binary files; convert UTF-16 to UTF-8."
+        raise _bad(document, content.index(b"\0"), "text", "has a NUL byte", remedy)
+    if len(keys) > 1:
+        raise _bad(document, 0, f"JSON with {_quoted(keys)}", "is plain text", "Set JSONL files.")
+    return [text]
+
+
+def _quoted(keys: Sequence[str]) -> str:
+    return " and ".join(f'"{key}"' for key in keys)
+
+
+def _printable(text: str) -> str:
+    """``text`` with escapes for control characters and for what no terminal can show."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _strings_of_record(document: RawDocument, line: str, keys: Sequence[str]) -> List[str]:
+    kind = "a string" if len(keys) == 1 else "strings"
+    rule, remedy = f"a JSON object with {kind} {_quoted(keys)}", "Mend or remove the line."
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _bad(document, 0, rule, f"is not JSON ({error})", remedy) from error
+    if not isinstance(record, dict):
+        raise _bad(document, 0, rule, f"is a {type(record).__name__}", remedy)
+    for key in keys:
+        if key not in record:
+            names = ", ".join(_printable(name) for name in list(record)[:5]) or "nothing"
+            raise _bad(document, 0, rule, f'has no "{key}" (it has {names[:80]})', remedy)
+        text = record[key]
+        if not isinstance(text, str):
+            raise _bad(document, 0, rule, f'its "{key}" is a {type(text).__name__}', remedy)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            found = f'its "{key}" has the lone surrogate U+{ord(text[error.start]):04X}'
+            raise _bad(document, 0, rule, found, remedy) from error
+    return [record[key] for key in keys]

@@ -1,0 +1,1 @@
+"""``metaseq prepare``: text to a data folder that ``fairseq-train`` reads."""

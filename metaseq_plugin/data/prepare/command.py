@@ -1,0 +1,284 @@
+"""Turn text or JSONL into a data folder that `fairseq-train` reads.
+
+    metaseq prepare corpus.jsonl --destdir data
+    metaseq prepare books/ notes.txt --destdir data --vocab-size 16384 --valid-fraction 0.05
+    metaseq prepare corpus.jsonl.zst --destdir data --opt-bpe-vocab vocab.json --opt-bpe-merges merges.txt
+
+The inputs are .txt and .jsonl files (key "text"), plain or packed as .gz or .zst, or folders that
+hold such files. Each document becomes its tokens followed by </s>. Without tokenizer files a
+vocabulary is trained on a sample of the inputs. An interrupted run goes on where it stopped when it
+is started again with the same inputs and options; a finished one is not done twice.
+
+The steps:
+(1) check the options, find the input files, compare with what the folder says of an earlier run;
+(2) take or train the tokenizer; (3) tokenize the corpus into chunk files on all cores;
+(4) merge them into the two splits; (5) move everything into place, prepare.json last.
+
+    data/dict.txt                       fairseq's dictionary
+    data/vocab.json, merges.txt         the tokenizer (or: sentencepiece.model)
+    data/train.bin .idx, valid.bin .idx the tokens
+    data/prepare.json                   inputs, options, counts; there only if all the rest is
+    data/.prepare/                      unfinished work; gone at the end
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.documents.documents import SECTION_BYTES, SplitDocuments
+from metaseq_plugin.data.documents.inputs import find_inputs
+from metaseq_plugin.data.prepare.corpus_tokens import (
+    SPLITS,
+    merge_chunks,
+    progress_bar,
+    read_chunks,
+    read_with_progress,
+    token_dtype,
+    tokenize_corpus,
+)
+from metaseq_plugin.data.prepare.vocabulary import DEFAULT_VOCAB_SIZE, train_vocabulary
+from metaseq_plugin.data.processes import MAX_WORKERS, WorkerDiedError, available_cores
+from metaseq_plugin.tokenizers import open as tokenizers
+from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, read_tokenizer_file
+from metaseq_plugin.tokenizers.byte_level import MERGES_OPTION, MIN_VOCAB_SIZE, VOCAB_OPTION
+from metaseq_plugin.tokenizers.sentencepiece import MODEL_OPTION
+
+REPORT_FILE = "prepare.json"
+WORK_FOLDER = ".prepare"
+# Part of every plan: raise it when the same plan would give other files.
+FORMAT_VERSION = 1
+MAX_VOCAB_SIZE = 1_000_000
+INDEX_FILES = tuple(f"{split}.idx" for split in SPLITS)
+# In the order in which they appear: fairseq takes a split for present once its .idx is there.
+OUTPUT_FILES = (
+    DICTIONARY_FILE,
+    *tokenizers.TOKENIZER_FILES,
+    *(f"{split}.bin" for split in SPLITS),
+    *reversed(INDEX_FILES),
+    REPORT_FILE,
+)
+Plan = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help=".txt or .jsonl[.gz|.zst] file, or folder")
+    add("--destdir", required=True, help="the data folder to make")
+    add("--vocab-size", type=int, metavar="N", help="train a vocabulary of exactly N symbols "
+        f"(default: {DEFAULT_VOCAB_SIZE:,}, or fewer where the inputs cannot fill it)")  # fmt: skip
+    add("--bpe", choices=tokenizers.BPE_NAMES, help="kind of tokenizer (default: the kind of the "
+        f"files given, else {tokenizers.BPE_NAMES[0]})")  # fmt: skip
+    add(VOCAB_OPTION, metavar="FILE", help="vocab.json to use instead of training one")
+    add(MERGES_OPTION, metavar="FILE", help="merges.txt that belongs to it")
+    add(MODEL_OPTION, metavar="FILE", help="SentencePiece model to use instead of training one")
+    add("--valid-fraction", type=float, default=0.02, metavar="F", help="share of the documents to "
+        "hold out, between 0 and 1 (default: %(default)s; at least one document)")  # fmt: skip
+    add("--split-documents", choices=[choice.value for choice in SplitDocuments],
+        default=SplitDocuments.section.value, help="what one document of a .txt file is: the file, "
+        f"cut at a blank line about every {SECTION_BYTES:,} bytes (section); the file uncut "
+        "(file); what stands between blank lines; a line (default: %(default)s)")  # fmt: skip
+    add("--workers", type=int, default=available_cores(), metavar="N",
+        help="processes (default: all cores, %(default)s; the result is the same)")  # fmt: skip
+    add("--seed", type=int, default=1, metavar="N", help="chooses the documents held out and the "
+        "sample that a vocabulary is trained on (default: %(default)s)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace another dataset in --destdir")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make the data folder; raises UserError for any mistake, and leaves nothing half-written."""
+    destdir = Path(args.destdir)
+    check_options(args)
+    files = find_inputs(args.inputs, [destdir / name for name in OUTPUT_FILES])
+    plan = make_plan(args, files)
+    if _is_done(destdir, plan, args.overwrite):
+        print(f"'{destdir}' is complete for these inputs and options: nothing to do.")  # noqa: T201
+        return
+    try:
+        with _work_folder(destdir, plan) as work:
+            counts = _prepare(args, files, plan, work)
+            _publish(work, destdir, {"plan": plan, **counts})
+    except OSError as error:
+        raise UserError(
+            f"`--destdir` must be a folder that can be written, but '{destdir}' is not ({error}). "
+            "Set another one, or make room."
+        ) from error
+    _print_summary(destdir, counts)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise UserError for the first option that is out of range or contradicts another."""
+    tokenizers.check_options(args)
+    given = tokenizers.given_files(args)
+    if args.vocab_size is not None and given:
+        raise UserError(
+            f"`--vocab-size` must be left out when tokenizer files are given, but is "
+            f"{args.vocab_size}. Leave one of them out."
+        )
+    ranges = (
+        ("--vocab-size", args.vocab_size, MIN_VOCAB_SIZE, MAX_VOCAB_SIZE),
+        ("--workers", args.workers, 1, MAX_WORKERS),
+        ("--seed", args.seed, 0, 2**63),
+    )
+    for option, value, lowest, highest in ranges:
+        if value is not None and not lowest <= value <= highest:
+            raise UserError(
+                f"`{option}` must be between {lowest} and {highest}, but is {value}. "
+                f"Set it within these bounds."
+            )
+    if not 0 < args.valid_fraction < 1:
+        raise UserError(
+            f"`--valid-fraction` must lie between 0 and 1, but is {args.valid_fraction}. "
+            "Set it to the share of the documents to hold out, such as 0.02."
+        )
+
+
+def make_plan(args: argparse.Namespace, files: list[Path]) -> Plan:
+    """All that the result depends on; two runs of one plan give the same bytes."""
+    options = {VOCAB_OPTION: args.opt_bpe_vocab, MERGES_OPTION: args.opt_bpe_merges}
+    options[MODEL_OPTION] = args.opt_sentencepiece_model
+    return {
+        "format_version": FORMAT_VERSION,
+        "bpe": args.bpe,
+        "vocab_size": args.vocab_size,
+        "tokenizer_sha256": [
+            hashlib.sha256(read_tokenizer_file(Path(file), option)).hexdigest()
+            for option, file in options.items()
+            if file is not None
+        ],
+        "valid_fraction": args.valid_fraction,
+        "split_documents": args.split_documents,
+        "seed": args.seed,
+        "inputs": [
+            {"path": str(file.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            for file, stat in ((file, file.stat()) for file in files)
+        ],
+    }
+
+
+def _read_json(path: Path) -> Optional[Plan]:
+    """The content of one of our own JSON files; None if it is not there or was cut off."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def _is_done(destdir: Path, plan: Plan, overwrite: bool) -> bool:
+    """Whether ``destdir`` holds this plan's result; UserError if it holds another dataset."""
+    report = _read_json(destdir / REPORT_FILE)
+    has_index = [(destdir / name).exists() for name in INDEX_FILES]
+    if report is not None and report.get("plan") == plan and all(has_index):
+        return True
+    if not overwrite and (report is not None or any(has_index)):
+        raise UserError(
+            f"`--destdir` must not hold a dataset made otherwise, but '{destdir}' does. "
+            "Set another folder, or add `--overwrite` to replace it."
+        )
+    return False
+
+
+@contextmanager
+def _work_folder(destdir: Path, plan: Plan) -> Iterator[Path]:
+    """The folder of unfinished work: kept for the same plan when interrupted, gone otherwise."""
+    is_new = not destdir.exists()
+    work = destdir / WORK_FOLDER
+    (work / "chunks").mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"`--destdir` must be written by one command at a time, but another is at work in "
+                f"'{destdir}'. Wait for it, or set another folder."
+            ) from error
+        if _read_json(work / "plan.json") != plan:
+            for name in ("chunks", "tokenizer", "result"):
+                shutil.rmtree(work / name, ignore_errors=True)
+            (work / "chunks").mkdir()
+            (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+        try:
+            yield work
+        except WorkerDiedError:
+            raise
+        except UserError:
+            shutil.rmtree(work)
+            if is_new:
+                destdir.rmdir()
+            raise
+    shutil.rmtree(work)
+
+
+def _prepare(args: argparse.Namespace, files: list[Path], plan: Plan, work: Path) -> Plan:
+    """Fill ``work / "result"`` with everything but the report; return the counts for it."""
+    split_documents = SplitDocuments(args.split_documents)
+    num_bytes = sum(entry["bytes"] for entry in plan["inputs"])
+    folder = work / "tokenizer"
+    if not folder.exists():
+        _make_tokenizer(args, files, num_bytes, folder)
+    tokenizer = tokenizers.from_folder(folder)
+    with progress_bar("tokenize", num_bytes) as bar:
+        chunk_files = tokenize_corpus(
+            read_chunks(files, split_documents),
+            work / "chunks",
+            folder,
+            args.seed,
+            args.workers,
+            bar.update,
+        )
+    result = work / "result"
+    shutil.rmtree(result, ignore_errors=True)
+    shutil.copytree(folder, result)
+    counts = merge_chunks(chunk_files, result, token_dtype(len(tokenizer)), args.valid_fraction)
+    return {"dictionary_size": len(tokenizer), "counts": counts}
+
+
+def _make_tokenizer(
+    args: argparse.Namespace, files: list[Path], num_bytes: int, folder: Path
+) -> None:
+    """Copy or train the tokenizer into ``folder``, which appears whole or not at all."""
+    unfinished = folder.with_name("tokenizer.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    paths = tokenizers.given_files(args)
+    if paths:
+        tokenizer = tokenizers.from_files(args.bpe, *paths)
+    else:
+        with progress_bar("sample", num_bytes) as bar:
+            documents = read_with_progress(files, SplitDocuments(args.split_documents), bar.update)
+            train_vocabulary(
+                args.bpe, documents, args.vocab_size, unfinished, args.seed, args.workers
+            )
+        tokenizer = tokenizers.from_folder(unfinished)
+    tokenizer.save(unfinished)
+    unfinished.rename(folder)
+
+
+def _publish(work: Path, destdir: Path, report: Plan) -> None:
+    """Move the result into ``destdir``: at no moment do old and new files make one dataset."""
+    result = work / "result"
+    (result / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for name in (REPORT_FILE, *INDEX_FILES, *tokenizers.TOKENIZER_FILES):
+        (destdir / name).unlink(missing_ok=True)
+    for name in OUTPUT_FILES:
+        if (result / name).exists():
+            (result / name).replace(destdir / name)
+
+
+def _print_summary(destdir: Path, report: Plan) -> None:
+    lines = [f"'{destdir}': dictionary of {report['dictionary_size']:,} symbols"]
+    for split in SPLITS:
+        count = report["counts"][split]
+        lines.append(
+            f"  {split}: {count['documents']:,} documents, {count['tokens']:,} tokens, "
+            f"{count['bytes']:,} bytes"
+        )
+    num_empty = report["counts"]["left_out"]["empty_documents"]
+    if num_empty:
+        lines.append(f"  {num_empty:,} empty documents left out")
+    print("\n".join(lines))  # noqa: T201

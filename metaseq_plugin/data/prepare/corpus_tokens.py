@@ -1,0 +1,216 @@
+"""From input files to token files on all cores: chunks out, chunk files back, splits at the end.
+
+The steps:
+(1) ``read_chunks`` groups documents into chunks of about CHUNK_BYTES, the same for any number of
+    workers;
+(2) ``tokenize_corpus`` hands them to processes; each turns a chunk into one chunk file, which
+    appears whole or not at all, so an interrupted run goes on with the chunks that are missing;
+(3) ``merge_chunks`` sends each document to ``train`` or ``valid`` and writes fairseq's files.
+
+A document's split depends on its text and the seed alone: equal documents never stand in both
+splits, and neither order nor workers matter.
+
+    chunks/000000.npz    tokens (sum of sizes,), sizes (documents,), hashes (documents,), …
+"""
+
+from functools import lru_cache, partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Callable, Iterable, Iterator, NamedTuple
+
+import numpy as np
+from fairseq.data.indexed_dataset import best_fitting_int_dtype
+from tqdm import tqdm
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.binarized.writer import BinarizedWriter
+from metaseq_plugin.data.documents.documents import (
+    RawDocument,
+    SplitDocuments,
+    open_input,
+    parse,
+    read_documents,
+)
+from metaseq_plugin.data.processes import in_order
+from metaseq_plugin.tokenizers import open as tokenizers
+from metaseq_plugin.tokenizers.base import EOS
+
+CHUNK_BYTES = 4_194_304
+HASH_BYTES = 8
+SPLITS = ("train", "valid")
+
+
+class Chunk(NamedTuple):
+    """A run of documents, and how many (packed) bytes of input were read for it."""
+
+    number: int  # from 0
+    documents: list[RawDocument]
+    num_input_bytes: int
+
+
+class ProgressBar(tqdm):
+    """tqdm without its monitor thread: a process that has threads should not be forked."""
+
+    monitor_interval = 0
+
+
+def progress_bar(description: str, num_bytes: int) -> tqdm:
+    return ProgressBar(desc=description, total=num_bytes, unit="B", unit_scale=True)
+
+
+def read_with_progress(
+    files: list[Path], split_documents: SplitDocuments, advance: Callable[[int], object]
+) -> Iterator[RawDocument]:
+    """The documents of all files in order; ``advance`` is told the (packed) bytes read."""
+    for path in files:
+        position = 0
+        with open_input(path) as raw:
+            for document in read_documents(path, raw, split_documents):
+                if raw.tell() != position:
+                    advance(raw.tell() - position)
+                    position = raw.tell()
+                yield document
+            advance(raw.tell() - position)
+
+
+def read_chunks(files: list[Path], split_documents: SplitDocuments) -> Iterator[Chunk]:
+    """The documents of all files in order, in chunks of at least CHUNK_BYTES but for the last."""
+    number, num_bytes = 0, 0
+    documents: list[RawDocument] = []
+    steps: list[int] = []
+    for document in read_with_progress(files, split_documents, steps.append):
+        documents.append(document)
+        num_bytes += len(document.content)
+        if num_bytes >= CHUNK_BYTES:
+            yield Chunk(number, documents, sum(steps))
+            number, documents, num_bytes = number + 1, [], 0
+            steps.clear()
+    yield Chunk(number, documents, sum(steps))
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of this process: read once, before the workers are forked."""
+    return tokenizers.from_folder(folder)
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The narrowest type that fairseq stores token ids of such a dictionary in."""
+    return np.dtype(best_fitting_int_dtype(vocab_size))
+
+
+def _chunk_file(folder: Path, chunk: Chunk) -> Path:
+    return folder / f"{chunk.number:06d}.npz"
+
+
+def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int) -> int:
+    """Write the chunk's file; the bytes of input it took.
+
+    Raises UserError with file and line at the first bad document.
+    """
+    path = _chunk_file(folder, chunk)
+    tokenizer = _tokenizer(tokenizer_folder)
+    dtype = token_dtype(len(tokenizer))
+    tokens, hashes, num_bytes, num_empty = [], [], [], 0
+    for document in chunk.documents:
+        text = parse(document)
+        if not text:
+            num_empty += 1
+            continue
+        encoded = text.encode()
+        key = blake2b(encoded, digest_size=HASH_BYTES, key=b"%d" % seed)
+        hashes.append(int.from_bytes(key.digest(), "little"))
+        num_bytes.append(len(encoded))
+        tokens.append(np.append(tokenizer.encode(text), EOS).astype(dtype))
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("wb") as stream:
+        np.savez(
+            stream,
+            tokens=np.concatenate(tokens) if tokens else np.zeros(0, dtype=dtype),
+            sizes=np.array([len(ids) for ids in tokens], dtype=np.int32),
+            hashes=np.array(hashes, dtype=np.uint64),
+            num_bytes=np.array(num_bytes, dtype=np.int64),
+            num_empty=np.array(num_empty, dtype=np.int64),
+        )
+    unfinished.replace(path)
+    return chunk.num_input_bytes
+
+
+def tokenize_corpus(
+    chunks: Iterable[Chunk],
+    folder: Path,
+    tokenizer_folder: Path,
+    seed: int,
+    num_workers: int,
+    advance: Callable[[int], object],
+) -> list[Path]:
+    """Make the chunk files that ``folder`` lacks; all of them, in order.
+
+    The error raised is that of the first bad document of the corpus, whatever the number of workers.
+    """
+    _tokenizer(tokenizer_folder)
+    paths: list[Path] = []
+
+    def missing() -> Iterator[Chunk]:
+        for chunk in chunks:
+            paths.append(_chunk_file(folder, chunk))
+            if paths[-1].exists():
+                advance(chunk.num_input_bytes)
+            else:
+                yield chunk
+
+    work = partial(tokenize_chunk, folder=folder, tokenizer_folder=tokenizer_folder, seed=seed)
+    for num_input_bytes in in_order(work, missing(), num_workers):
+        advance(num_input_bytes)
+    return paths
+
+
+def _valid_threshold(chunk_files: list[Path], valid_fraction: float) -> np.uint64:
+    """Documents whose hash lies below it are held out; moved where one split would be empty."""
+    wanted = np.uint64(int(valid_fraction * 2 ** (8 * HASH_BYTES)))
+    lowest, highest, num_documents = None, None, 0
+    for path in chunk_files:
+        with np.load(path) as chunk:
+            hashes = chunk["hashes"]
+        if len(hashes):
+            num_documents += len(hashes)
+            lowest = hashes.min() if lowest is None else min(lowest, hashes.min())
+            highest = hashes.max() if highest is None else max(highest, hashes.max())
+    if lowest is None or highest is None:
+        raise UserError(
+            "The inputs must hold text, but all their documents are empty. Name other files."
+        )
+    if lowest == highest:
+        raise UserError(
+            "The inputs must hold at least two different documents, one of them to validate on, "
+            f"but hold {num_documents}, all equal. Add text, or cut .txt files finer with "
+            "`--split-documents blank-line` or `line`."
+        )
+    return np.uint64(min(max(wanted, lowest + np.uint64(1)), highest))
+
+
+def merge_chunks(
+    chunk_files: list[Path], folder: Path, dtype: np.dtype, valid_fraction: float
+) -> dict[str, dict[str, int]]:
+    """Write both splits' ``.bin`` and ``.idx`` into ``folder``.
+
+    Returns split → {"documents", "tokens" (the ends included), "bytes" (of UTF-8 text)}, and how
+    many empty documents were left out. Raises UserError if a split would have no document.
+    """
+    threshold = _valid_threshold(chunk_files, valid_fraction)
+    writers = {split: BinarizedWriter(folder, split, dtype) for split in SPLITS}
+    counts = {split: {"documents": 0, "tokens": 0, "bytes": 0} for split in SPLITS}
+    num_empty = 0
+    for path in chunk_files:
+        with np.load(path) as chunk:
+            tokens, sizes, num_bytes = chunk["tokens"], chunk["sizes"], chunk["num_bytes"]
+            is_valid = chunk["hashes"] < threshold
+            num_empty += int(chunk["num_empty"])
+        for split, chosen in zip(SPLITS, (~is_valid, is_valid), strict=True):
+            writers[split].add(tokens[np.repeat(chosen, sizes)], sizes[chosen])
+            counts[split]["documents"] += int(chosen.sum())
+            counts[split]["tokens"] += int(sizes[chosen].sum())
+            counts[split]["bytes"] += int(num_bytes[chosen].sum())
+    for writer in writers.values():
+        writer.close()
+    return {**counts, "left_out": {"empty_documents": num_empty}}

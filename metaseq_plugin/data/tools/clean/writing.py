@@ -1,0 +1,72 @@
+"""The files of a cleaned corpus: the names and the packing of those they come from.
+
+Documents come in the order of the files, so one file is open at a time. A file of which nothing stays
+is not made. Packed bytes depend on nothing but the text: no times, no threads.
+"""
+
+import gzip
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import zstandard
+
+from metaseq_plugin.data.documents.documents import SplitDocuments, document_format
+from metaseq_plugin.data.tools.corpora import CorpusFile
+
+GZIP_LEVEL = 6
+ZSTD_LEVEL = 3
+
+
+class CorpusWriter:
+    """Writes documents below ``folder``, each into the file that is named as its own was."""
+
+    def __init__(
+        self, files: Sequence[CorpusFile], folder: Path, split_documents: SplitDocuments
+    ) -> None:
+        self.targets = {str(file.path): folder / file.relative for file in files}
+        self.split_documents = split_documents
+        self._path: Optional[str] = None
+        self._stream: Any = None
+        self._separator = b""
+        self._open_files = ExitStack()
+
+    def __enter__(self) -> "CorpusWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open_files.close()
+
+    def write(self, path: str, document: bytes) -> None:
+        """Append a document of the source file ``path``."""
+        if path != self._path:
+            self._open_files.close()
+            self._open(path)
+            self._path = path
+        elif self._separator:
+            self._stream.write(self._separator)
+        self._stream.write(document + b"\n")
+
+    def _open(self, path: str) -> None:
+        target = self.targets[path]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        raw = self._open_files.enter_context(target.open("wb"))
+        self._open_files.callback(_flush, raw)
+        if target.name.lower().endswith(".gz"):
+            packed: Any = gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0)
+        elif target.name.lower().endswith(".zst"):
+            compressor = zstandard.ZstdCompressor(ZSTD_LEVEL, write_checksum=True)
+            packed = compressor.stream_writer(raw, closefd=False)
+        else:
+            packed = None
+        self._stream = raw if packed is None else self._open_files.enter_context(packed)
+        is_text = document_format(target) == ".txt"
+        by_blank_line = self.split_documents is SplitDocuments.blank_line
+        self._separator = b"\n" if is_text and by_blank_line else b""
+
+
+def _flush(stream: Any) -> None:
+    """Wait until the disk has it: a full one is noticed here at the latest."""
+    stream.flush()
+    os.fsync(stream.fileno())

@@ -1,0 +1,1 @@
+"""``metaseq data inspect``."""

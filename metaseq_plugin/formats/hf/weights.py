@@ -1,0 +1,156 @@
+"""The weights of a Hugging Face folder, in any of the layouts that ``from_pretrained`` reads.
+
+    model.safetensors                      or pytorch_model.bin
+    model.safetensors.index.json           or pytorch_model.bin.index.json
+    model-00001-of-00002.safetensors …     or pytorch_model-00001-of-00002.bin …
+
+Written is always safetensors, in several files with an index where one would be too large.
+"""
+
+import math
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Tuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.storage.files import read_json, read_safetensors, read_torch, write_json
+from metaseq_plugin.storage.lazy import Tensors
+
+SAFETENSORS = "model.safetensors"
+TORCH = "pytorch_model.bin"
+INDEX_SUFFIX = ".index.json"
+
+
+def read_weights(folder: Path) -> Dict[str, Tensor]:
+    """All tensors of a Hugging Face folder by their names there, mapped from its files.
+
+    Raises:
+        UserError: no weights, a file that the index names is missing, or disagrees with the index.
+    """
+    for name in (SAFETENSORS, TORCH):
+        if (folder / name).exists():
+            return _read_file(folder / name)
+        index = folder / (name + INDEX_SUFFIX)
+        if index.exists():
+            return _read_shards(folder, index)
+    raise UserError(
+        f"SRC must hold {SAFETENSORS} or {TORCH}, but {folder} holds neither. "
+        "Give the folder of a Hugging Face model, downloaded whole."
+    )
+
+
+def _read_file(path: Path) -> Dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    tensors = read_torch(path)
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise UserError(
+            f"{path} must hold tensors by name, but holds something else. Give a Hugging Face model."
+        )
+    return tensors
+
+
+def _read_shards(folder: Path, index: Path) -> Dict[str, Tensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise UserError(f"{index} must have the field `weight_map`, but has not. Fetch it again.")
+    tensors: Dict[str, Tensor] = {}
+    for file_name in sorted(set(weight_map.values())):
+        shard = _read_file(folder / file_name)
+        for name, tensor in shard.items():
+            if weight_map.get(name) != file_name:
+                raise UserError(
+                    f"{index} must say which file holds `{name}`, but {file_name} holds it unlisted. "
+                    "Fetch the folder again."
+                )
+            tensors[name] = tensor
+    missing = sorted(weight_map.keys() - tensors.keys())
+    if missing:
+        raise UserError(
+            f"{folder / weight_map[missing[0]]} must hold `{missing[0]}` as {index.name} says, but "
+            "does not. Fetch the folder again."
+        )
+    return tensors
+
+
+def plan_shards(tensors: Mapping[str, Tensor], max_bytes: int) -> List[List[str]]:
+    """Names by file: in order, each file at most ``max_bytes`` unless one tensor alone is larger."""
+    shards: List[List[str]] = [[]]
+    used = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if shards[-1] and used + size > max_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    return shards
+
+
+def write_weights(folder: Path, tensors: Tensors, max_bytes: int) -> List[str]:
+    """Write tensors, named as Hugging Face has them, into ``folder``; the names of the files.
+
+    Only one file's tensors are ever held.
+    """
+    shards = plan_shards(tensors.twins, max_bytes)
+    stem, suffix = SAFETENSORS.rsplit(".", 1)
+    files: List[str] = []
+    weight_map: Dict[str, str] = {}
+    total = 0
+    for number, names in enumerate(shards, start=1):
+        file_name = (
+            SAFETENSORS
+            if len(shards) == 1
+            else f"{stem}-{number:05d}-of-{len(shards):05d}.{suffix}"
+        )
+        held = {name: cast(name, tensors[name], None) for name in names}
+        path = folder / file_name
+        path.touch()
+        mode = path.stat().st_mode  # as the user's umask has it; save_file would make it private
+        save_file(held, path, metadata={"format": "pt"})
+        path.chmod(mode)
+        total += sum(t.numel() * t.element_size() for t in held.values())
+        weight_map.update(dict.fromkeys(names, file_name))
+        files.append(file_name)
+        del held  # before the next file's tensors are made
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_json(folder / (SAFETENSORS + INDEX_SUFFIX), index)
+    return files
+
+
+def cast(name: str, tensor: Tensor, dtype: Optional[torch.dtype]) -> Tensor:
+    """``tensor`` in ``dtype``, laid out by itself as both file formats want it.
+
+    Raises:
+        UserError: a finite value becomes infinite.
+    """
+    if dtype is None or dtype == tensor.dtype:
+        is_own = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        return (
+            tensor.contiguous() if is_own else tensor.clone(memory_format=torch.contiguous_format)
+        )
+    converted = tensor.to(dtype).contiguous()
+    if _largest(converted) == math.inf and _largest(tensor) < math.inf:
+        raise UserError(
+            f"`--dtype` must hold every weight, but `{name}` reaches {_largest(tensor):g} and {dtype} "
+            f"only {torch.finfo(dtype).max:g}. Set --dtype bfloat16 or float32."
+        )
+    return converted
+
+
+def _largest(tensor: Tensor) -> float:
+    """Largest magnitude, NaN if there is one; without a temporary of the tensor's size."""
+    low, high = torch.aminmax(tensor)
+    return float(torch.maximum(-low, high))
+
+
+def dtype_of(
+    tensors: Mapping[str, Tensor], dtype: Optional[torch.dtype]
+) -> Tuple[torch.dtype, str]:
+    """The data type to name in ``config.json``: the one asked for, or the widest in the file."""
+    chosen = dtype or max((t.dtype for t in tensors.values()), key=lambda d: d.itemsize)
+    return chosen, str(chosen).removeprefix("torch.")

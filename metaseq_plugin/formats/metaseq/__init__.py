@@ -1,0 +1,1 @@
+"""metaseq's checkpoints, whole, in model parts or in flattened shards."""

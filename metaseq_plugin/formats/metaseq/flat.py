@@ -1,0 +1,195 @@
+"""Flattened parameters: how fairscale's FSDP, and so metaseq, lays a model out over its shards.
+
+A wrapped module's parameters are laid end to end in one flat tensor, which is cut into equal lengths,
+the tail of the last ones padded so that all are equally long:
+
+    decoder.layers.0: |qkv_proj.weight|qkv_proj.bias|out_proj.weight| … |final_layer_norm.bias|
+    3 shards:         |······· shard 0 ·······|······· shard 1 ·······|······· shard 2 ···| pad |
+
+The file of a shard has ``decoder.layers.0.flat_param_0`` and ``flat_param_0`` of what is outside the
+layers, and a description in ``shard_metadata`` (fairscale's ``local_metadata_dict``):
+
+    {"param_metadata": [{"fsdp_path": "decoder.layers.0", "params": {"flat_param_0": {
+        "names": […], "shapes": […], "numels": […], "padding": 7}}, …}, …], "buffer_names": […]}
+
+The optimizer knows only the flat tensors: its state 0, 1, … is of the entries in their order here.
+"""
+
+import math
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.formats.hf.names import EMBEDDING
+from metaseq_plugin.formats.metaseq.names import OUTPUT, VERSION
+from metaseq_plugin.storage.lazy import Maker, Tensors, stretch, twin
+
+# Modules of fairscale and torch that wrap others and stand between the words of a name.
+WRAPPERS = {"_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"}
+LAYER_WORDS = 3  # decoder.layers.0
+
+
+class Flat(NamedTuple):
+    """A flat parameter as one shard describes it."""
+
+    key: str  # its name in the file
+    names: List[str]  # the parameters in it, in order
+    shapes: List[Tuple[int, ...]]
+    padding: int  # elements at the end of this shard's piece that belong to nothing
+
+    @property
+    def numel(self) -> int:
+        """Elements of the parameters in it, over all shards."""
+        return sum(map(math.prod, self.shapes))
+
+
+def read_metadata(metadata: Any, source: str) -> List[Flat]:
+    """The flat parameters that ``shard_metadata`` describes, in its order.
+
+    Raises:
+        UserError: it is not what fairscale writes, or describes parameters that shards do not share.
+    """
+    try:
+        flats = [
+            Flat(
+                _joined(wrapped["fsdp_path"], key),
+                [_joined(wrapped["fsdp_path"], name) for name in held["names"]],
+                [tuple(shape) for shape in held["shapes"]],
+                int(held["padding"]),
+            )
+            for wrapped in metadata["param_metadata"]
+            for key, held in wrapped["params"].items()
+        ]
+        own = [
+            w["fsdp_path"] for w in metadata["param_metadata"] if w.get("no_broadcast_optim_state")
+        ]
+        numels = [
+            n for w in metadata["param_metadata"] for h in w["params"].values() for n in h["numels"]
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"`shard_metadata` must describe the flattened parameters as fairscale does, but in "
+            f"{source} does not ({error!r}). Copy the file again."
+        ) from error
+    if own or numels != [math.prod(shape) for flat in flats for shape in flat.shapes]:
+        reason = f"`{own[0]}` is each rank's own" if own else "`numels` and `shapes` differ"
+        raise UserError(
+            f"`shard_metadata` must describe an OPT, whose shards share every parameter, but in {source} "
+            f"{reason}. Convert from a complete, unmodified checkpoint."
+        )
+    return flats
+
+
+def _joined(path: str, name: str) -> str:
+    words = [*path.split("."), *name.split(".")]
+    return ".".join(word for word in words if word and word not in WRAPPERS)
+
+
+def unflatten(flats: Sequence[Flat], shards: Sequence[Tensor], source: str) -> Tensors:
+    """The parameters of one flat parameter.
+
+    Args:
+        flats: its description by each shard.
+        shards: its piece in each shard.
+
+    Raises:
+        UserError: the shards do not make up the whole.
+    """
+    flat = flats[0]
+    if any(shard.dim() != 1 or shard.dtype != shards[0].dtype for shard in shards):
+        raise UserError(
+            f"`{flat.key}` must be flat and of one data type in all shards, but in {source} is not. "
+            "Give all the shards of one checkpoint."
+        )
+    lengths = [len(shard) - own.padding for shard, own in zip(shards, flats, strict=True)]
+    if sum(lengths) != flat.numel or min(lengths) < 0:
+        raise UserError(
+            f"`{flat.key}` must have {flat.numel:,} elements in all shards together, but in {source} has "
+            f"{sum(lengths):,}. Give all the shards of one checkpoint."
+        )
+    return cut(flat, shards, lengths)
+
+
+def cut(flat: Flat, holders: Sequence[Tensor], lengths: Sequence[int]) -> Tensors:
+    """The parameters of ``flat``, whose elements lie in the first ``lengths`` of ``holders``."""
+    makers: Dict[str, Maker] = {}
+    twins: Dict[str, Tensor] = {}
+    start = 0
+    for name, shape in zip(flat.names, flat.shapes, strict=True):
+        makers[name] = _view(holders, lengths, start, shape)
+        twins[name] = twin(shape, holders[0].dtype)
+        start += math.prod(shape)
+    return Tensors(makers, twins)
+
+
+def _view(
+    holders: Sequence[Tensor], lengths: Sequence[int], start: int, shape: Tuple[int, ...]
+) -> Maker:
+    return lambda: stretch(holders, lengths, start, start + math.prod(shape)).view(shape)
+
+
+def plan(tensors: Tensors) -> List[Flat]:
+    """The flat parameters of a model part as metaseq wraps it: the root, then each layer."""
+    groups: Dict[str, List[str]] = {"": []}
+    for name in tensors:
+        is_inside = name.startswith("decoder.layers.")
+        path = ".".join(name.split(".")[:LAYER_WORDS]) if is_inside else ""
+        groups.setdefault(path, []).append(name)
+    return [
+        Flat(
+            _joined(path, "flat_param_0"), names, [tuple(tensors.twins[n].shape) for n in names], 0
+        )
+        for path, names in groups.items()
+    ]
+
+
+def shard_length(flat: Flat, num_shards: int) -> int:
+    """Elements of each shard's piece, padding included."""
+    return -(-flat.numel // num_shards)
+
+
+def shard_of(flat: Flat, tensors: Tensors, rank: int, num_shards: int) -> Tuple[Tensor, int]:
+    """Shard ``rank``'s piece of a flat parameter, and how many elements of it are padding.
+
+    Only this piece and one parameter at a time are in memory.
+    """
+    length = shard_length(flat, num_shards)
+    first = min(rank * length, flat.numel)
+    last = min(first + length, flat.numel)
+    piece = torch.zeros(length, dtype=tensors.twins[flat.names[0]].dtype)
+    offset = 0
+    for name, shape in zip(flat.names, flat.shapes, strict=True):
+        numel = math.prod(shape)
+        start, end = max(first, offset), min(last, offset + numel)
+        if start < end:
+            piece[start - first : end - first] = tensors[name].flatten()[
+                start - offset : end - offset
+            ]
+        offset += numel
+    return piece, length - (last - first)
+
+
+def write_metadata(flats: Sequence[Flat], paddings: Sequence[int]) -> Dict[str, Any]:
+    """``shard_metadata`` of the shard that has ``paddings``."""
+    entries = []
+    for flat, padding in zip(flats, paddings, strict=True):
+        path, _, key = flat.key.rpartition(".")
+        held = {
+            "names": [name.removeprefix(f"{path}.") if path else name for name in flat.names],
+            "shapes": [torch.Size(shape) for shape in flat.shapes],
+            "numels": [math.prod(shape) for shape in flat.shapes],
+            "padding": padding,
+        }
+        # metaseq's output projection is the embedding under a second name.
+        shared = [(EMBEDDING, OUTPUT)] if EMBEDDING in flat.names else []
+        entries.append(
+            {
+                "fsdp_path": path,
+                "params": {key: held},
+                "no_broadcast_optim_state": False,
+                "shared_param_info": shared,
+            }
+        )
+    return {"param_metadata": entries, "buffer_names": [VERSION]}

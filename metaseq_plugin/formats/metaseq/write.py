@@ -1,0 +1,167 @@
+"""Write a model in metaseq's form, one file for each model part and shard.
+
+    reshard.pt                                      one part, one shard: whole tensors
+    reshard-model_part-0.pt …                       several parts: each one's block of the tensors
+    reshard-model_part-0-shard0.pt …                several shards: flattened, with shard_metadata
+
+The entries are those that metaseq's trainer looks up and Hugging Face's conversion script reads. Only
+what goes into one file is in memory.
+"""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.formats.fairseq import build_state
+from metaseq_plugin.formats.hf.weights import cast
+from metaseq_plugin.formats.metaseq.files import file_name
+from metaseq_plugin.formats.metaseq.flat import plan, shard_of, write_metadata
+from metaseq_plugin.formats.metaseq.names import (
+    VERSION,
+    fuse_projections,
+    to_metaseq_settings,
+)
+from metaseq_plugin.formats.metaseq.optimizer import (
+    Optimizer,
+    history_for_metaseq,
+    to_metaseq,
+)
+from metaseq_plugin.layout.cuts import model_part_piece
+from metaseq_plugin.storage.lazy import Tensors, piece_of, twin
+from metaseq_plugin.tokenizers.files import METASEQ_MERGES, METASEQ_VOCAB
+
+STEM = "reshard"
+FORMAT_VERSION = 3.0
+
+
+class Layout(NamedTuple):
+    """How many files a model is cut into."""
+
+    num_parts: int  # tensor parallelism
+    num_shards: int  # FSDP, of each part
+
+
+def check_layout(layout: Layout, num_heads: int) -> None:
+    """Refuse a number of files that the model cannot be cut into."""
+    for option, number in (
+        ("--model-parallel-size", layout.num_parts),
+        ("--num-shards", layout.num_shards),
+    ):
+        if number < 1:
+            raise UserError(f"`{option}` must be at least 1, but is {number}. Set 1.")
+    if num_heads % layout.num_parts:
+        fits = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+        raise UserError(
+            f"`--model-parallel-size` must divide the model's {num_heads} attention heads, but is "
+            f"{layout.num_parts}. Set one of {', '.join(map(str, fits))}."
+        )
+
+
+def write_metaseq(
+    folder: Path, tensors: Tensors, cfg: Any, layout: Layout, optimizer: Optional[Optimizer]
+) -> List[str]:
+    """Write the files into ``folder``; their names.
+
+    Args:
+        tensors: whole, by our names, in our model's order.
+        cfg: our complete settings.
+    """
+    held = {"": tensors, **(optimizer.moments if optimizer else {})}
+    files = []
+    for part in range(layout.num_parts):
+        cut = {what: fuse_projections(_part_of(t, part, layout)) for what, t in held.items()}
+        for shard in range(layout.num_shards):
+            name = file_name(STEM, part, layout.num_parts, shard, layout.num_shards)
+            torch.save(_state(cut, cfg, layout, shard, optimizer), folder / name)
+            files.append(name)
+    return files
+
+
+def _part_of(tensors: Tensors, part: int, layout: Layout) -> Tensors:
+    pieces = {
+        name: model_part_piece(name, held.shape, part, layout.num_parts)
+        for name, held in tensors.twins.items()
+    }
+    return Tensors(
+        {name: piece_of(tensors, name, piece) for name, piece in pieces.items()},
+        {name: twin(piece.size, tensors.twins[name].dtype) for name, piece in pieces.items()},
+    )
+
+
+class Held(NamedTuple):
+    """What one file holds of the model."""
+
+    model: Dict[str, Tensor]
+    moment_of: Callable[[str, str], Tensor]  # from a moment's name and a key of ``model``
+    metadata: Optional[Dict[str, Any]]  # how it is flattened
+
+
+def _whole(part: Mapping[str, Tensors]) -> Held:
+    """A model part in one file; ``part`` has the weights under "" and the moments by their names."""
+    model = {name: cast(name, tensor, None) for name, tensor in part[""].items()}
+    return Held(model, lambda moment, name: cast(name, part[moment][name], None), None)
+
+
+def _flattened(part: Mapping[str, Tensors], shard: int, num_shards: int) -> Held:
+    """One shard of a model part."""
+    flats = {flat.key: flat for flat in plan(part[""])}
+    cut = {key: shard_of(flat, part[""], shard, num_shards) for key, flat in flats.items()}
+    return Held(
+        {key: piece for key, (piece, _) in cut.items()},
+        lambda moment, key: shard_of(flats[key], part[moment], shard, num_shards)[0],
+        write_metadata(list(flats.values()), [padding for _, padding in cut.values()]),
+    )
+
+
+def _state(
+    part: Mapping[str, Tensors],
+    cfg: Any,
+    layout: Layout,
+    shard: int,
+    optimizer: Optional[Optimizer],
+) -> Dict[str, Any]:
+    """All entries of one file."""
+    dtype = next(iter(part[""].twins.values())).dtype
+    held = _whole(part) if layout.num_shards == 1 else _flattened(part, shard, layout.num_shards)
+    version = {VERSION: torch.tensor([FORMAT_VERSION], dtype=dtype)}
+    state = build_state({**held.model, **version}, _metaseq_cfg(cfg, layout, dtype))
+    del state["args"]
+    if held.metadata is not None:
+        state["shard_metadata"] = held.metadata
+    if optimizer is None:
+        del state["last_optimizer_state"]
+    else:
+        state["last_optimizer_state"] = to_metaseq(optimizer, list(held.model), held.moment_of)
+        state["optimizer_history"] = [history_for_metaseq(optimizer)]
+    return state
+
+
+def _metaseq_cfg(cfg: Any, layout: Layout, dtype: torch.dtype) -> Dict[str, Any]:
+    """The settings that metaseq reads from a file: of the model, the task, and how it is cut."""
+    is_half = dtype != torch.float32
+    return {
+        "_name": None,
+        "common": {
+            "fp16": is_half,
+            "bf16": dtype == torch.bfloat16,
+            "memory_efficient_fp16": is_half,
+            "model_parallel_size": layout.num_parts,
+        },
+        "distributed_training": {
+            "ddp_backend": "fully_sharded",
+            "use_sharded_state": True,
+            "distributed_world_size": layout.num_parts * layout.num_shards,
+        },
+        "task": {
+            "_name": "streaming_language_modeling",
+            "vocab_filename": METASEQ_VOCAB,
+            "merges_filename": METASEQ_MERGES,
+            "end_of_document_symbol": "</s>",
+            "tokens_per_sample": cfg.decoder_max_positions,
+            "max_target_positions": cfg.decoder_max_positions,
+        },
+        "model": to_metaseq_settings(cfg, layout.num_parts),
+    }

@@ -1,0 +1,1 @@
+"""The disk: files read by mapping, written whole or not at all."""

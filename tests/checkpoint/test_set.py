@@ -1,0 +1,183 @@
+"""Whatever layout wrote a set, whatever layout reads it: every rank gets its own cut, bit for bit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metaseq_plugin.checkpoint import set as sets
+from metaseq_plugin.checkpoint.manifest import FileName, SetName
+from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.compat.errors import UserError
+from tests.checkpoint.cut_sets import (
+    LAYOUTS,
+    Place,
+    cut_state,
+    opened,
+    piece,
+    save_set,
+    whole_state,
+)
+
+
+def assert_equal(found: Any, expected: Any, where: str = "") -> None:
+    assert type(found) is type(expected), where
+    if isinstance(expected, torch.Tensor):
+        assert found.dtype == expected.dtype, where
+        assert torch.equal(found, expected), where
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key, value in expected.items():
+            assert_equal(found[key], value, f"{where}.{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for number, value in enumerate(expected):
+            assert_equal(found[number], value, f"{where}.{number}")
+    else:
+        assert found == expected, where
+
+
+@pytest.fixture(scope="module", params=LAYOUTS, ids=str)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SetName:
+    return save_set(
+        Place(tmp_path_factory.mktemp("set")), whole_state(masters=True), *request.param
+    )
+
+
+@pytest.mark.parametrize("reads", LAYOUTS, ids=str)
+def test_every_layout_reads_every_other(written: SetName, reads: tuple[int, int]) -> None:
+    whole = whole_state(masters=True)
+    saved = opened(written)
+    parts, shards = reads
+    names = list(whole["model"])
+    for part in range(parts):
+        for shard in {0, shards // 2, shards - 1}:
+            where = (part, parts, shard, shards)
+            pieces = {name: piece(name, t.shape, *where) for name, t in whole["model"].items()}
+            found = saved.state_for(pieces, names, with_optimizer=True)
+            expected = cut_state(whole, *where)
+            del expected["layout"]
+            # the truth is in fp32
+            expected["model"] = dict(zip(names, expected["last_optimizer_state"]["master_weights"]))
+            assert_equal(found, expected)
+
+
+def test_the_whole_is_read_without_the_optimizer(tmp_path: Path) -> None:
+    whole = whole_state()
+    found = opened(save_set(Place(tmp_path), whole, 2, 3)).whole()
+    assert_equal(found, {**whole, "last_optimizer_state": None})
+
+
+def test_only_the_own_file_is_opened_where_the_layout_is_as_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = whole_state()
+    name = save_set(Place(tmp_path), whole, 2, 2)
+    seen: list[str] = []
+    read = sets.read_state
+
+    def seeing(path: Path) -> Any:
+        seen.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr(sets, "read_state", seeing)
+    saved = CheckpointSet.open(name.manifest_path, own=FileName("", 1, 0))
+    pieces = {key: piece(key, t.shape, 1, 2, 0, 2) for key, t in whole["model"].items()}
+    saved.state_for(pieces, list(whole["model"]), with_optimizer=True)
+    assert seen == ["checkpoint_last-model_part-1-shard0.pt"]
+
+
+@pytest.mark.parametrize("writes", [(1, 1), (2, 2)], ids=str)
+def test_another_order_of_the_optimizer(tmp_path: Path, writes: tuple[int, int]) -> None:
+    whole = whole_state()
+    saved = opened(save_set(Place(tmp_path), whole, *writes))
+    names = list(whole["model"])[::-1]
+    pieces = {name: piece(name, t.shape, 0, 1, 0, 1) for name, t in whole["model"].items()}
+    found = saved.state_for(pieces, names, with_optimizer=True)["last_optimizer_state"]
+    assert found["param_groups"] == [{"lr": 0.1, "params": list(range(len(names)))}]
+    states = whole["last_optimizer_state"]["state"]
+    for index in range(len(names)):
+        assert_equal(found["state"][index], states[len(names) - 1 - index])
+
+
+@pytest.mark.parametrize("masters", [False, True])
+def test_master_weights_come_from_the_saved_ones_or_the_fp32_model(
+    tmp_path: Path, masters: bool
+) -> None:
+    whole = whole_state(masters=masters)
+    saved = opened(save_set(Place(tmp_path), whole, 1, 2))
+    names = list(whole["model"])
+    pieces = {name: piece(name, t.shape, 1, 2, 0, 1) for name, t in whole["model"].items()}
+    found = saved.state_for(pieces, names, with_optimizer=True, with_masters=True)
+    truth = whole["last_optimizer_state"]["master_weights"] if masters else whole["model"].values()
+    for index, (name, full) in enumerate(zip(names, truth)):
+        expected = full[pieces[name].slices]
+        assert torch.equal(found["last_optimizer_state"]["master_weights"][index], expected), name
+        assert torch.equal(found["model"][name], expected), name
+
+
+@pytest.mark.parametrize("groups", ["one", "no-decay-vectors"])
+def test_a_file_of_fairseqs_own(tmp_path: Path, groups: str) -> None:
+    whole = whole_state()
+    names = list(whole["model"])
+    if groups == "no-decay-vectors":
+        matrices = [n for n in names if whole["model"][n].dim() > 1]
+        names = matrices + [n for n in names if n not in matrices]
+        optimizer = whole["last_optimizer_state"]
+        order = [list(whole["model"]).index(name) for name in names]
+        optimizer["state"] = {i: optimizer["state"][old] for i, old in enumerate(order)}
+        split = list(range(len(names)))
+        optimizer["param_groups"] = [
+            {"lr": 0.1, "params": split[: len(matrices)]},
+            {"lr": 0.1, "params": split[len(matrices) :]},
+        ]
+    torch.save(whole, tmp_path / "checkpoint_last.pt")
+    saved = CheckpointSet.open(tmp_path / "checkpoint_last.pt")
+    pieces = {name: piece(name, t.shape, 1, 2, 1, 2) for name, t in whole["model"].items()}
+    found = saved.state_for(pieces, names, with_optimizer=True)["last_optimizer_state"]
+    assert [len(g["params"]) for g in found["param_groups"]] == [
+        len(g["params"]) for g in whole["last_optimizer_state"]["param_groups"]
+    ]
+    for index, name in enumerate(names):
+        full = whole["last_optimizer_state"]["state"][index]["exp_avg"]
+        assert torch.equal(found["state"][index]["exp_avg"], full[pieces[name].slices])
+
+
+def flattened(whole: dict[str, Any]) -> None:
+    size = sum(t.numel() for t in whole["model"].values())
+    whole["last_optimizer_state"] = {
+        "state": {0: {"exp_avg": torch.randn(size)}},
+        "param_groups": [{"params": [0]}],
+        "master_weights": [torch.randn(size)],
+    }
+
+
+def test_flattened_masters_go_on_in_their_own_layout_only(tmp_path: Path) -> None:
+    whole = whole_state()
+    flattened(whole)
+    torch.save(whole, tmp_path / "checkpoint_last.pt")
+    saved = CheckpointSet.open(tmp_path / "checkpoint_last.pt")
+    same = {name: piece(name, t.shape, 0, 1, 0, 1) for name, t in whole["model"].items()}
+    found = saved.state_for(same, None, with_optimizer=True)
+    assert_equal(found, whole)
+    half = {name: piece(name, t.shape, 0, 1, 0, 2) for name, t in whole["model"].items()}
+    with pytest.raises(UserError, match="the checkpoint's is flattened"):
+        saved.state_for(half, list(half), with_optimizer=True)
+
+
+def test_another_model_is_refused_by_the_name_of_its_tensor(tmp_path: Path) -> None:
+    whole = whole_state()
+    saved = opened(save_set(Place(tmp_path), whole, 1, 2))
+    pieces = saved.whole()["model"]
+    wanted = {name: piece(name, t.shape, 0, 1, 0, 1) for name, t in pieces.items()}
+    del wanted["decoder.layer_norm.bias"]
+    with pytest.raises(UserError, match=r"`decoder\.layer_norm\.bias` must be in both"):
+        saved.state_for(wanted)
+
+
+def test_a_part_under_another_name_is_not_the_whole(tmp_path: Path) -> None:
+    save_set(Place(tmp_path), whole_state(), 1, 2)
+    (tmp_path / "checkpoint_last-shard1.pt").rename(tmp_path / "mine.pt")
+    with pytest.raises(UserError, match=r"mine.pt must hold all of `decoder.embed_tokens.weight`"):
+        CheckpointSet.open(tmp_path / "mine.pt").whole()
