@@ -28,7 +28,8 @@ def build_decoder(arch: str) -> Any:
     from fairseq.data import Dictionary
     from omegaconf import OmegaConf
 
-    from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, OPTLanguageModel, fill_size
+    from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, OPTLanguageModel
+    from metaseq_plugin.sizes import fill_size
 
     cfg = OmegaConf.structured(OPTConfig(dropout=0.0, attention_dropout=0.0))
     fill_size(cfg, arch)

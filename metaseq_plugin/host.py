@@ -7,7 +7,7 @@ from metaseq_plugin.checkpoint.load import load_checkpoint
 from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.save import save_checkpoint
 from metaseq_plugin.checkpoint.set import CheckpointSet, open_file
-from metaseq_plugin.formats.fairseq import is_ours
+from metaseq_plugin.sizes import is_opt
 
 
 class SetEngine:
@@ -15,7 +15,7 @@ class SetEngine:
 
     def handles(self, trainer: Any) -> bool:
         """Whether ``trainer`` trains an OPT."""
-        return is_ours(str(trainer.cfg.model._name))
+        return is_opt(trainer.cfg.model._name)
 
     def save(self, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> None:
         save_checkpoint(cfg, trainer, epoch_itr, val_loss)
@@ -36,7 +36,7 @@ class SetEngine:
         files = name.files()
         if not name.manifest_path.is_file():
             is_single = len(files) < 2 and Path(path).is_file()
-            if is_single or not files or not is_ours(model_name(open_file(files[0]).state)):
+            if is_single or not files or not is_opt(model_name(open_file(files[0]).state)):
                 return None
         return CheckpointSet.open(Path(path)).whole()
 

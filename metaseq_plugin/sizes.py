@@ -4,8 +4,9 @@
 siblings: post-norm, no final norm, 512-dim word embeddings. E and D are those of ``opt.py``.
 """
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
+ARCH = "opt"  # the name without a size
 FFN_RATIO = 4  # every OPT has a feed-forward dim of 4·D
 
 
@@ -38,3 +39,29 @@ SIZES = {
 }
 for _name, _size in SIZES.items():
     assert _size.embed_dim % _size.heads == 0, f"{_name}: {_size}"
+
+
+def is_opt(name: object) -> bool:
+    """Whether ``name``, of a ``--arch`` or a ``--task``, is one of this package's."""
+    return str(name) == ARCH or str(name).startswith(f"{ARCH}_")
+
+
+def fill_size(cfg: Any, arch: str) -> None:
+    """Give ``cfg`` the dimensions of ``arch`` where the user left them out.
+
+    Called with a Namespace for the command line and with an omegaconf node for hydra and for
+    checkpoints, so that all three know the same sizes.
+    """
+    size = SIZES.get(arch.removeprefix(f"{ARCH}_"), SIZES["125m"])
+    rows = {
+        "decoder_layers": size.layers,
+        "decoder_embed_dim": size.embed_dim,
+        "decoder_attention_heads": size.heads,
+        "decoder_word_embed_dim": size.word_embed_dim,
+        "decoder_post_norm": size.post_norm,
+    }
+    for name, value in rows.items():
+        if name not in cfg or getattr(cfg, name) is None:
+            setattr(cfg, name, value)
+    if "decoder_ffn_embed_dim" not in cfg or cfg.decoder_ffn_embed_dim is None:
+        cfg.decoder_ffn_embed_dim = FFN_RATIO * cfg.decoder_embed_dim

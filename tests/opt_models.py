@@ -7,7 +7,8 @@ from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
 from metaseq_plugin.formats.hf.names import to_hf
-from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config, fill_size
+from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config
+from metaseq_plugin.sizes import fill_size
 
 PAD = 1
 VOCAB_SIZE = 56

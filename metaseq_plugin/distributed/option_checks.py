@@ -8,7 +8,7 @@ import copy
 from typing import Any, Callable, Iterator, List, NamedTuple, Sequence
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.models.opt import fill_size
+from metaseq_plugin.sizes import fill_size, is_opt
 
 LARGEST_NAMED = 512  # of the divisors that a message names; more ranks hold no model together
 
@@ -24,11 +24,6 @@ class Option(NamedTuple):
 def is_sharded(cfg: Any) -> bool:
     """Whether the parameters are cut over the data-parallel ranks."""
     return str(cfg.distributed_training.ddp_backend) == "fully_sharded"
-
-
-def is_ours(name: Any) -> bool:
-    """Whether an arch or a task of this package has this registry name."""
-    return str(name) == "opt" or str(name).startswith("opt_")
 
 
 def flag(cfg: Any, name: str) -> bool:
@@ -111,9 +106,9 @@ def combinations(cfg: Any) -> Iterator[str]:
 def components(cfg: Any) -> Iterator[str]:
     """What cannot be cut into model parts."""
     with_parts = "with --model-parallel-size"
-    if not is_ours(cfg.model._name):
+    if not is_opt(cfg.model._name):
         yield f"`--arch` must be an OPT's {with_parts}, but is {cfg.model._name}. Set for example opt_125m."
-    if not is_ours(cfg.task._name):
+    if not is_opt(cfg.task._name):
         yield (
             f"`--task` must be the plugin's {with_parts}, but is {cfg.task._name}. "
             "Set opt_language_modeling."
@@ -137,7 +132,7 @@ def sizes(cfg: Any, world_size: int) -> Iterator[str]:
     """What --model-parallel-size must divide, with the sizes that divide all of it."""
     parts = cfg.common.model_parallel_size
     cut = {"the number of ranks": world_size}
-    if is_ours(cfg.model._name):
+    if is_opt(cfg.model._name):
         model = copy.deepcopy(cfg.model)
         fill_size(model, str(model._name))
         cut["`--decoder-attention-heads`"] = model.decoder_attention_heads

@@ -9,11 +9,11 @@ from metaseq_plugin.checkpoint.manifest import FileName, set_name
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.hf.names import EMBEDDING
+from metaseq_plugin.sizes import ARCH, is_opt
 from metaseq_plugin.storage.files import FAIRSEQ_CHECKPOINT, read_torch
 
 # Which checkpoint a run folder means, the first that is there.
 IN_FOLDER = ("checkpoint_best.pt", "checkpoint_last.pt", FAIRSEQ_CHECKPOINT)
-MODEL_NAME = "opt"
 
 
 class Checkpoint(NamedTuple):
@@ -23,11 +23,6 @@ class Checkpoint(NamedTuple):
     model_settings: Dict[str, Any]  # cfg.model
     data: str  # cfg.task.data, or ""
     tensors: Dict[str, Tensor]  # by our names, mapped from the file
-
-
-def is_ours(model_name: str) -> bool:
-    """Whether a registered model of this name is an OPT."""
-    return model_name == MODEL_NAME or model_name.startswith(f"{MODEL_NAME}_")
 
 
 def exists(path: Path) -> bool:
@@ -78,9 +73,9 @@ def read_checkpoint(src: Path) -> Checkpoint:
     cfg = state.get("cfg") or {}
     settings, task = cfg.get("model"), cfg.get("task")
     name = str(settings.get("_name")) if isinstance(settings, dict) else "no model's"
-    if not isinstance(settings, dict) or not is_ours(name):
+    if not isinstance(settings, dict) or not is_opt(name):
         raise UserError(
-            f"SRC must be a checkpoint of --arch {MODEL_NAME} or {MODEL_NAME}_…, but {path} is of "
+            f"SRC must be a checkpoint of --arch {ARCH} or {ARCH}_…, but {path} is of "
             f"{name}. Only OPT models can be converted."
         )
     if EMBEDDING not in state["model"]:

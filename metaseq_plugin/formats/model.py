@@ -31,7 +31,8 @@ from metaseq_plugin.formats.metaseq.names import is_metaseq
 from metaseq_plugin.formats.metaseq.optimizer import Optimizer, read_optimizer
 from metaseq_plugin.formats.metaseq.read import read_metaseq, read_parts
 from metaseq_plugin.layout.piece import Piece
-from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config, fill_size
+from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config
+from metaseq_plugin.sizes import fill_size
 from metaseq_plugin.storage.files import HF_CONFIG, read_json, read_torch
 from metaseq_plugin.storage.lazy import Tensors
 from metaseq_plugin.storage.trusted import plain_settings, read_state

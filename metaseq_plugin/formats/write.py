@@ -22,7 +22,7 @@ from metaseq_plugin.formats.metaseq import optimizer as metaseq_optimizer
 from metaseq_plugin.formats.metaseq.optimizer import MOMENTS, Optimizer
 from metaseq_plugin.formats.metaseq.write import Layout, check_layout, write_metaseq
 from metaseq_plugin.formats.model import FAIRSEQ, HF, METASEQ, Model
-from metaseq_plugin.models.opt import SIZES, fill_size
+from metaseq_plugin.sizes import SIZES, fill_size
 from metaseq_plugin.storage.files import FAIRSEQ_CHECKPOINT, HF_CONFIG, write_json
 from metaseq_plugin.storage.lazy import Maker, Tensors, twin
 from metaseq_plugin.tasks.opt_language_modeling import load_dictionary

@@ -6,7 +6,7 @@ Legend: B batch, T new tokens, S all tokens so far, D model dim, E word-embeddin
 the 350M), H heads, K head dim (D = H·K), F feed-forward dim, V vocabulary. Everything inside is
 batch-first (B, T, D); fairseq's own decoders are time-first.
 
-Read it top to bottom: settings (the sizes stand in ``_sizes.py``) → attention → layer → decoder → the fairseq model. Sharding
+Read it top to bottom: settings (the sizes stand in ``sizes.py``) → attention → layer → decoder → the fairseq model. Sharding
 and parallelism are applied from outside; nothing here knows of them.
 """
 
@@ -38,7 +38,7 @@ from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.offload import maybe_offload
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.vocab_shard import VocabShard
-from metaseq_plugin.sizes import FFN_RATIO, SIZES
+from metaseq_plugin.sizes import SIZES, fill_size
 
 
 @dataclass
@@ -108,27 +108,6 @@ class OPTConfig(FairseqDataclass):
     compile: bool = field(
         default=False, metadata={"help": "run the layers through torch.compile while training"}
     )
-
-
-def fill_size(cfg: Any, arch: str) -> None:
-    """Give ``cfg`` the dimensions of ``arch`` where the user left them out.
-
-    Called with a Namespace for the command line and with an omegaconf node for hydra and for
-    checkpoints, so that all three know the same sizes.
-    """
-    size = SIZES.get(arch.removeprefix("opt_"), SIZES["125m"])
-    rows = {
-        "decoder_layers": size.layers,
-        "decoder_embed_dim": size.embed_dim,
-        "decoder_attention_heads": size.heads,
-        "decoder_word_embed_dim": size.word_embed_dim,
-        "decoder_post_norm": size.post_norm,
-    }
-    for name, value in rows.items():
-        if name not in cfg or getattr(cfg, name) is None:
-            setattr(cfg, name, value)
-    if "decoder_ffn_embed_dim" not in cfg or cfg.decoder_ffn_embed_dim is None:
-        cfg.decoder_ffn_embed_dim = FFN_RATIO * cfg.decoder_embed_dim
 
 
 def check_config(cfg: DictConfig) -> None:

@@ -7,10 +7,11 @@ from typing import Callable
 
 import pytest
 
-from metaseq_plugin.compat.commands import command, doctor
+from metaseq_plugin.compat import commands as command
+from metaseq_plugin.compat.commands import doctor
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
-DOCTOR = "import sys; from metaseq_plugin.compat.commands.command import main; sys.exit(main(['doctor']))"
+DOCTOR = "import sys; from metaseq_plugin.compat.commands import main; sys.exit(main(['doctor']))"
 ROOT = Path(__file__).resolve().parents[2]
 
 

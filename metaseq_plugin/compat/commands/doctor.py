@@ -227,7 +227,7 @@ def examine() -> list[Row]:
     rows = [python_row(), *map(version_row, LIBRARIES), hook, disk_row()]
     if hook.problem:  # without it most imports fail on Python >= 3.11, for no other reason
         return rows
-    output, failure = run_child("from metaseq_plugin.compat.commands.probe import main; main()")
+    output, failure = run_child("from metaseq_plugin.compat.commands import probe; probe()")
     tokenizers = "import tiktoken, tokenizers, sentencepiece, safetensors, zstandard, datasketch"
     extra_failure = failure or run_child(tokenizers)[1]
     if extra_failure:

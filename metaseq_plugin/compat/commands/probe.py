@@ -1,6 +1,6 @@
 """What ``metaseq doctor`` asks a child process: import everything with a seam, and tell what was seen.
 
-    python -c "from metaseq_plugin.compat.commands.probe import main; main()"
+    python -c "from metaseq_plugin.compat.commands import probe; probe()"
 
 It runs apart from the doctor, so that a library that crashes the interpreter ends the child only.
 The answer is one line of JSON, the last of its standard output.

@@ -17,7 +17,6 @@ from metaseq_plugin.data.documents.documents import (
     BadDocumentError,
     RawDocument,
     SplitDocuments,
-    documents,
     open_input,
     parse,
     read_documents,

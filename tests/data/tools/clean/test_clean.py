@@ -302,7 +302,8 @@ def test_an_interrupted_run_leaves_no_result_and_no_processes(kind: int, tmp_pat
     source = write_jsonl(tmp_path / "a.jsonl", essays(6_000, 400))
     target = tmp_path / "clean"
     arguments = ["data", "clean", str(source), str(target)]
-    command = [sys.executable, "-m", "metaseq_plugin.compat.commands.command", *arguments]
+    start = "import sys; from metaseq_plugin.compat.commands import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, *arguments]
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
