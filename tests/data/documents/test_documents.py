@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.documents import documents
 from metaseq_plugin.data.documents.documents import (
     SECTION_BYTES,
     BadDocumentError,
