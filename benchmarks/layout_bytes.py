@@ -8,7 +8,8 @@ Nothing is built: the table is the formula of ``metaseq_plugin/launch/rank_bytes
 
 from typing import Iterator
 
-from metaseq_plugin.launch.rank_bytes import LAYOUTS, Layout, rank_bytes, rank_elements
+from metaseq_plugin.launch.rank_bytes import LAYOUTS, rank_bytes, rank_elements
+from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.sizes import SIZES
 
 HEADER = (
@@ -22,7 +23,8 @@ def rows() -> Iterator[tuple[str, ...]]:
     for name, layout in LAYOUTS.items():
         size, num_ranks = SIZES[name], layout.num_ranks
         num_parameters = sum(rank_elements(size, Layout(1, 1), rank=0))
-        whole = (name, f"{num_parameters:,}", " × ".join(map(str, layout)), f"{num_ranks:,}")
+        cut = f"{layout.model_parallel_size} × {layout.num_shards}"
+        whole = (name, f"{num_parameters:,}", cut, f"{num_ranks:,}")
         for rank in (0, num_ranks - 1):
             held = rank_bytes(size, layout, rank)
             numbers = (*(f"{number:,}" for number in held), f"{held.total / 1e9:.3f}")

@@ -20,7 +20,7 @@ from torch import nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import exists, read_checkpoint
-from metaseq_plugin.formats.hf.config import from_hf_config, vocab_size_of
+from metaseq_plugin.formats.hf.config import CONFIG_FILE, from_hf_config, vocab_size_of
 from metaseq_plugin.formats.hf.names import EMBEDDING, check_tensors, rename_to_fairseq
 from metaseq_plugin.formats.hf.weights import read_weights
 from metaseq_plugin.formats.model import complete_config, expected_shapes, find_data
@@ -31,7 +31,7 @@ from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.search import Hypothesis, StopRule
 from metaseq_plugin.generation.settings import Settings, check_settings
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel, check_config
-from metaseq_plugin.storage.files import HF_CONFIG, read_json
+from metaseq_plugin.storage import json_file
 from metaseq_plugin.tasks.opt_language_modeling import DICTIONARY_MULTIPLE, load_dictionary
 from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, Tokenizer
 from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
@@ -80,8 +80,8 @@ def read_source(path: Path, data: Optional[Path]) -> Source:
         raise UserError(f"The model must exist, but {path} does not. Train or download it first.")
     if data is not None and not data.is_dir():
         raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
-    if (path / HF_CONFIG).is_file():
-        config, name = read_json(path / HF_CONFIG), str(path / HF_CONFIG)
+    if (path / CONFIG_FILE).is_file():
+        config, name = json_file.read(path / CONFIG_FILE), str(path / CONFIG_FILE)
         cfg = complete_config(from_hf_config(config, name))
         vocab_size = vocab_size_of(config, DICTIONARY_MULTIPLE, name)
         tensors = rename_to_fairseq(read_weights(path), str(path))

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from metaseq_plugin.distributed import fully_sharded, tensor_parallel
-from metaseq_plugin.launch.rank_bytes import Layout
 from metaseq_plugin.layout import grid
 from metaseq_plugin.layout.grid import Grid
+from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from tests.opt_models import config, dictionary
 

@@ -29,16 +29,16 @@ from metaseq_plugin.checkpoint.manifest import (
     MANIFEST_SUFFIX,
     PENDING_SUFFIX,
     TEMPORARY_SUFFIX,
-    Facts,
     FileName,
-    Layout,
     Manifest,
     SetName,
     fault_of,
 )
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.peers import Ranks, on_first
-from metaseq_plugin.storage.files import flush
+from metaseq_plugin.storage.atomic import flush
+from metaseq_plugin.storage.torch_file import Facts
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.peers import Ranks, agree
+from metaseq_plugin.storage.torch_file import Facts
 
 VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"
@@ -59,21 +61,6 @@ class FileName(NamedTuple):
         part = "" if self.model_part is None else f"-model_part-{self.model_part}"
         shard = "" if self.shard is None else f"-shard{self.shard}"
         return f"{self.stem}{part}{shard}.pt"
-
-
-class Facts(NamedTuple):
-    """What a file must be: its size, and SHA-256 as hexadecimal digits."""
-
-    num_bytes: int
-    sha256: str
-
-
-class Layout(NamedTuple):
-    """How many ways a set is cut, and over how many ranks its data position counts."""
-
-    model_parallel_size: int = 1
-    num_shards: int = 1
-    data_parallel_size: int = 1
 
 
 class Manifest(NamedTuple):

@@ -9,15 +9,15 @@ in memory, and DST appears as a whole set with its manifest or not at all.
 """
 
 import argparse
-from math import gcd
 from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
 
 from metaseq_plugin.checkpoint.commit import Save, commit
-from metaseq_plugin.checkpoint.manifest import FileName, Layout, SetName, set_name
+from metaseq_plugin.checkpoint.manifest import FileName, SetName, set_name
 from metaseq_plugin.checkpoint.set import CheckpointSet, layout_entry
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.cuts import model_parallel_dim, model_part_piece, shard_piece
+from metaseq_plugin.layout.layout import Layout, check_divides
 from metaseq_plugin.layout.peers import ALONE
 from metaseq_plugin.layout.piece import Piece
 
@@ -48,12 +48,7 @@ def reshard(
     src: Path, dst: Path, model_parallel_size: int, num_shards: int, with_optimizer: bool = True
 ) -> Tuple[str, str]:
     """Write the set at ``src`` to ``dst``, cut anew; what was done, in lines for people."""
-    for option, value in (
-        ("--model-parallel-size", model_parallel_size),
-        ("--num-shards", num_shards),
-    ):
-        if value < 1:
-            raise UserError(f"`{option}` must be at least 1, but is {value}. Set 1 to not cut.")
+    Layout(model_parallel_size, num_shards).check()
     source = set_name(src)
     if not source.exists:
         raise UserError(f"SRC must be a checkpoint, but {src} does not exist. Check the path.")
@@ -62,7 +57,7 @@ def reshard(
     if target.exists or (not is_name and dst.is_file()):
         raise UserError(f"DST must not exist yet, but {target} does. Set another, or delete it.")
     saved = CheckpointSet.open(src)
-    check_divides(saved, model_parallel_size)
+    check_divides(model_parallel_size, what_is_cut(saved))
     old = saved.layout
     # The data position goes on counting over the ranks that trained.
     layout = Layout(model_parallel_size, num_shards, old.data_parallel_size)
@@ -82,21 +77,16 @@ def reshard(
     )
 
 
-def check_divides(saved: CheckpointSet, model_parallel_size: int) -> None:
-    """Refuse a number of model parts that the heads or a tensor cannot be shared out to."""
-    lengths = [
-        piece.shape[dim]
-        for name, piece in saved.pieces.items()
-        if (dim := model_parallel_dim(name)) is not None
-    ]
+def what_is_cut(saved: CheckpointSet) -> Dict[str, int]:
+    """What model parts share out, in words -> how much of it there is."""
     settings: Dict[str, Any] = (saved.first.state.get("cfg") or {}).get("model") or {}
-    common = gcd(*lengths, settings.get("decoder_attention_heads") or 0)
-    if common % model_parallel_size:
-        fits = [n for n in range(1, min(common, 1024) + 1) if common % n == 0]
-        raise UserError(
-            "`--model-parallel-size` must divide the heads, the feed-forward dimension and the "
-            f"vocabulary, but is {model_parallel_size}. Set one of {', '.join(map(str, fits))}."
-        )
+    heads = settings.get("decoder_attention_heads")
+    cut = {} if heads is None else {"the heads": heads}
+    for name, piece in saved.pieces.items():
+        dim = model_parallel_dim(name)
+        if dim is not None:
+            cut[f"dim {dim} of {name}"] = piece.shape[dim]
+    return cut
 
 
 def output_files(

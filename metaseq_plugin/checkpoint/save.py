@@ -20,12 +20,13 @@ import numpy as np
 from fairseq.data import data_utils
 
 from metaseq_plugin.checkpoint.commit import Save, commit, delete
-from metaseq_plugin.checkpoint.manifest import FileName, Layout, set_names
+from metaseq_plugin.checkpoint.manifest import FileName, set_names
 from metaseq_plugin.checkpoint.set import layout_entry
 from metaseq_plugin.compat.checkpoint_sets import best_score, captured_state, set_best_score
 from metaseq_plugin.layout import grid
 from metaseq_plugin.layout import held as layout
 from metaseq_plugin.layout.cuts import model_part_piece
+from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.peers import Ranks, all_ranks, on_first, ranks_of
 from metaseq_plugin.layout.piece import Piece
 

@@ -32,7 +32,6 @@ from torch import Tensor
 
 from metaseq_plugin.checkpoint.manifest import (
     FileName,
-    Layout,
     Manifest,
     SetName,
     files_of,
@@ -42,6 +41,7 @@ from metaseq_plugin.checkpoint.manifest import (
 from metaseq_plugin.compat.checkpoint_errors import UNREADABLE, unreadable
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.fit import check_fits
+from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.peers import ALONE, Ranks, on_first
 from metaseq_plugin.layout.piece import Piece
 

@@ -5,12 +5,11 @@
 """
 
 import copy
-from typing import Any, Callable, Iterator, List, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.layout import FULLY_SHARDED, check_divides, divisors, indivisible
 from metaseq_plugin.sizes import fill_size, is_opt
-
-LARGEST_NAMED = 512  # of the divisors that a message names; more ranks hold no model together
 
 
 class Option(NamedTuple):
@@ -23,7 +22,7 @@ class Option(NamedTuple):
 
 def is_sharded(cfg: Any) -> bool:
     """Whether the parameters are cut over the data-parallel ranks."""
-    return str(cfg.distributed_training.ddp_backend) == "fully_sharded"
+    return str(cfg.distributed_training.ddp_backend) == FULLY_SHARDED
 
 
 def flag(cfg: Any, name: str) -> bool:
@@ -62,13 +61,7 @@ SHARDED_ONLY = (
 )
 
 # The backends that train the parts of a model; slowmo and legacy_ddp all-reduce past the parts.
-PART_BACKENDS = ("pytorch_ddp", "c10d", "fully_sharded")
-
-
-def divisors(*numbers: int) -> List[int]:
-    """The common divisors of ``numbers`` that are worth naming."""
-    largest = min(*numbers, LARGEST_NAMED)
-    return [d for d in range(1, largest + 1) if all(n % d == 0 for n in numbers)]
+PART_BACKENDS = ("pytorch_ddp", "c10d", FULLY_SHARDED)
 
 
 def listed(values: Sequence[Any]) -> str:
@@ -138,12 +131,7 @@ def sizes(cfg: Any, world_size: int) -> Iterator[str]:
         cut["`--decoder-attention-heads`"] = model.decoder_attention_heads
         cut["`--decoder-ffn-embed-dim`"] = model.decoder_ffn_embed_dim
     cut = {name: number for name, number in cut.items() if number > 0}  # the model refuses others
-    for name, number in cut.items():
-        if number % parts:
-            yield (
-                f"`--model-parallel-size` must divide {name} ({number}), but is {parts}. "
-                f"Set one of {listed(divisors(*cut.values()))}."
-            )
+    yield from indivisible(parts, cut)
 
 
 def check_layout(cfg: Any, world_size: int) -> None:
@@ -163,8 +151,4 @@ def check_layout(cfg: Any, world_size: int) -> None:
 
 def check_vocabulary(num_types: int, model_parallel_size: int) -> None:
     """Refuse a dictionary of ``num_types`` entries that the model parts cannot share evenly."""
-    if num_types % model_parallel_size:
-        raise UserError(
-            f"`--model-parallel-size` must divide the number of types in dict.txt ({num_types}), "
-            f"but is {model_parallel_size}. Set one of {listed(divisors(num_types))}."
-        )
+    check_divides(model_parallel_size, {"the number of types in dict.txt": num_types})

@@ -23,10 +23,9 @@ from metaseq_plugin.distributed import tensor_parallel
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel, initialise, shard
 from metaseq_plugin.layout import grid
 from metaseq_plugin.layout.held import give_memory
+from metaseq_plugin.layout.layout import FULLY_SHARDED
 
 logger = logging.getLogger(__name__)
-
-FULLY_SHARDED = "fully_sharded"
 
 
 class Run(NamedTuple):

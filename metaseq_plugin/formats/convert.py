@@ -29,8 +29,10 @@ from typing import List
 import torch
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT
+from metaseq_plugin.formats.hf.config import CONFIG_FILE
 from metaseq_plugin.formats.hf.names import count_parameters, num_bytes
-from metaseq_plugin.formats.metaseq.write import Layout
+from metaseq_plugin.formats.metaseq.write import STEM, Layout
 from metaseq_plugin.formats.model import METASEQ, Model, read_model
 from metaseq_plugin.formats.write import (
     WRITERS,
@@ -40,11 +42,13 @@ from metaseq_plugin.formats.write import (
     moment_bytes,
     prepare,
 )
-from metaseq_plugin.storage.files import check_destination, new_folder
+from metaseq_plugin.storage.atomic import check_destination, new_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 DEFAULT_MAX_SHARD_SIZE = "5GB"
+# What a folder made here holds, so that --overwrite deletes nothing else.
+CONVERTED = (FAIRSEQ_CHECKPOINT, CONFIG_FILE, f"{STEM}*.pt")
 # Beside the weights: the tokenizer's files and settings, generously.
 OTHER_BYTES = 16 * 2**20
 
@@ -92,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     if args.data is not None and not args.data.is_dir():
         raise UserError(f"`--data` must be a folder, but is {args.data}. Set the prepared folder.")
     check_options(args)
-    check_destination(args.dst, args.src, args.overwrite)
+    check_destination(args.dst, args.src, args.overwrite, "a converted model", CONVERTED)
     request = Request(
         args.dst,
         DTYPES[args.dtype] if args.dtype else None,

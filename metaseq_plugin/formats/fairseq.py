@@ -10,8 +10,9 @@ from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.hf.names import EMBEDDING
 from metaseq_plugin.sizes import ARCH, is_opt
-from metaseq_plugin.storage.files import FAIRSEQ_CHECKPOINT, read_torch
+from metaseq_plugin.storage import torch_file
 
+FAIRSEQ_CHECKPOINT = "checkpoint.pt"  # what a conversion makes
 # Which checkpoint a run folder means, the first that is there.
 IN_FOLDER = ("checkpoint_best.pt", "checkpoint_last.pt", FAIRSEQ_CHECKPOINT)
 
@@ -53,7 +54,7 @@ def read_whole(path: Path) -> Any:
     is_part = parsed is not None and not parsed.is_whole
     if name.manifest_path.is_file() or is_part or (name.exists and not path.exists()):
         return CheckpointSet.open(path).whole()
-    return read_torch(path)
+    return torch_file.read(path)
 
 
 def read_checkpoint(src: Path) -> Checkpoint:

@@ -22,20 +22,19 @@ from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import IN_FOLDER, Checkpoint, exists, read_checkpoint
-from metaseq_plugin.formats.hf.config import from_hf_config, vocab_size_of
+from metaseq_plugin.formats.hf.config import CONFIG_FILE, from_hf_config, vocab_size_of
 from metaseq_plugin.formats.hf.names import EMBEDDING, check_tensors, rename_to_fairseq
 from metaseq_plugin.formats.hf.weights import read_weights
 from metaseq_plugin.formats.metaseq import optimizer as metaseq_optimizer
 from metaseq_plugin.formats.metaseq.files import Grid, find_files
-from metaseq_plugin.formats.metaseq.names import is_metaseq
+from metaseq_plugin.formats.metaseq.names import is_metaseq, plain_settings
 from metaseq_plugin.formats.metaseq.optimizer import Optimizer, read_optimizer
 from metaseq_plugin.formats.metaseq.read import read_metaseq, read_parts
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config
 from metaseq_plugin.sizes import fill_size
-from metaseq_plugin.storage.files import HF_CONFIG, read_json, read_torch
+from metaseq_plugin.storage import json_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
-from metaseq_plugin.storage.trusted import plain_settings, read_state
 from metaseq_plugin.tokenizers.base import DICTIONARY_FILE as DICT
 from metaseq_plugin.tokenizers.base import DICTIONARY_MULTIPLE
 
@@ -67,10 +66,10 @@ def read_model(src: Path, data: Optional[Path] = None, trust_pickle: bool = Fals
     Raises:
         UserError: nothing there, not an OPT, damaged or incomplete.
     """
-    if (src / HF_CONFIG).is_file():
+    if (src / CONFIG_FILE).is_file():
         return read_hf(src, data)
     grid = find(src)
-    state = read_state(grid[0][0], trust_pickle)
+    state = torch_file.read(grid[0][0], trust_pickle)
     if (
         isinstance(state, dict)
         and "layout" not in state
@@ -90,7 +89,7 @@ def find(src: Path) -> Grid:
                 return [set_name(src / name).files()[:1]]
         if not any(src.glob("*.pt")):
             raise UserError(
-                f"SRC must be a Hugging Face folder with {HF_CONFIG} or hold a checkpoint such as "
+                f"SRC must be a Hugging Face folder with {CONFIG_FILE} or hold a checkpoint such as "
                 f"{', '.join(IN_FOLDER)} or reshard.pt, but {src} holds neither. Give the model's folder."
             )
     members = [] if src.exists() else set_name(src).files()
@@ -99,7 +98,7 @@ def find(src: Path) -> Grid:
 
 def read_hf(src: Path, data: Optional[Path]) -> Model:
     """A Hugging Face folder."""
-    config, source = read_json(src / HF_CONFIG), str(src / HF_CONFIG)
+    config, source = json_file.read(src / CONFIG_FILE), str(src / CONFIG_FILE)
     cfg = complete_config(from_hf_config(config, source))
     check_config(cfg)
     expected = expected_shapes(cfg, vocab_size_of(config, DICTIONARY_MULTIPLE, source))
@@ -127,7 +126,7 @@ def _fairseq_optimizer(path: Path, shapes: Dict[str, torch.Size]) -> Optional[Op
         wanted = {name: Piece.whole(shape) for name, shape in shapes.items()}
         state = CheckpointSet.open(path).state_for(wanted, names, with_optimizer=True)
     else:
-        state = read_torch(path)
+        state = torch_file.read(path)
         names = (state.get("layout") or {}).get("optimizer_params", list(shapes))
     return metaseq_optimizer.from_fairseq(state, names, [shapes[n] for n in names], str(path))
 

@@ -14,8 +14,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.fairseq import build_state
-from metaseq_plugin.formats.hf.config import to_hf_config
+from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT, build_state
+from metaseq_plugin.formats.hf.config import CONFIG_FILE, to_hf_config
 from metaseq_plugin.formats.hf.names import to_hf
 from metaseq_plugin.formats.hf.weights import cast, dtype_of, write_weights
 from metaseq_plugin.formats.metaseq import optimizer as metaseq_optimizer
@@ -23,7 +23,7 @@ from metaseq_plugin.formats.metaseq.optimizer import MOMENTS, Optimizer
 from metaseq_plugin.formats.metaseq.write import Layout, check_layout, write_metaseq
 from metaseq_plugin.formats.model import FAIRSEQ, HF, METASEQ, Model
 from metaseq_plugin.sizes import SIZES, fill_size
-from metaseq_plugin.storage.files import FAIRSEQ_CHECKPOINT, HF_CONFIG, write_json
+from metaseq_plugin.storage import json_file
 from metaseq_plugin.storage.lazy import Maker, Tensors, twin
 from metaseq_plugin.tasks.opt_language_modeling import load_dictionary
 from metaseq_plugin.tokenizers.base import DICTIONARY_FILE as DICT
@@ -90,7 +90,7 @@ def write_fairseq(folder: Path, model: Model, plan: Plan, request: Request) -> W
 def write_hf(folder: Path, model: Model, plan: Plan, request: Request) -> Written:
     """What ``from_pretrained`` reads."""
     dtype_name = dtype_of(plan.tensors.twins, None)[1]
-    write_json(folder / HF_CONFIG, to_hf_config(model.cfg, model.vocab_size, dtype_name))
+    json_file.write(folder / CONFIG_FILE, to_hf_config(model.cfg, model.vocab_size, dtype_name))
     write_generation_config(folder)
     files = write_weights(folder, plan.tensors.renamed(to_hf), request.max_shard_bytes)
     if model.data is None:

@@ -25,24 +25,11 @@ counts the updates of each parameter, in 4 bytes. Whatever is computed in 16 bit
 
 from typing import NamedTuple
 
+from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.sizes import OPTSize
 
 VOCAB_SIZE = 50_272  # OPT's dictionary, filled up to a multiple of 8
 POSITION_ROWS = 2_050  # 2,048 tokens and the two rows that learned positions leave to <s> and <pad>
-
-
-class Layout(NamedTuple):
-    """How a model lies on ranks: part ``rank % model_parallel_size``, shard ``rank // model_parallel_size``.
-
-    ``num_shards`` is the data-parallel size with fully_sharded; without it every rank holds shard 0 of 1.
-    """
-
-    model_parallel_size: int
-    num_shards: int
-
-    @property
-    def num_ranks(self) -> int:
-        return self.model_parallel_size * self.num_shards
 
 
 # 175B's is the one it was trained in (992 A100s). Of the others the model parts are metaseq's, but for

@@ -10,7 +10,7 @@ less, or nothing.
 
 from typing import Optional, Sequence
 
-from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.layout import check_divides
 from metaseq_plugin.layout.piece import Piece
 
 # The last two words of a parameter's name -> the dim that model parts share out.
@@ -44,13 +44,8 @@ def model_part_piece(name: str, shape: Sequence[int], rank: int, size: int) -> P
     dim = model_parallel_dim(name)
     if dim is None or size == 1:
         return whole
-    length, rest = divmod(shape[dim], size)
-    if rest:
-        fits = [n for n in range(1, min(shape[dim], 64) + 1) if shape[dim] % n == 0]
-        raise UserError(
-            f"`--model-parallel-size` must divide dim {dim} of {name} ({shape[dim]}), but is {size}. "
-            f"Set one of {', '.join(map(str, fits))}."
-        )
+    check_divides(size, {f"dim {dim} of {name}": shape[dim]})
+    length = shape[dim] // size
     return whole.narrow(dim, rank * length, length)
 
 

@@ -32,6 +32,7 @@ from torch.optim.adamw import adamw
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.distributed.gradient_norm import total_norm
 from metaseq_plugin.layout.held import local
+from metaseq_plugin.layout.layout import FULLY_SHARDED
 
 # 16-bit parameters are updated in fp32 copies of so many elements in all: 256 MB, twice.
 ELEMENTS_IN_FP32 = 67_108_864
@@ -73,7 +74,7 @@ def has_master_weights(cfg: AdamWConfig) -> bool:
     return (
         (cfg.fp16 or cfg.bf16)
         and not (cfg.memory_efficient_fp16 or cfg.memory_efficient_bf16)
-        and cfg.ddp_backend != "fully_sharded"
+        and cfg.ddp_backend != FULLY_SHARDED
     )
 
 
@@ -238,7 +239,7 @@ class FairseqAdamW(FairseqOptimizer):
     @property
     def supports_flat_params(self) -> bool:
         """Flattened parameters do not show which of them are vectors; FSDP2's are not flattened."""
-        return not self.cfg.no_decay_vectors or self.cfg.ddp_backend == "fully_sharded"
+        return not self.cfg.no_decay_vectors or self.cfg.ddp_backend == FULLY_SHARDED
 
     def multiply_grads(self, c: Union[float, Tensor]) -> None:
         """Multiply gradients by ``c``, when they are used."""

@@ -17,7 +17,8 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.hf.config import GENERATION
-from metaseq_plugin.storage.files import read_json, write_json
+from metaseq_plugin.storage.json_file import read as read_json
+from metaseq_plugin.storage.json_file import write as write_json
 from metaseq_plugin.tokenizers.base import DICTIONARY_FILE as DICT
 from metaseq_plugin.tokenizers.base import DICTIONARY_MULTIPLE
 from metaseq_plugin.tokenizers.base import SPECIAL_SYMBOLS as SPECIALS

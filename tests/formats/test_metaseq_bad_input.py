@@ -94,8 +94,8 @@ WHOLE: dict[str, tuple[Spoil, str]] = {
     "projection of two": (model(lambda m: m.update({QKV: m[QKV][:64].clone()})), f"`{QKV}` must hold the rows of k, v and q, but in .* has 64"),
     "projection twice": (model(lambda m: m.update({QKV.replace("qkv", "k"): torch.ones(32, 32)})), "must hold each tensor once"),
     "odd vocabulary": (model(lambda m: m.update({"decoder.embed_tokens.weight": torch.ones(283, 32)})), "must have a multiple of 8 rows, but in .* has 283"),
-    "cut off": (lambda f: (f / "reshard.pt").write_bytes((f / "reshard.pt").read_bytes()[:999]), "reshard.pt must be a complete, readable .pt file"),
-    "empty": (lambda f: (f / "reshard.pt").write_bytes(b""), "reshard.pt must not be empty"),
+    "cut off": (lambda f: (f / "reshard.pt").write_bytes((f / "reshard.pt").read_bytes()[:999]), "reshard.pt must be a whole checkpoint"),
+    "empty": (lambda f: (f / "reshard.pt").write_bytes(b""), "reshard.pt must be a whole checkpoint, but cannot be read as one .0 bytes"),
     "two checkpoints": (two_checkpoints, "must hold one checkpoint, but .* holds a.pt, b.pt"),
 }  # fmt: skip
 

@@ -32,6 +32,7 @@ FIXED = {
     "pad_token_id": 1,
     "eos_token_id": 2,
 }
+CONFIG_FILE = "config.json"
 MODEL_TYPE = "opt"
 DEFAULT_VOCAB_SIZE = 50272
 BOS_TOKEN_ID = 2  # OPT begins a text with </s>

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.storage.files import read_json, read_safetensors, read_torch, write_json
+from metaseq_plugin.storage import json_file, safetensors_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
 
 SAFETENSORS = "model.safetensors"
@@ -44,8 +44,9 @@ def read_weights(folder: Path) -> Dict[str, Tensor]:
 
 def _read_file(path: Path) -> Dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    tensors = read_torch(path)
+        return safetensors_file.read(path)
+    json_file.check_file(path)
+    tensors = torch_file.read(path)
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise UserError(
             f"{path} must hold tensors by name, but holds something else. Give a Hugging Face model."
@@ -54,7 +55,7 @@ def _read_file(path: Path) -> Dict[str, Tensor]:
 
 
 def _read_shards(folder: Path, index: Path) -> Dict[str, Tensor]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = json_file.read(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise UserError(f"{index} must have the field `weight_map`, but has not. Fetch it again.")
     tensors: Dict[str, Tensor] = {}
@@ -118,7 +119,7 @@ def write_weights(folder: Path, tensors: Tensors, max_bytes: int) -> List[str]:
         del held  # before the next file's tensors are made
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        write_json(folder / (SAFETENSORS + INDEX_SUFFIX), index)
+        json_file.write(folder / (SAFETENSORS + INDEX_SUFFIX), index)
     return files
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.hf.names import EMBEDDING
 from metaseq_plugin.storage.lazy import Tensors, concatenated, rows, twin
+from metaseq_plugin.storage.torch_file import StandIn
 
 ARCH = "transformer_lm_megatron"
 # Names that metaseq and its predecessors have for the model.
@@ -81,6 +82,24 @@ def is_metaseq(settings: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is one of metaseq's, by its ``cfg["model"]`` and its tensors' names."""
     name = str(settings.get("_name") or settings.get("arch") or "")
     return name.startswith(ARCHS) or any(FLAT in key or FUSED in key for key in model)
+
+
+def plain_settings(held: Any) -> Dict[str, Any]:
+    """Settings by name from a dict, a Namespace or a stand-in; enumerated values as their text."""
+    if isinstance(held, StandIn):
+        held = held.state
+    elif held is not None and not hasattr(held, "keys"):
+        held = vars(held)
+    if held is None or not hasattr(held, "keys"):
+        return {}
+    return {str(name): _plain(held[name]) for name in held.keys()}  # noqa: SIM118  a DictConfig
+
+
+def _plain(value: Any) -> Any:
+    """The text of one of metaseq's enumerations, which pickle as their class called with it."""
+    if isinstance(value, StandIn) and len(value.arguments) == 1:
+        return value.arguments[0]
+    return value
 
 
 def from_metaseq_settings(

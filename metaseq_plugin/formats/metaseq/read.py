@@ -25,12 +25,13 @@ from metaseq_plugin.formats.metaseq.names import (
     OUTPUT,
     VERSION,
     from_metaseq_settings,
+    plain_settings,
     split_projections,
 )
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.piece import Piece
+from metaseq_plugin.storage import torch_file
 from metaseq_plugin.storage.lazy import Maker, Tensors, twin
-from metaseq_plugin.storage.trusted import plain_settings, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def read_parts(grid: Grid, trust_pickle: bool) -> List[Part]:
 def _read_part(paths: Sequence[Path], trust_pickle: bool) -> Part:
     states = []
     for path in paths:
-        state = read_state(path, trust_pickle)
+        state = torch_file.read(path, trust_pickle)
         model = state.get("model") if isinstance(state, dict) else None
         if not isinstance(model, Mapping) or not all(isinstance(t, Tensor) for t in model.values()):
             raise UserError(

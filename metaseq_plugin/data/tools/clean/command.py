@@ -30,7 +30,8 @@ from metaseq_plugin.data.tools.clean.report import CleaningReport
 from metaseq_plugin.data.tools.clean.writing import CorpusWriter
 from metaseq_plugin.data.tools.corpora import TOKENIZER, CorpusFile, corpus_files
 from metaseq_plugin.data.tools.reports import show
-from metaseq_plugin.storage.files import check_destination, new_folder, write_json
+from metaseq_plugin.storage import json_file
+from metaseq_plugin.storage.atomic import check_destination, new_folder
 
 REPORT_FILE = "clean.json"
 MIN_CHARACTERS = (
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
             _clean(files, rules, args.workers, partial_dst, report)
             if source.is_dir():
                 _copy_tokenizer(source, partial_dst)
-            write_json(partial_dst / REPORT_FILE, report.as_json())
+            json_file.write(partial_dst / REPORT_FILE, report.as_json())
     except OSError as error:
         raise UserError(
             f"DST must be a folder that can be written and has room, but {args.dst} is not "

@@ -27,7 +27,7 @@ from metaseq_plugin.data.tools.inspect.census import Census, Counter
 from metaseq_plugin.data.tools.inspect.lengths import PLOT_OPTION, plot
 from metaseq_plugin.data.tools.inspect.report import as_json, as_text
 from metaseq_plugin.data.tools.reports import show
-from metaseq_plugin.storage.files import write_json
+from metaseq_plugin.storage import json_file
 from metaseq_plugin.tokenizers import open as tokenizers
 from metaseq_plugin.tokenizers.byte_level import MERGES_OPTION, VOCAB_OPTION
 from metaseq_plugin.tokenizers.sentencepiece import MODEL_OPTION
@@ -121,7 +121,7 @@ def _chunks(census: Census, split: SplitDocuments) -> Iterator[Chunk]:
 
 def _write_report(path: Path, content: dict[str, Any]) -> None:
     try:
-        write_json(path, content)
+        json_file.write(path, content)
     except OSError as error:
         raise UserError(
             f"`{REPORT_OPTION}` must be a file that can be written, but {path} is not "
