@@ -6,7 +6,8 @@ from typing import Any, Dict, Optional
 from metaseq_plugin.checkpoint.load import load_checkpoint
 from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.save import save_checkpoint
-from metaseq_plugin.checkpoint.set import CheckpointSet, open_file
+from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.checkpoint.set_file import open_file
 from metaseq_plugin.sizes import is_opt
 
 

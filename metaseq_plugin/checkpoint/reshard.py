@@ -14,7 +14,9 @@ from typing import Any, Dict, Iterator, Tuple
 
 from metaseq_plugin.checkpoint.commit import Save, commit
 from metaseq_plugin.checkpoint.manifest import FileName, SetName, set_name
-from metaseq_plugin.checkpoint.set import CheckpointSet, layout_entry
+from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.checkpoint.set_file import layout_entry
+from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.cuts import model_parallel_dim, model_part_piece, shard_piece
 from metaseq_plugin.layout.layout import Layout, check_divides
@@ -111,7 +113,9 @@ def file_state(
         key: piece_of(key, piece.shape, part, shard, layout) for key, piece in saved.pieces.items()
     }
     params = saved.first.optimizer_params if with_optimizer else None
-    state = saved.state_for(pieces, params, with_optimizer)
+    state = (
+        state_with_optimizer(saved, pieces, params) if with_optimizer else saved.state_for(pieces)
+    )
     return {**state, "layout": layout_entry(layout, part, shard, pieces, params)}
 
 

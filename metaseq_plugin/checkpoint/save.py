@@ -2,16 +2,15 @@
 
 In the place of fairseq's ``save_checkpoint`` for models of ours:
 (1) decide under which names to save (checkpoint_last, checkpoint_best, checkpoint_3, …);
-(2) let fairseq's trainer make the state, as it does for its own files, and add the ``layout``;
+(2) let fairseq's trainer make the state, move it to the CPU and add the ``layout``;
 (3) write the set (``checkpoint/commit.py``), once for all names;
-(4) delete the sets that the --keep-… options do not keep.
+(4) delete the sets that the --keep-… options do not keep (``checkpoint/retention.py``).
 
-With --use-sharded-state every rank saves its own piece. Otherwise data-parallel rank 0 of each model
+With --use-sharded-state every rank saves its own shard. Otherwise data-parallel rank 0 of each model
 part saves the part, and a fully sharded model is gathered for it, by all ranks.
 """
 
 import logging
-import re
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -19,13 +18,14 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 from fairseq.data import data_utils
 
-from metaseq_plugin.checkpoint.commit import Save, commit, delete
-from metaseq_plugin.checkpoint.manifest import FileName, set_names
-from metaseq_plugin.checkpoint.set import layout_entry
+from metaseq_plugin.checkpoint.commit import Save, commit
+from metaseq_plugin.checkpoint.manifest import FileName
+from metaseq_plugin.checkpoint.retention import best_sets, delete_old
+from metaseq_plugin.checkpoint.set_file import layout_entry
 from metaseq_plugin.compat.checkpoint_sets import best_score, captured_state, set_best_score
 from metaseq_plugin.layout import grid
-from metaseq_plugin.layout import held as layout
 from metaseq_plugin.layout.cuts import model_part_piece
+from metaseq_plugin.layout.held import named_pieces, pieces_of
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.peers import Ranks, all_ranks, on_first, ranks_of
 from metaseq_plugin.layout.piece import Piece
@@ -74,7 +74,7 @@ def saving_ranks(trainer: Any) -> Ranks:
 
 
 def is_sharded(trainer: Any) -> bool:
-    """Whether every rank saves its own piece."""
+    """Whether every rank saves its own shard."""
     return bool(trainer.is_fsdp and trainer.cfg.distributed_training.use_sharded_state)
 
 
@@ -117,7 +117,7 @@ def make_state(trainer: Any, epoch_itr: Any, val_loss: Optional[float], shown: s
 
 def saved_pieces(trainer: Any) -> Dict[str, Piece]:
     """name -> what this rank's file holds; a sharded model that is gathered is a whole model part."""
-    pieces = layout.pieces_of(trainer.get_model())
+    pieces = pieces_of(trainer.get_model())
     if not trainer.is_fsdp or is_sharded(trainer):
         return pieces
     now = grid.current()
@@ -129,7 +129,7 @@ def saved_pieces(trainer: Any) -> Dict[str, Piece]:
 
 def optimizer_params(trainer: Any) -> Optional[List[str]]:
     """Names of the optimizer's parameters in its order; None where they are not the model's own."""
-    names = {id(p): name for name, p, _ in layout.named_pieces(trainer.get_model())}
+    names = {id(p): name for name, p, _ in named_pieces(trainer.get_model())}
     optimizer = trainer.optimizer
     held = vars(optimizer)
     if isinstance(held.get("fp32_params"), list):  # copies of the model's, in the same order
@@ -168,35 +168,3 @@ def is_as_good(cfg: Any, score: float, other: Optional[float]) -> bool:
     if other is None:
         return True
     return score >= other if cfg.maximize_best_checkpoint_metric else score <= other
-
-
-def best_sets(cfg: Any, suffix: str) -> List[Any]:
-    """(score, set) of the sets that --keep-best-checkpoints counts, the best first."""
-    pattern = rf"checkpoint\.best_{re.escape(cfg.best_checkpoint_metric)}_(\d+\.?\d*)"
-    return matching(cfg, pattern, suffix, descending=cfg.maximize_best_checkpoint_metric)
-
-
-def matching(cfg: Any, pattern: str, suffix: str, descending: bool = True) -> List[Any]:
-    """(number, set) of the sets whose stem is ``pattern`` with one number in it, sorted by it."""
-    found = []
-    for name in set_names(Path(cfg.save_dir)):
-        match = re.fullmatch(pattern + re.escape(suffix), name.stem)
-        if match is not None:
-            found.append((float(match[1]), name))
-    return sorted(found, reverse=descending)
-
-
-def delete_old(cfg: Any, suffix: str, end_of_epoch: bool) -> None:
-    """Delete what --keep-interval-updates, --keep-last-epochs and --keep-best-checkpoints drop."""
-    dropped: List[Any] = []
-    if not end_of_epoch and cfg.keep_interval_updates > 0:
-        every = cfg.keep_interval_updates_pattern
-        sets = matching(cfg, r"checkpoint_\d+_(\d+)", suffix)
-        passing = [entry for entry in sets if every == -1 or entry[0] % every != 0]
-        dropped += passing[cfg.keep_interval_updates :]
-    if cfg.keep_last_epochs > 0:
-        dropped += matching(cfg, r"checkpoint(\d+)", suffix)[cfg.keep_last_epochs :]
-    if cfg.keep_best_checkpoints > 0:
-        dropped += best_sets(cfg, suffix)[cfg.keep_best_checkpoints :]
-    for _, name in dropped:
-        delete(name)

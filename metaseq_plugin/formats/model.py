@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import IN_FOLDER, Checkpoint, exists, read_checkpoint
 from metaseq_plugin.formats.hf.config import CONFIG_FILE, from_hf_config, vocab_size_of
@@ -124,7 +125,7 @@ def _fairseq_optimizer(path: Path, shapes: Dict[str, torch.Size]) -> Optional[Op
     if len(set_name(path).files()) > 1:
         names = list(shapes)
         wanted = {name: Piece.whole(shape) for name, shape in shapes.items()}
-        state = CheckpointSet.open(path).state_for(wanted, names, with_optimizer=True)
+        state = state_with_optimizer(CheckpointSet.open(path), wanted, names)
     else:
         state = torch_file.read(path)
         names = (state.get("layout") or {}).get("optimizer_params", list(shapes))

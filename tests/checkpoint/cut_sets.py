@@ -9,7 +9,8 @@ from torch import Tensor
 
 from metaseq_plugin.checkpoint.commit import Save, commit
 from metaseq_plugin.checkpoint.manifest import FileName, SetName
-from metaseq_plugin.checkpoint.set import CheckpointSet, layout_entry
+from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.checkpoint.set_file import layout_entry
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.piece import Piece
 from tests.opt_models import TINY, decoder

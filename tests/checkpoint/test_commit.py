@@ -17,7 +17,8 @@ import torch.distributed as dist
 from metaseq_plugin.checkpoint import commit as module
 from metaseq_plugin.checkpoint.commit import Save, commit, delete, recover
 from metaseq_plugin.checkpoint.manifest import FileName, SetName
-from metaseq_plugin.checkpoint.set import CheckpointSet, layout_entry
+from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.checkpoint.set_file import layout_entry
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.peers import ALONE, Ranks, ranks_of

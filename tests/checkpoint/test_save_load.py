@@ -9,10 +9,12 @@ from typing import Any, Callable, NamedTuple, Optional
 import pytest
 import torch
 
-from metaseq_plugin.checkpoint.load import candidates, scaled_position
+from metaseq_plugin.checkpoint.choose import candidates
+from metaseq_plugin.checkpoint.load import scaled_position
 from metaseq_plugin.checkpoint.manifest import SetName, set_names
 from metaseq_plugin.checkpoint.reshard import reshard
-from metaseq_plugin.checkpoint.save import delete_old, stems_to_save
+from metaseq_plugin.checkpoint.retention import delete_old
+from metaseq_plugin.checkpoint.save import stems_to_save
 from metaseq_plugin.compat import checkpoint_sets
 from metaseq_plugin.hub import OPT
 from tests.checkpoint.cut_sets import Place, save_set, whole_state

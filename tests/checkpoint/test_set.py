@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from metaseq_plugin.checkpoint import set as sets
+from metaseq_plugin.checkpoint import set_file
 from metaseq_plugin.checkpoint.manifest import FileName, SetName
 from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
 from metaseq_plugin.compat.errors import UserError
 from tests.checkpoint.cut_sets import (
     LAYOUTS,
@@ -55,7 +56,7 @@ def test_every_layout_reads_every_other(written: SetName, reads: tuple[int, int]
         for shard in {0, shards // 2, shards - 1}:
             where = (part, parts, shard, shards)
             pieces = {name: piece(name, t.shape, *where) for name, t in whole["model"].items()}
-            found = saved.state_for(pieces, names, with_optimizer=True)
+            found = state_with_optimizer(saved, pieces, names)
             expected = cut_state(whole, *where)
             del expected["layout"]
             # the truth is in fp32
@@ -75,16 +76,16 @@ def test_only_the_own_file_is_opened_where_the_layout_is_as_saved(
     whole = whole_state()
     name = save_set(Place(tmp_path), whole, 2, 2)
     seen: list[str] = []
-    read = sets.read_state
+    read = set_file.read_state
 
     def seeing(path: Path) -> Any:
         seen.append(path.name)
         return read(path)
 
-    monkeypatch.setattr(sets, "read_state", seeing)
+    monkeypatch.setattr(set_file, "read_state", seeing)
     saved = CheckpointSet.open(name.manifest_path, own=FileName("", 1, 0))
     pieces = {key: piece(key, t.shape, 1, 2, 0, 2) for key, t in whole["model"].items()}
-    saved.state_for(pieces, list(whole["model"]), with_optimizer=True)
+    state_with_optimizer(saved, pieces, list(whole["model"]))
     assert seen == ["checkpoint_last-model_part-1-shard0.pt"]
 
 
@@ -94,7 +95,7 @@ def test_another_order_of_the_optimizer(tmp_path: Path, writes: tuple[int, int])
     saved = opened(save_set(Place(tmp_path), whole, *writes))
     names = list(whole["model"])[::-1]
     pieces = {name: piece(name, t.shape, 0, 1, 0, 1) for name, t in whole["model"].items()}
-    found = saved.state_for(pieces, names, with_optimizer=True)["last_optimizer_state"]
+    found = state_with_optimizer(saved, pieces, names)["last_optimizer_state"]
     assert found["param_groups"] == [{"lr": 0.1, "params": list(range(len(names)))}]
     states = whole["last_optimizer_state"]["state"]
     for index in range(len(names)):
@@ -109,7 +110,7 @@ def test_master_weights_come_from_the_saved_ones_or_the_fp32_model(
     saved = opened(save_set(Place(tmp_path), whole, 1, 2))
     names = list(whole["model"])
     pieces = {name: piece(name, t.shape, 1, 2, 0, 1) for name, t in whole["model"].items()}
-    found = saved.state_for(pieces, names, with_optimizer=True, with_masters=True)
+    found = state_with_optimizer(saved, pieces, names, with_masters=True)
     truth = whole["last_optimizer_state"]["master_weights"] if masters else whole["model"].values()
     for index, (name, full) in enumerate(zip(names, truth)):
         expected = full[pieces[name].slices]
@@ -135,7 +136,7 @@ def test_a_file_of_fairseqs_own(tmp_path: Path, groups: str) -> None:
     torch.save(whole, tmp_path / "checkpoint_last.pt")
     saved = CheckpointSet.open(tmp_path / "checkpoint_last.pt")
     pieces = {name: piece(name, t.shape, 1, 2, 1, 2) for name, t in whole["model"].items()}
-    found = saved.state_for(pieces, names, with_optimizer=True)["last_optimizer_state"]
+    found = state_with_optimizer(saved, pieces, names)["last_optimizer_state"]
     assert [len(g["params"]) for g in found["param_groups"]] == [
         len(g["params"]) for g in whole["last_optimizer_state"]["param_groups"]
     ]
@@ -159,11 +160,11 @@ def test_flattened_masters_go_on_in_their_own_layout_only(tmp_path: Path) -> Non
     torch.save(whole, tmp_path / "checkpoint_last.pt")
     saved = CheckpointSet.open(tmp_path / "checkpoint_last.pt")
     same = {name: piece(name, t.shape, 0, 1, 0, 1) for name, t in whole["model"].items()}
-    found = saved.state_for(same, None, with_optimizer=True)
+    found = state_with_optimizer(saved, same, None)
     assert_equal(found, whole)
     half = {name: piece(name, t.shape, 0, 1, 0, 2) for name, t in whole["model"].items()}
     with pytest.raises(UserError, match="the checkpoint's is flattened"):
-        saved.state_for(half, list(half), with_optimizer=True)
+        state_with_optimizer(saved, half, list(half))
 
 
 def test_another_model_is_refused_by_the_name_of_its_tensor(tmp_path: Path) -> None:

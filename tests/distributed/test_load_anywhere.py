@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
 from metaseq_plugin.layout.piece import Piece
 from tests.fairseq_runs import train, write_data
 from tests.rank_runs import train_ranks
@@ -120,7 +121,7 @@ def assert_loaded(recorder: LoadedState, checkpoint: Path) -> None:
     saved_set = CheckpointSet.open(checkpoint)
     wanted = {name: Piece.whole(piece.shape) for name, piece in saved_set.pieces.items()}
     names = list(wanted)
-    whole = saved_set.state_for(wanted, names, with_optimizer=True)
+    whole = state_with_optimizer(saved_set, wanted, names)
     seen: dict[str, int] = dict.fromkeys(names, 0)
     for file in recorder.path.parent.glob(f"{recorder.path.name}-loaded*"):
         for name, (geometry, weight, moments) in torch.load(file).items():

@@ -1,0 +1,144 @@
+"""One file of a checkpoint set: what it says of itself, and what it holds.
+
+    file = open_file(Path("runs/a/checkpoint_last-model_part-1-shard0.pt"))
+    piece, tensor = file.weight("decoder.layers.0.fc1.weight")
+
+A file says in its ``layout`` which piece of every full tensor it holds (``layout_entry`` writes it); a file
+without holds whole tensors. Files are mapped, not read.
+
+Plain --fp16 and --bf16 runs save their fp32 master weights with the optimizer. They are the truth, and
+the model's 16-bit weights are their rounding: weights are taken from them where they exist.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from metaseq_plugin.compat.checkpoint_errors import UNREADABLE, unreadable
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.layout import Layout
+from metaseq_plugin.layout.piece import Piece
+
+LAYOUT_VERSION = 1
+MASTERS = "master_weights"
+Pieces = Mapping[str, Piece]
+Held = Tuple[Piece, Tensor]
+
+
+class SavedFile(NamedTuple):
+    """One opened file. ``optimizer_params`` names the optimizer's parameters; None: it has others."""
+
+    path: Path
+    state: Dict[str, Any]
+    pieces: Dict[str, Piece]
+    optimizer_params: Optional[List[str]]
+
+    @property
+    def layout(self) -> Layout:
+        """How its set is cut, and how many ranks the data position counts."""
+        entry = self.state.get("layout")
+        if entry is not None:
+            return Layout(
+                entry["model_parallel"][1], entry["shard"][1], entry["data_parallel_size"]
+            )
+        options = (self.state.get("cfg") or {}).get("distributed_training") or {}
+        return Layout(1, 1, options.get("distributed_world_size") or 1)
+
+    @property
+    def optimizer(self) -> Optional[Dict[str, Any]]:
+        return self.state.get("last_optimizer_state")
+
+    def weight(self, name: str) -> Optional[Held]:
+        """The parameter ``name``, in fp32 where master weights were saved."""
+        tensor = self.state["model"].get(name)
+        if tensor is None or name not in self.pieces:
+            return None
+        masters = (self.optimizer or {}).get(MASTERS)
+        if masters is not None and self.optimizer_params is not None:
+            tensor = masters[self.optimizer_params.index(name)]
+        return self.pieces[name], tensor
+
+    def optimizer_entry(self, name: str) -> Optional[Dict[str, Any]]:
+        """The optimizer's state of the parameter ``name``."""
+        if self.optimizer is None or self.optimizer_params is None:
+            return None
+        return self.optimizer["state"].get(self.optimizer_params.index(name))
+
+    def moment(self, name: str, key: str) -> Optional[Held]:
+        """``key`` of the optimizer's state of ``name``, which is cut as the parameter is."""
+        entry = self.optimizer_entry(name)
+        return None if entry is None else (self.pieces[name], entry[key])
+
+
+def layout_entry(
+    layout: Layout, model_part: int, shard: int, pieces: Pieces, params: Optional[Sequence[str]]
+) -> Dict[str, Any]:
+    """What a file says of itself under ``layout``."""
+    return {
+        "version": LAYOUT_VERSION,
+        "model_parallel": [model_part, layout.model_parallel_size],
+        "shard": [shard, layout.num_shards],
+        "data_parallel_size": layout.data_parallel_size,
+        "pieces": {
+            name: {key: list(value) for key, value in piece._asdict().items()}
+            for name, piece in pieces.items()
+        },
+        "optimizer_params": None if params is None else list(params),
+    }
+
+
+def read_state(path: Path) -> Dict[str, Any]:
+    """What ``torch.save`` wrote to ``path``, its tensors mapped from the file.
+
+    Raises:
+        UserError: no whole checkpoint.
+    """
+    try:
+        is_mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 cannot be mapped
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise unreadable(path, KeyError("model"))
+    return state
+
+
+def check_readable(path: Path) -> None:
+    """Refuse a file that is no whole checkpoint."""
+    read_state(path)
+
+
+def open_file(path: Path) -> SavedFile:
+    """Open ``path``; a file without a layout holds whole tensors, its optimizer in the model's order."""
+    state = read_state(path)
+    layout = state.get("layout")
+    if layout is None:
+        pieces = {name: Piece.whole(tensor.shape) for name, tensor in state["model"].items()}
+        params = _plain_order(pieces, state.get("last_optimizer_state"))
+        return SavedFile(path, state, pieces, params)
+    if layout["version"] != LAYOUT_VERSION:
+        raise UserError(
+            f"{path} must have a layout of version {LAYOUT_VERSION}, but has {layout['version']}. "
+            "Update metaseq-plugin."
+        )
+    pieces = {
+        name: Piece(tuple(box["shape"]), tuple(box["start"]), tuple(box["size"]))
+        for name, box in layout["pieces"].items()
+    }
+    return SavedFile(path, state, pieces, layout["optimizer_params"])
+
+
+def _plain_order(pieces: Pieces, optimizer: Optional[Dict[str, Any]]) -> Optional[List[str]]:
+    """Names of the parameters of an optimizer that was saved without them, or None."""
+    if not isinstance(optimizer, dict) or "param_groups" not in optimizer:
+        return None
+    sizes = [len(group["params"]) for group in optimizer["param_groups"]]
+    if sizes == [len(pieces)]:
+        return list(pieces)
+    matrices = [name for name, piece in pieces.items() if len(piece.shape) > 1]
+    vectors = [name for name, piece in pieces.items() if len(piece.shape) <= 1]
+    # --no-decay-vectors
+    return matrices + vectors if sizes == [len(matrices), len(vectors)] else None
