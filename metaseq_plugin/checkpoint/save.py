@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import numpy as np
+from fairseq import utils
 from fairseq.data import data_utils
 
 from metaseq_plugin.checkpoint.commit import Save, commit
 from metaseq_plugin.checkpoint.manifest import FileName
 from metaseq_plugin.checkpoint.retention import best_sets, delete_old
 from metaseq_plugin.checkpoint.set_file import layout_entry
-from metaseq_plugin.compat.checkpoint_sets import best_score, captured_state, set_best_score
+from metaseq_plugin.compat.checkpoint_sets import best_score, set_best_score
 from metaseq_plugin.layout import grid
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.held import named_pieces, pieces_of
@@ -53,7 +54,7 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
     stems = [f"{stem}{name.stem}" for stem in stems]  # with the user's --checkpoint-suffix
     updates = trainer.get_num_updates()
     if stems or trainer.always_call_state_dict_during_save_checkpoint:
-        state = make_state(trainer, epoch_itr, val_loss, f"{cfg.save_dir}/{'/'.join(stems[:1])}.pt")
+        state = make_state(trainer, epoch_itr, val_loss)
         if stems:
             save = Save(
                 Path(cfg.save_dir), stems, updates, epoch_itr.epoch, time.time(),
@@ -94,15 +95,13 @@ def layout_of(trainer: Any) -> Layout:
     return Layout(now.model_parallel_size, shards, data_parallel_size)
 
 
-def make_state(trainer: Any, epoch_itr: Any, val_loss: Optional[float], shown: str) -> Any:
+def make_state(trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> Dict[str, Any]:
     """fairseq's state, on the CPU, with the layout of its tensors."""
-    extra: Dict[str, Any] = {"train_iterator": epoch_itr.state_dict(), "val_loss": val_loss}
+    state: Dict[str, Any] = utils.move_to_cpu(trainer.state_dict())
+    state["extra_state"].update(train_iterator=epoch_itr.state_dict(), val_loss=val_loss)
     best = best_score()
     if best is not None:
-        extra["best"] = best
-    with captured_state() as captured:
-        trainer.save_checkpoint(shown, extra)
-    (state,) = captured
+        state["extra_state"]["best"] = best
     pieces = saved_pieces(trainer)
     for name, tensor in state["model"].items():
         assert tensor.shape == pieces[name].size, f"{name}: {tensor.shape} is not {pieces[name]}"

@@ -2,7 +2,7 @@
 
 ``register`` gives this seam an ``Engine``; until then, and for models that are not the engine's, every
 function of fairseq does what it always did. fairseq's trainer still makes the state and takes it back:
-``captured_state`` catches what it would write, ``handing_over`` gives it what it would read.
+``handing_over`` gives it what it would read.
 """
 
 import logging
@@ -22,7 +22,6 @@ from metaseq_plugin.compat.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-CRASH_FILE = "crash.pt"
 # What fairseq's own loader need not see: it would only be written to a file and read again.
 LARGE = ("model", "last_optimizer_state")
 
@@ -48,30 +47,11 @@ class Engine(Protocol):
 
 _engines: List[Engine] = []  # the last one counts
 _handed: Dict[str, Dict[str, Any]] = {}  # path -> the state to give the trainer
-_captures: List[List[Any]] = []  # the innermost catches what would be written
 
 
 def register(engine: Engine) -> None:
     """Give the checkpoints of the models that ``engine`` handles into its hands."""
     _engines[:] = [engine]
-
-
-@contextmanager
-def captured_state() -> Iterator[List[Any]]:
-    """Within, what fairseq would write to a file is appended to the list instead.
-
-    Its trainer is quiet meanwhile: it would say that it has finished saving, under a name that need
-    not be a file's, before a byte is on the disk.
-    """
-    speaker = logging.getLogger("fairseq.trainer")
-    level = speaker.level
-    speaker.setLevel(logging.WARNING)
-    _captures.append([])
-    try:
-        yield _captures[-1]
-    finally:
-        _captures.pop()
-        speaker.setLevel(level)
 
 
 @contextmanager
@@ -159,19 +139,6 @@ def reading(load: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def writing(persist: Callable[..., None]) -> Callable[..., None]:
-    """``torch_persistent_save``, which ``captured_state`` can catch."""
-
-    @wraps(persist)
-    def wrapper(obj: Any, filename: Any, *args: Any, **kwargs: Any) -> None:
-        if _captures:
-            _captures[-1].append(obj)
-        else:
-            persist(obj, filename, *args, **kwargs)
-
-    return wrapper
-
-
 def naming_a_member(name: Callable[..., str]) -> Callable[..., str]:
     """``get_maybe_sharded_checkpoint_filename``: of a set in parts, one that is there."""
 
@@ -238,7 +205,6 @@ def apply(target: Optional[ModuleType]) -> str:
         "save_checkpoint": saving,
         "load_checkpoint": loading,
         "load_checkpoint_to_cpu": reading,
-        "torch_persistent_save": writing,
         "get_maybe_sharded_checkpoint_filename": naming_a_member,
     }
     for name, seam in seams.items():
