@@ -1,7 +1,7 @@
 """A checkpoint set replaces the one before it as a whole: a redo log of one record.
 
 The steps of a save, by all saving ranks together:
-(1) rank 0 finishes or drops what a killed save left (``recover``);
+(1) rank 0 finishes or drops what a killed save left (``end_killed_saves``);
 (2) every rank writes its files as ``⟨file⟩.tmp``, flushes them, and tells the others size and checksum;
 (3) one failure anywhere ends the save on every rank, and the old set stays as it was;
 (4) rank 0 writes ``⟨stem⟩.manifest.json.pending``: from here on the new set counts;
@@ -13,22 +13,13 @@ pending manifest. A state that is saved under several names (checkpoint_1_50, ch
 written once and linked, or copied where the disk has no links.
 """
 
-import contextlib
-import hashlib
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple
-
-import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from metaseq_plugin.checkpoint.manifest import (
     MANIFEST_SUFFIX,
     PENDING_SUFFIX,
-    TEMPORARY_SUFFIX,
     FileName,
     Manifest,
     SetName,
@@ -37,7 +28,7 @@ from metaseq_plugin.checkpoint.manifest import (
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.peers import Ranks, on_first
-from metaseq_plugin.storage.atomic import flush
+from metaseq_plugin.storage import atomic, torch_file
 from metaseq_plugin.storage.torch_file import Facts
 
 logger = logging.getLogger(__name__)
@@ -60,16 +51,17 @@ def commit(save: Save, files: Iterable[Tuple[FileName, Any]], ranks: Ranks) -> N
     Raises:
         UserError: on all ranks, naming the file that could not be written.
     """
-    on_first(ranks, lambda: prepare(save.folder))
+    on_first(ranks, lambda: end_killed_saves(save.folder))
     mine: Dict[FileName, Facts] = {}
     problem: Optional[str] = None
     try:
         for name, state in files:
             path = save.folder / str(name)
-            mine[name] = _write(_temporary(path), state)
+            mine[name] = torch_file.write(atomic.temporary(path), state)
             del state  # before the next one is made
             for stem in save.stems[1:]:
-                link(_temporary(path), _temporary(save.folder / str(name._replace(stem=stem))))
+                other = save.folder / str(name._replace(stem=stem))
+                atomic.link(atomic.temporary(path), atomic.temporary(other))
     except OSError as error:
         problem = _unwritable(save.folder, error)
     gathered: List[Tuple[Dict[FileName, Facts], Optional[str]]] = ranks.all_gather((mine, problem))
@@ -96,9 +88,10 @@ def _publish(
     def announce() -> None:
         try:
             for manifest in manifests:
-                name = SetName(save.folder, manifest.stem)
-                _write_text(name.pending_path, manifest.dump())
-            flush(save.folder)
+                pending = SetName(save.folder, manifest.stem).pending_path
+                with atomic.replacing(pending) as unfinished:
+                    unfinished.write_text(manifest.dump(), encoding="utf-8")
+            atomic.flush(save.folder)
         except OSError as error:
             raise UserError(_unwritable(save.folder, error)) from error
 
@@ -110,7 +103,7 @@ def _publish(
     for stem in save.stems:
         for name in mine:
             path = save.folder / str(name._replace(stem=stem))
-            os.replace(_temporary(path), path)
+            atomic.rename(atomic.temporary(path), path)
     ranks.barrier()
     on_first(ranks, finish)
 
@@ -124,17 +117,17 @@ def _unwritable(folder: Path, error: OSError) -> str:
 
 def _finish(folder: Path, manifest: Manifest) -> None:
     """Put the manifest in its place, the files being in theirs, and drop what it does not name."""
-    flush(folder)
+    atomic.flush(folder)
     name = SetName(folder, manifest.stem)
-    os.replace(name.pending_path, name.manifest_path)
-    flush(folder)
+    atomic.rename(name.pending_path, name.manifest_path)
+    atomic.flush(folder)
     for path in name.files():
         if path.name not in manifest.files:
-            path.unlink()
+            atomic.remove(path)
 
 
-def prepare(folder: Path) -> None:
-    """Make ``folder`` ready for a save: nothing is left of one that was killed."""
+def end_killed_saves(folder: Path) -> None:
+    """Finish or drop what killed saves left in ``folder``, which is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     recover(folder)
     drop_temporaries(folder)
@@ -154,19 +147,20 @@ def recover(folder: Path) -> None:
             logger.warning(
                 f"{name}: dropped a save that was interrupted; the one before it is whole"
             )
-            path.unlink()
+            atomic.remove(path)
 
 
 def _roll_forward(folder: Path, manifest: Manifest) -> bool:
     to_rename = []
     for file, facts in manifest.files.items():
         path = folder / file
-        if _temporary(path).is_file() and fault_of(_temporary(path), facts) is None:
+        unfinished = atomic.temporary(path)
+        if unfinished.is_file() and fault_of(unfinished, facts) is None:
             to_rename.append(path)
         elif fault_of(path, facts) is not None:
             return False
     for path in to_rename:
-        os.replace(_temporary(path), path)
+        atomic.rename(atomic.temporary(path), path)
     _finish(folder, manifest)
     return True
 
@@ -186,97 +180,19 @@ def drop_temporaries(folder: Path) -> None:
             named.update(Manifest.read(path).files)
         except UserError:
             continue
-    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-        final = path.name.removesuffix(TEMPORARY_SUFFIX)
+    for path in folder.glob(f"*{atomic.TEMPORARY_SUFFIX}"):
+        final = path.name.removesuffix(atomic.TEMPORARY_SUFFIX)
         is_ours = FileName.parse(final) is not None or final.endswith(
             (MANIFEST_SUFFIX, PENDING_SUFFIX)
         )
         if is_ours and final not in named:
-            path.unlink()
+            atomic.remove(path)
 
 
 def delete(name: SetName) -> None:
     """Delete a whole set, its manifest first: what a kill leaves over is not a set any more."""
-    name.manifest_path.unlink(missing_ok=True)
-    flush(name.folder)
+    if name.manifest_path.exists():
+        atomic.remove(name.manifest_path)
+    atomic.flush(name.folder)
     for path in name.files():
-        path.unlink()
-
-
-class _HashingFile:
-    """A file that knows the checksum of what was written to it, and the error that ended it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.stream = path.open("wb")
-        self.digest = hashlib.sha256()
-        self.num_bytes = 0
-        self.error: Optional[OSError] = None
-
-    def write(self, data: Any) -> int:
-        try:
-            self.stream.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self.digest.update(data)
-        self.num_bytes += memoryview(data).nbytes
-        return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-    def abandon(self) -> None:
-        with contextlib.suppress(OSError):
-            self.stream.close()
-
-    def close(self) -> Facts:
-        with self.stream:
-            self.stream.flush()
-            os.fsync(self.stream.fileno())
-        return Facts(self.num_bytes, self.digest.hexdigest())
-
-
-def _write(path: Path, state: Any) -> Facts:
-    """torch.save ``state`` to ``path`` and flush it to the disk; its size and checksum."""
-    try:
-        file: Any = _HashingFile(path)
-        try:
-            torch.save(tree_map_only(Tensor, own_memory, state), file)
-        except (RuntimeError, OSError):
-            file.abandon()
-            if file.error is None:
-                raise
-            raise file.error from None
-        return file.close()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def own_memory(tensor: Tensor) -> Tensor:
-    """``tensor``, copied where it is a part of something larger, all of which would be written."""
-    is_all = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor if is_all else tensor.clone()
-
-
-def link(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, or a copy of it."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-        flush(target)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + TEMPORARY_SUFFIX)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = _temporary(path)
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+        atomic.remove(path)

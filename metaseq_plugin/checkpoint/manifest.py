@@ -26,7 +26,6 @@ from metaseq_plugin.storage.torch_file import Facts
 VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"
 PENDING_SUFFIX = MANIFEST_SUFFIX + ".pending"
-TEMPORARY_SUFFIX = ".tmp"
 CHUNK_BYTES = 16_777_216
 INTERRUPTED = (
     "A save there has not ended: if its run was killed, resuming it completes the checkpoint."

@@ -26,7 +26,6 @@ from metaseq_plugin.checkpoint.set_file import (
     Held,
     Pieces,
     SavedFile,
-    check_readable,
     open_file,
 )
 from metaseq_plugin.compat.errors import UserError
@@ -69,7 +68,7 @@ def check(name: SetName, ranks: Ranks) -> None:
     """
     manifest, paths = on_first(ranks, lambda: files_of(name))
     if manifest is None:  # one whole file, of which nothing is known
-        on_first(ranks, lambda: check_readable(paths[0]))
+        on_first(ranks, lambda: open_file(paths[0]).path)  # only its path is told to the others
     else:
         verify(name, manifest, ranks)
 

@@ -10,17 +10,16 @@ Plain --fp16 and --bf16 runs save their fp32 master weights with the optimizer. 
 the model's 16-bit weights are their rounding: weights are taken from them where they exist.
 """
 
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-import torch
 from torch import Tensor
 
-from metaseq_plugin.compat.checkpoint_errors import UNREADABLE, unreadable
+from metaseq_plugin.compat.checkpoint_errors import unreadable
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.piece import Piece
+from metaseq_plugin.storage import torch_file
 
 LAYOUT_VERSION = 1
 MASTERS = "master_weights"
@@ -90,30 +89,15 @@ def layout_entry(
     }
 
 
-def read_state(path: Path) -> Dict[str, Any]:
-    """What ``torch.save`` wrote to ``path``, its tensors mapped from the file.
+def open_file(path: Path) -> SavedFile:
+    """Open ``path``; a file without a layout holds whole tensors, its optimizer in the model's order.
 
     Raises:
-        UserError: no whole checkpoint.
+        UserError: no whole checkpoint, or one of a later version.
     """
-    try:
-        is_mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 cannot be mapped
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-    except UNREADABLE as error:
-        raise unreadable(path, error) from error
+    state = torch_file.read(path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise unreadable(path, KeyError("model"))
-    return state
-
-
-def check_readable(path: Path) -> None:
-    """Refuse a file that is no whole checkpoint."""
-    read_state(path)
-
-
-def open_file(path: Path) -> SavedFile:
-    """Open ``path``; a file without a layout holds whole tensors, its optimizer in the model's order."""
-    state = read_state(path)
     layout = state.get("layout")
     if layout is None:
         pieces = {name: Piece.whole(tensor.shape) for name, tensor in state["model"].items()}

@@ -14,7 +14,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from metaseq_plugin.checkpoint import commit as module
 from metaseq_plugin.checkpoint.commit import Save, commit, delete, recover
 from metaseq_plugin.checkpoint.manifest import FileName, SetName
 from metaseq_plugin.checkpoint.set import CheckpointSet
@@ -23,6 +22,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.peers import ALONE, Ranks, ranks_of
 from metaseq_plugin.layout.piece import Piece
+from metaseq_plugin.storage import atomic, torch_file
 from tests.checkpoint.cut_sets import run_ranks
 
 NAME = "decoder.layer_norm.weight"
@@ -64,7 +64,13 @@ def leftovers(folder: Path) -> list[str]:
 
 
 # What changes the disk: a kill right before each call is a kill after the one before it.
-STEPS = ("os.replace", "os.link", "os.fsync", "torch.save", "Path.unlink")
+STEPS: tuple[tuple[Any, str], ...] = (
+    (torch_file, "write"),
+    (atomic, "flush"),
+    (atomic, "link"),
+    (atomic, "rename"),
+    (atomic, "remove"),
+)
 
 
 @pytest.fixture
@@ -84,10 +90,8 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def arm(steps: int) -> None:
         left[0] = steps
 
-    for name in STEPS:
-        holder, attribute = name.split(".")
-        owner = Path if holder == "Path" else vars(module)[holder]
-        monkeypatch.setattr(owner, attribute, counted(vars(owner)[attribute]))
+    for owner, name in STEPS:
+        monkeypatch.setattr(owner, name, counted(vars(owner)[name]))
     return arm
 
 
@@ -130,7 +134,7 @@ def test_a_reader_leaves_recovering_to_the_run(
     tmp_path: Path, kill_at: Callable[[int], None]
 ) -> None:
     save(tmp_path, 1, 2)
-    kill_at(13)  # the second save counts, and no file is renamed yet
+    kill_at(9)  # the second save counts, and no file is renamed yet
     with pytest.raises(Killed):
         save(tmp_path, 2, 2)
     kill_at(1_000_000)
@@ -149,7 +153,7 @@ def test_killed_while_recovering(tmp_path: Path, kill_at: Callable[[int], None])
     for step in range(30):
         folder = tmp_path / str(step)
         save(folder, 1, 2)
-        kill_at(17)  # the second save counts, and no file is renamed yet
+        kill_at(11)  # the second save counts, and no file is renamed yet
         with pytest.raises(Killed):
             save(folder, 2, 3)
         kill_at(step)
@@ -201,14 +205,14 @@ def test_one_rank_without_room_ends_the_save_on_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 1, 2)
-    write = module._write
+    write = torch_file.write
 
     def write_but_one(path: Path, state: Any) -> Any:
         if "shard1" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return write(path, state)
 
-    monkeypatch.setattr(module, "_write", write_but_one)
+    monkeypatch.setattr(torch_file, "write", write_but_one)
     results = run_ranks(2, lambda ranks: save(tmp_path, 2, 2, ranks))
     for result in results:
         assert isinstance(result, UserError)

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from metaseq_plugin.checkpoint import set_file
 from metaseq_plugin.checkpoint.manifest import FileName, SetName
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.storage import torch_file
 from tests.checkpoint.cut_sets import (
     LAYOUTS,
     Place,
@@ -76,13 +76,13 @@ def test_only_the_own_file_is_opened_where_the_layout_is_as_saved(
     whole = whole_state()
     name = save_set(Place(tmp_path), whole, 2, 2)
     seen: list[str] = []
-    read = set_file.read_state
+    read = torch_file.read
 
     def seeing(path: Path) -> Any:
         seen.append(path.name)
         return read(path)
 
-    monkeypatch.setattr(set_file, "read_state", seeing)
+    monkeypatch.setattr(torch_file, "read", seeing)
     saved = CheckpointSet.open(name.manifest_path, own=FileName("", 1, 0))
     pieces = {key: piece(key, t.shape, 1, 2, 0, 2) for key, t in whole["model"].items()}
     state_with_optimizer(saved, pieces, list(whole["model"]))

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from metaseq_plugin import host as engine
-from metaseq_plugin.checkpoint import commit
 from metaseq_plugin.layout.peers import GroupRanks
+from metaseq_plugin.storage import atomic, torch_file
 
 # What to count, by the object that it is looked up on.
 STEPS: tuple[tuple[Any, str], ...] = (
-    (commit.torch, "save"),
-    (commit.os, "fsync"),
-    (commit.os, "link"),
-    (commit.os, "replace"),
-    (commit.Path, "unlink"),
+    (torch_file, "write"),
+    (atomic, "flush"),
+    (atomic, "link"),
+    (atomic, "rename"),
+    (atomic, "remove"),
     (GroupRanks, "all_gather"),
 )
 
