@@ -95,23 +95,27 @@ class Manifest(NamedTuple):
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            version = content.pop("version")
-            content["layout"] = Layout(**content["layout"])
-            content["files"] = {
-                name: Facts(int(facts["bytes"]), str(facts["sha256"]))
-                for name, facts in content["files"].items()
-            }
-            manifest = cls(**content)
+            version = content["version"]
+            if version == VERSION:
+                return cls(
+                    stem=str(content["stem"]),
+                    num_updates=int(content["num_updates"]),
+                    epoch=int(content["epoch"]),
+                    saved_at=float(content["saved_at"]),
+                    layout=Layout(**content["layout"]),
+                    files={
+                        str(name): Facts(int(facts["bytes"]), str(facts["sha256"]))
+                        for name, facts in content["files"].items()
+                    },
+                )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} must be a checkpoint's manifest, but cannot be read as one "
                 f"({type(error).__name__}: {error}). Use another checkpoint, or copy this one again."
             ) from error
-        if version != VERSION:
-            raise UserError(
-                f"{path} must be of version {VERSION}, but is of {version}. Update metaseq-plugin."
-            )
-        return manifest
+        raise UserError(
+            f"{path} must be of version {VERSION}, but is of {version}. Update metaseq-plugin."
+        )
 
 
 class SetName(NamedTuple):

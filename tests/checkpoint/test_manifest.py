@@ -109,6 +109,11 @@ def half_a_manifest(folder: Path) -> None:
     path.write_text(path.read_text()[:200])
 
 
+def words_for_numbers(folder: Path) -> None:
+    path = folder / f"{LAST}.manifest.json"
+    path.write_text(path.read_text().replace('"num_updates": 7', '"num_updates": "seven"'))
+
+
 def of_the_future(folder: Path) -> None:
     path = folder / f"{LAST}.manifest.json"
     path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
@@ -124,6 +129,7 @@ DAMAGE: dict[Callable[[Path], None], str] = {
     of_another_save: FILE + "has other content",
     without_manifest: "the manifest checkpoint_last.manifest.json is missing",
     half_a_manifest: "checkpoint_last.manifest.json must be a checkpoint's manifest, but",
+    words_for_numbers: "checkpoint_last.manifest.json must be a checkpoint's manifest, but",
     of_the_future: "checkpoint_last.manifest.json must be of version 1, but is of 2",
 }
 
