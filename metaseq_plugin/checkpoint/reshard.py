@@ -110,7 +110,8 @@ def file_state(
 ) -> Dict[str, Any]:
     """What one file of the new set holds."""
     pieces = {
-        key: piece_of(key, piece.shape, part, shard, layout) for key, piece in saved.pieces.items()
+        key: piece_in_file(key, piece.shape, part, shard, layout)
+        for key, piece in saved.pieces.items()
     }
     params = saved.first.optimizer_params if with_optimizer else None
     state = (
@@ -119,7 +120,9 @@ def file_state(
     return {**state, "layout": layout_entry(layout, part, shard, pieces, params)}
 
 
-def piece_of(name: str, shape: Tuple[int, ...], part: int, shard: int, layout: Layout) -> Piece:
+def piece_in_file(
+    name: str, shape: Tuple[int, ...], part: int, shard: int, layout: Layout
+) -> Piece:
     """What one file of ``layout`` holds of a tensor."""
     piece = model_part_piece(name, shape, part, layout.model_parallel_size)
     return shard_piece(piece, shard, layout.num_shards)

@@ -9,15 +9,13 @@ from typing import Any, Callable, NamedTuple, Optional
 import pytest
 import torch
 
-from metaseq_plugin.checkpoint.choose import candidates
 from metaseq_plugin.checkpoint.load import scaled_position
-from metaseq_plugin.checkpoint.manifest import SetName, set_names
+from metaseq_plugin.checkpoint.manifest import SetName
 from metaseq_plugin.checkpoint.reshard import reshard
-from metaseq_plugin.checkpoint.retention import delete_old
 from metaseq_plugin.checkpoint.save import stems_to_save
 from metaseq_plugin.compat import checkpoint_sets
 from metaseq_plugin.hub import OPT
-from tests.checkpoint.cut_sets import Place, save_set, whole_state
+from tests.checkpoint.test_retention import options
 from tests.fairseq_runs import Ended, run_fairseq, train, write_data
 
 OPTIONS = ("--disable-validation", "--save-interval-updates", 2, "--dropout", 0.1)
@@ -268,60 +266,6 @@ def test_the_data_position_counts_batches_of_all_ranks(
     assert found == {"epoch": 3, "iterations_in_epoch": position}
     told = [f"{repeated} of them will be seen twice" in message for message in caplog.messages]
     assert told == ([True] if repeated else [])
-
-
-def test_the_newest_set_is_the_one_saved_last(tmp_path: Path) -> None:
-    whole = whole_state()
-    for at, stem in enumerate(("checkpoint_1_50", "checkpoint_last", "checkpoint2", "elsewhere")):
-        save_set(Place(tmp_path, (stem,), 2000.0 - at), whole, 1, 1 + at % 2)
-    save_set(Place(tmp_path, ("checkpoint_best", "checkpoint_last"), 1998.5), whole)
-    assert [name.stem for name in candidates(tmp_path, "")] == [
-        "checkpoint_1_50", "checkpoint_last", "checkpoint_best", "checkpoint2",
-    ]  # fmt: skip
-
-
-def test_of_fairseqs_own_files_checkpoint_last_is_the_newest(tmp_path: Path) -> None:
-    for stem in ("checkpoint_last", "checkpoint_1_50", "checkpoint2"):
-        torch.save(whole_state(), tmp_path / f"{stem}.pt")
-    assert candidates(tmp_path, "")[0].stem == "checkpoint_last"
-
-
-def options(folder: Path, **changed: Any) -> Any:
-    """fairseq's checkpoint options."""
-    defaults = dict(
-        save_dir=str(folder), keep_interval_updates=-1, keep_interval_updates_pattern=-1,
-        keep_last_epochs=-1, keep_best_checkpoints=-1, best_checkpoint_metric="loss",
-        maximize_best_checkpoint_metric=False, no_epoch_checkpoints=False, save_interval=1,
-        save_interval_updates=10, no_last_checkpoints=False,
-    )  # fmt: skip
-    return SimpleNamespace(**{**defaults, **changed})
-
-
-KEEP: dict[str, tuple[dict[str, Any], bool, set[str]]] = {
-    "all": ({}, False, set()),
-    "updates": ({"keep_interval_updates": 1}, False, {"checkpoint_1_10", "checkpoint_1_20"}),
-    "updates, at the end of an epoch": ({"keep_interval_updates": 1}, True, set()),
-    "updates but every 20th": ({"keep_interval_updates": 1, "keep_interval_updates_pattern": 20}, False, {"checkpoint_1_10"}),
-    "epochs": ({"keep_last_epochs": 2}, True, {"checkpoint1"}),
-    "best": ({"keep_best_checkpoints": 1}, True, {"checkpoint.best_loss_4.0001", "checkpoint.best_loss_3.1000"}),
-    "best of a metric that grows": ({"keep_best_checkpoints": 2, "maximize_best_checkpoint_metric": True}, True, {"checkpoint.best_loss_2.5002"}),
-}  # fmt: skip
-STEMS = (
-    "checkpoint1", "checkpoint2", "checkpoint3", "checkpoint_1_10", "checkpoint_1_20",
-    "checkpoint_2_30", "checkpoint.best_loss_4.0001", "checkpoint.best_loss_3.1000",
-    "checkpoint.best_loss_2.5002", "checkpoint_last", "checkpoint_best",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", KEEP)
-def test_whole_sets_are_deleted(tmp_path: Path, name: str) -> None:
-    changed, end_of_epoch, dropped = KEEP[name]
-    for stem in STEMS:
-        for file in (f"{stem}-shard0.pt", f"{stem}-shard1.pt", f"{stem}.manifest.json"):
-            (tmp_path / file).touch()
-    delete_old(options(tmp_path, **changed), "", end_of_epoch)
-    assert {each.stem for each in set_names(tmp_path)} == set(STEMS) - dropped
-    assert len(list(tmp_path.iterdir())) == 3 * (len(STEMS) - len(dropped))
 
 
 @pytest.mark.parametrize(
