@@ -18,12 +18,12 @@ from typing import Any, List, NamedTuple, Optional
 from metaseq_plugin.checkpoint.commit import recover
 from metaseq_plugin.checkpoint.manifest import Manifest, SetName, set_name, set_names
 from metaseq_plugin.checkpoint.set import check
+from metaseq_plugin.compat.checkpoint_errors import DEFAULT_RESTORE_FILE
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.peers import Ranks, on_first
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_RESTORE_FILE = "checkpoint_last.pt"
 REQUEUES = "SLURM_RESTART_COUNT"  # how often SLURM has started the job again
 OF_A_RUN = r"checkpoint(?:_last|_best|\d+|_\d+_\d+|\.best_.*)"
 
@@ -31,10 +31,10 @@ OF_A_RUN = r"checkpoint(?:_last|_best|\d+|_\d+_\d+|\.best_.*)"
 class Resets(NamedTuple):
     """What of a checkpoint is not taken over."""
 
-    optimizer: bool
-    lr_scheduler: bool
-    meters: bool
-    dataloader: bool
+    optimizer: bool = False
+    lr_scheduler: bool = False
+    meters: bool = False
+    dataloader: bool = False
 
 
 class Start(NamedTuple):
@@ -64,7 +64,7 @@ def choose(cfg: Any, suffix: str, skips_damaged: bool, ranks: Ranks) -> Start:
         if own is not None:
             if is_requeued and not is_default:
                 logger.info(f"requeued: {own} goes before --restore-file {cfg.restore_file}")
-            return Start(own, Resets(False, False, False, False) if is_requeued else asked)
+            return Start(own, Resets() if is_requeued else asked)
     if not is_default:
         return Start(named("--restore-file", cfg.restore_file, ranks), asked)
     if cfg.continue_once is not None:

@@ -45,7 +45,7 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
     trainer.consolidate_optimizer()
     if not trainer.should_save_checkpoint_on_current_rank:
         if trainer.always_call_state_dict_during_save_checkpoint:
-            trainer.state_dict()  # this rank's part in gathering it
+            trainer.state_dict()  # this rank's share in gathering it
         return
     started = time.monotonic()
     ranks = saving_ranks(trainer)
