@@ -5,11 +5,13 @@ run on planted violations first, then on the package. ``scripts/architecture.py`
 """
 
 import ast
+import subprocess
+import sys
 from typing import Callable, Dict, Iterator, List, Mapping, Set, Tuple
 
 import pytest
 
-from scripts.architecture import LEVELS, PAGE, edges, package_sources, read_imports, redrawn
+from scripts.architecture import LEVELS, PAGE, ROOT, edges, package_sources, read_imports, redrawn
 
 Sources = Mapping[str, str]  # path -> source
 Check = Callable[[Sources], Iterator[str]]
@@ -250,7 +252,15 @@ def test_a_registry_is_still_changed(place: str) -> None:
 
 
 def test_the_page_shows_the_package_as_it_is() -> None:
+    command = [sys.executable, "scripts/architecture.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_page_that_is_out_of_date_is_drawn_anew() -> None:
     page, sources = PAGE.read_text("utf-8"), package_sources()
-    assert page == redrawn(page, sources), "Run python scripts/architecture.py."
+    assert page == redrawn(page, sources)
     path = "metaseq_plugin/layout/piece.py"
-    assert page != redrawn(page, {**sources, path: sources[path] + "import metaseq_plugin.hub\n"})
+    planted = {**sources, path: sources[path] + "import metaseq_plugin.hub\n"}
+    assert page != redrawn(page, planted)
+    assert redrawn(redrawn(page, planted), sources) == page
