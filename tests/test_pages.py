@@ -1,4 +1,4 @@
-"""What README and docs/ say of the code is there: paths, links, and every name of the walks."""
+"""What README, docs/ and docstrings say of the code is there: paths, links, and every name of the walks."""
 
 import ast
 import re
@@ -13,6 +13,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benc
 ARCHITECTURE = ROOT / "docs/architecture.md"
 FOLDERS = ("metaseq_plugin", "scripts", "tests", "docs", "benchmarks", "requirements")
 MAX_HOPS = 9
+OTHERS = {
+    "configuration_opt.py",
+    "encoder.py",
+    "opt_job_constants.py",
+}  # of Hugging Face, GPT-2, metaseq
 PLACE = r"`([\w/]+\.py):([\w.]+)`"  # path:name, below metaseq_plugin or of fairseq
 
 
@@ -117,3 +122,15 @@ def test_the_four_walks_are_short_and_name_their_places() -> None:
 def test_readme_names_files_to_read() -> None:
     section = (ROOT / "README.md").read_text("utf-8").split("## Read the code in this order")[1]
     assert len(re.findall(r"`metaseq_plugin/[\w/]+\.py`", section)) > 10
+
+
+def test_the_files_that_the_code_speaks_of_exist() -> None:
+    modules = sorted((ROOT / "metaseq_plugin").rglob("*.py"))
+    ours = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+    known = {path.name for path in ours} | {"setup.py"} | OTHERS
+    spoken_of = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in modules
+        for name in re.findall(r"\b(\w+\.py)\b", path.read_text("utf-8"))
+    }
+    assert not sorted(place for place in spoken_of if place[1] not in known)
