@@ -20,7 +20,6 @@ except SystemExit as end:
 print("loaded:", *sorted({{"torch", "fairseq", "metaseq_plugin"}} & set(sys.modules)))
 sys.exit(status)
 """
-CHOICES = "(choose from 'doctor', 'prepare', 'data', 'convert', 'reshard')"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +30,7 @@ CHOICES = "(choose from 'doctor', 'prepare', 'data', 'convert', 'reshard')"
         (["--version"], 0, f"metaseq-plugin {version('metaseq-plugin')}"),
         ([], 2, "metaseq: error: the following arguments are required: SUBCOMMAND"),
         (["data"], 2, "metaseq data: error: the following arguments are required: SUBCOMMAND"),
-        (["run"], 2, f"metaseq: error: argument SUBCOMMAND: invalid choice: 'run' {CHOICES}"),
+        (["run"], 2, "metaseq: error: argument SUBCOMMAND: invalid choice: 'run' (choose from"),
     ],
 )
 def test_what_needs_no_library_imports_none(
