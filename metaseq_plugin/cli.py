@@ -5,13 +5,17 @@
     metaseq convert runs/quickstart/checkpoint_best.pt opt-hf --to hf
 
 A subcommand, also one of a group such as ``data``, is a module with a docstring (its first line is the
-help), ``add_arguments(parser)`` and ``run(args)``. ``metaseq doctor`` does not pass through here: it must work when torch or fairseq
-cannot be imported (``metaseq_plugin.compat.commands.doctor``).
+help), ``add_arguments(parser)`` and ``run(args)``. The steps: (1) a parser is built from the docstrings,
+which are read from the sources; (2) the subcommand that was chosen is imported, and with it torch and
+fairseq, and adds its arguments; (3) it runs. ``metaseq doctor`` does not pass through here: it must work
+when torch or fairseq cannot be imported (``metaseq_plugin.compat.commands.doctor``).
 """
 
 import argparse
+import ast
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Union
 
 from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
@@ -32,32 +36,64 @@ SUBCOMMANDS: Commands = {
 GROUPS = {"data": "look at a corpus, or clean it"}
 
 
+class Subcommand(argparse.ArgumentParser):
+    """The parser of one subcommand; it imports the module when it is chosen, not before."""
+
+    module = ""  # none of a group
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.module:
+            module = import_module(self.module)
+            module.add_arguments(self)
+            self.set_defaults(run=module.run, full_name=self.prog)
+        return super().parse_known_args(args, namespace)
+
+
+class Version(argparse.Action):
+    """Print the installed version; to look it up takes as long as all the rest of ``--help``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print("metaseq-plugin", version("metaseq-plugin"))  # noqa: T201
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="metaseq", description="OPT language models on fairseq.")
-    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
+    subparsers = _add_subparsers(parser)
     subparsers.add_parser("doctor", help="say whether this environment can train, and what to mend")
     for name, module in SUBCOMMANDS.items():
         if isinstance(module, str):
-            _add_subcommand(subparsers, name, module, name)
+            _add_subcommand(subparsers, name, module)
             continue
         group = subparsers.add_parser(name, help=GROUPS[name], description=GROUPS[name])
-        members = group.add_subparsers(dest="member", required=True, metavar="SUBCOMMAND")
+        members = _add_subparsers(group)
         for member, member_module in module.items():
-            _add_subcommand(members, member, member_module, f"{name} {member}")
+            _add_subcommand(members, member, member_module)
     return parser
 
 
-def _add_subcommand(subparsers: Any, name: str, module_name: str, full_name: str) -> None:
-    module = import_module(module_name)
-    doc = module.__doc__ or ""
+def _add_subparsers(parser: argparse.ArgumentParser) -> Any:
+    return parser.add_subparsers(required=True, metavar="SUBCOMMAND", parser_class=Subcommand)
+
+
+def _add_subcommand(subparsers: Any, name: str, module: str) -> None:
+    doc = _docstring(module)
     subparser = subparsers.add_parser(
         name,
         help=doc.split("\n", 1)[0],
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module.add_arguments(subparser)
-    subparser.set_defaults(run=module.run, full_name=full_name)
+    subparser.module = module
+
+
+def _docstring(module: str) -> str:
+    """The docstring in the source of ``module``, read without running it."""
+    file = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -66,9 +102,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         args.run(args)
     except UserError as error:
-        print(f"metaseq {args.full_name}: error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"{args.full_name}: error: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_USER_ERROR
     except KeyboardInterrupt:  # the subcommands leave nothing half-written
-        print(f"metaseq {args.full_name}: interrupted", file=sys.stderr)  # noqa: T201
+        print(f"{args.full_name}: interrupted", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
     return 0

@@ -1,1 +1,1 @@
-"""Checkpoint names and formats: fairseq's, Hugging Face's and metaseq's, and the way between them."""
+"""The checkpoints of training: sets of files, saved whole and loaded in any layout."""

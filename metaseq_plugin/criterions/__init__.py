@@ -1,1 +1,1 @@
-"""One registered criterion a file; the file's name is the criterion's name."""
+"""The loss of a batch; one registered criterion a file, of the file's name."""

@@ -1,1 +1,1 @@
-"""From text to token ids on disk: tokenizers, and the ``metaseq prepare`` command."""
+"""From text files to batches: documents read, looked at, cleaned, and binarised once or streamed."""

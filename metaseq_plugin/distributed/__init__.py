@@ -1,1 +1,1 @@
-"""Ranks in a grid, and the plans that cut one plain model over them."""
+"""A run over its ranks: from fairseq's flags to the plans that cut one plain model."""

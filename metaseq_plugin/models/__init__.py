@@ -1,1 +1,1 @@
-"""One registered model a file; the file's name is the model's name."""
+"""OPT as fairseq builds it; one registered model a file, of the file's name."""

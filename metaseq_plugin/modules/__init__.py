@@ -1,1 +1,1 @@
-"""Parts that models and criterions share and that fairseq registers nothing of."""
+"""What models and losses are made of: layers, positions, cache, the loss in chunks; nothing registered."""

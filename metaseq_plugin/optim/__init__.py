@@ -1,1 +1,1 @@
-"""One registered optimizer a file; the file's name is the optimizer's name."""
+"""The update of the weights; one registered optimizer a file, of the file's name."""

@@ -1,1 +1,1 @@
-"""One registered task a file; the file's name is the task's name."""
+"""What a run trains on and how it is put together; one registered task a file, of the file's name."""

@@ -3,12 +3,15 @@
 The start-up hook has put ``metaseq_plugin.compat`` in place, so that importing this folder does not
 import the package, and with it torch and fairseq. (The entry points stand in this file because a
 module one level further down would: Python's import of a parent imports the top of the name, too.)
+The same holds for ``cli``, so it is loaded by its path: only a subcommand that runs pays for the libraries.
 A fairseq that is missing or cannot be imported ends in one sentence; any other error keeps its
 traceback.
 """
 
 import sys
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 from typing import Optional, Sequence
 
 NEEDED_TO_START = ("torch", "omegaconf", "hydra", "fairseq")
@@ -28,9 +31,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         )
         print(f"metaseq: error: {sentence}", file=sys.stderr)  # noqa: T201
         return 1
-    from metaseq_plugin.cli import main as run_subcommand
+    return load_cli().main(arguments)
 
-    return run_subcommand(arguments)
+
+def load_cli() -> ModuleType:
+    """``metaseq_plugin.cli``, by its path: importing it by its name would import the package first."""
+    spec = spec_from_file_location("metaseq_plugin.cli", Path(__file__).parents[2] / "cli.py")
+    assert spec is not None, "a name that ends in .py has a loader"
+    cli = module_from_spec(spec)
+    spec.loader.exec_module(cli)  # type: ignore[union-attr]
+    return cli
 
 
 def probe() -> None:

@@ -1,0 +1,57 @@
+"""The ``metaseq`` command: what it says of itself, and that it says so without torch and fairseq."""
+
+import subprocess
+from importlib import import_module
+from importlib.metadata import version
+from typing import Callable
+
+import pytest
+
+from metaseq_plugin import cli
+
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+COMMAND = """
+import sys
+from metaseq_plugin.compat.commands import main
+try:
+    status = main({arguments})
+except SystemExit as end:
+    status = end.code
+print("loaded:", *sorted({{"torch", "fairseq", "metaseq_plugin"}} & set(sys.modules)))
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "data      look at a corpus, or clean it"),
+        (["data", "--help"], 0, "clean     Copy a corpus without its debris: bad and too short"),
+        (["--version"], 0, f"metaseq-plugin {version('metaseq-plugin')}"),
+        ([], 2, "metaseq: error: the following arguments are required: SUBCOMMAND"),
+        (["data"], 2, "metaseq data: error: the following arguments are required: SUBCOMMAND"),
+        (["run"], 2, "metaseq: error: argument SUBCOMMAND: invalid choice: 'run' (choose from"),
+    ],
+)
+def test_what_needs_no_library_imports_none(
+    run_python: RunPython, arguments: list[str], status: int, said: str
+) -> None:
+    done = run_python(COMMAND.format(arguments=arguments))
+    assert done.returncode == status, done.stderr
+    assert said in (done.stderr if status else done.stdout)
+    assert done.stdout.endswith("loaded:\n")
+
+
+@pytest.mark.parametrize("name", ["prepare", "data inspect", "data clean", "convert", "reshard"])
+def test_a_subcommand_has_its_modules_arguments_and_docstring(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([*name.split(), "--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    module = cli.SUBCOMMANDS
+    for word in name.split():
+        module = module[word]  # type: ignore[assignment]
+    assert printed.startswith(f"usage: metaseq {name} [-h] ")
+    assert str(import_module(str(module)).__doc__).strip() in printed
