@@ -41,7 +41,7 @@ class BytePairs(NamedTuple):
 
     vocab: dict[str, int]  # token to id, in the order of ids
     merges: list[tuple[str, str]]  # first merged first
-    added: dict[str, int]  # tokens outside the vocabulary, such as <mask>
+    added: dict[str, int]  # tokens that no merge makes, such as <mask>; some are in vocab too
 
 
 def read_byte_pairs(folder: Path) -> Optional[BytePairs]:
@@ -55,8 +55,8 @@ def read_byte_pairs(folder: Path) -> Optional[BytePairs]:
             vocab = parse_vocab(vocab_file.read(), vocab_file, may_leave_out=True)
             merges = parse_merges(merges_file.read(), merges_file, vocab)
             added_file = TokenizerFile(folder / HF_ADDED)
-            added = _parse_ids(added_file.read(), added_file) if added_file.path.is_file() else {}
-            return BytePairs(vocab, merges, _without(added, vocab))
+            added = _parse_json(added_file.read(), added_file) if added_file.path.is_file() else {}
+            return BytePairs(vocab, merges, _checked_ids(added, added_file))
     whole = TokenizerFile(folder / HF_TOKENIZER)
     return _parse_whole(whole.read(), whole) if whole.path.is_file() else None
 
@@ -80,7 +80,7 @@ def parse_vocab(raw: bytes, file: TokenizerFile, may_leave_out: bool = False) ->
     Raises UserError unless the four special symbols have the ids 0–3, each byte has a token, and,
     but for ``may_leave_out``, the ids are 0…n-1.
     """
-    return _checked_vocab(_parse_ids(raw, file), file, may_leave_out)
+    return _checked_vocab(_parse_json(raw, file), file, may_leave_out)
 
 
 def _parse_json(raw: bytes, file: TokenizerFile) -> Any:
@@ -93,10 +93,6 @@ def _parse_json(raw: bytes, file: TokenizerFile) -> Any:
         ) from error
 
 
-def _parse_ids(raw: bytes, file: TokenizerFile) -> dict[str, int]:
-    return _checked_ids(_parse_json(raw, file), file)
-
-
 def _checked_ids(content: Any, file: TokenizerFile) -> dict[str, int]:
     if isinstance(content, dict) and all(type(number) is int for number in content.values()):
         return content
@@ -106,9 +102,8 @@ def _checked_ids(content: Any, file: TokenizerFile) -> dict[str, int]:
     )
 
 
-def _checked_vocab(
-    ids: Mapping[str, int], file: TokenizerFile, may_leave_out: bool
-) -> dict[str, int]:
+def _checked_vocab(content: Any, file: TokenizerFile, may_leave_out: bool) -> dict[str, int]:
+    ids = _checked_ids(content, file)
     vocab = dict(sorted(ids.items(), key=lambda entry: entry[1]))
     if not may_leave_out and list(vocab.values()) != list(range(len(vocab))):
         raise UserError(
@@ -171,17 +166,13 @@ def _parse_whole(raw: bytes, file: TokenizerFile) -> Optional[BytePairs]:
     model = content.get("model", {}) if isinstance(content, dict) else {}
     if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
         return None
-    vocab = _checked_vocab(_checked_ids(model.get("vocab"), file), file, may_leave_out=True)
+    vocab = _checked_vocab(model.get("vocab"), file, may_leave_out=True)
     pairs = {
         f"merge {number}": pair.split(" ") if isinstance(pair, str) else list(map(str, pair))
         for number, pair in enumerate(model.get("merges", []), start=1)
     }
     added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-    return BytePairs(vocab, _checked_merges(pairs, file, vocab), _without(added, vocab))
-
-
-def _without(added: Mapping[str, int], vocab: Mapping[str, int]) -> dict[str, int]:
-    return {token: index for token, index in added.items() if token not in vocab}
+    return BytePairs(vocab, _checked_merges(pairs, file, vocab), added)
 
 
 def complete_vocab(pairs: BytePairs, vocab_size: int) -> dict[str, int]:
@@ -192,7 +183,7 @@ def complete_vocab(pairs: BytePairs, vocab_size: int) -> dict[str, int]:
 
     Raises UserError for an id that the model has no row for, or that two tokens have.
     """
-    tokens = {**pairs.vocab, **pairs.added}
+    tokens = {**pairs.added, **pairs.vocab}
     by_id: dict[int, str] = {}
     for token, index in tokens.items():
         if not 0 <= index < vocab_size:
