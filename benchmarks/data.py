@@ -32,6 +32,7 @@ from metaseq_plugin.data.streaming.rounds import Share
 from metaseq_plugin.data.streaming.split import Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
+from metaseq_plugin.tokenizers.open import byte_level_bpe
 
 BLOCK_SIZE, BATCH_SIZE, WINDOW = 2_048, 8, 512
 DOCUMENT_CHARACTERS = 4_000
@@ -231,7 +232,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     add("--large-mb", type=int, default=2_000, help="megabytes of the large corpus")
     options = parser.parse_args(arguments)
     documents = documents_of(options.text)
-    tokenizer = ByteLevelBPE(options.vocab, options.merges)
+    tokenizer = byte_level_bpe(options.vocab, options.merges)
     with tempfile.TemporaryDirectory() as folder:
         options.folder = options.folder or Path(folder)
         for part in options.only:

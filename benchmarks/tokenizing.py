@@ -28,7 +28,9 @@ from metaseq_plugin.data.documents.documents import (
     parse,
     read_documents,
 )
-from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE, train_byte_level_bpe
+from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
+from metaseq_plugin.tokenizers.open import byte_level_bpe
+from metaseq_plugin.tokenizers.train import train_byte_level_bpe
 
 DEFAULT_VOCAB_SIZE = 8_192
 OURS = "ours, encode_batch"
@@ -57,7 +59,7 @@ def main() -> None:
             train_byte_level_bpe(documents, DEFAULT_VOCAB_SIZE, Path(folder))
         vocab = options.vocab or Path(folder) / "vocab.json"
         merges = options.merges or Path(folder) / "merges.txt"
-        ours = ByteLevelBPE(vocab, merges)
+        ours = byte_level_bpe(str(vocab), str(merges))
         theirs = hugging_face.ByteLevelBPETokenizer(str(vocab), str(merges))
     compare(ours, theirs, documents, options.rounds)
 

@@ -24,7 +24,6 @@ from metaseq_plugin.formats.hf.config import CONFIG_FILE, from_hf_config, vocab_
 from metaseq_plugin.formats.hf.names import EMBEDDING, check_tensors, rename_to_fairseq
 from metaseq_plugin.formats.hf.weights import read_weights
 from metaseq_plugin.formats.model import complete_config, expected_shapes, find_data
-from metaseq_plugin.formats.write import check_dictionary_size
 from metaseq_plugin.generation.decoding import next_token_scores
 from metaseq_plugin.generation.generator import Generator
 from metaseq_plugin.generation.sampling import count_repeats
@@ -32,8 +31,14 @@ from metaseq_plugin.generation.search import Hypothesis, StopRule
 from metaseq_plugin.generation.settings import Settings, check_settings
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel, check_config
 from metaseq_plugin.storage import json_file
-from metaseq_plugin.tasks.opt_language_modeling import DICTIONARY_MULTIPLE, load_dictionary
-from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, Tokenizer
+from metaseq_plugin.tokenizers.base import Tokenizer
+from metaseq_plugin.tokenizers.dictionary import (
+    DICTIONARY_FILE,
+    DICTIONARY_MULTIPLE,
+    check_dictionary_size,
+    load_dictionary,
+    numbered_dictionary,
+)
 from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
 
 Prompt = Union[str, Sequence[int]]
@@ -101,13 +106,10 @@ def dictionary_of(source: Source) -> Dictionary:
     """The model's dictionary, or where no ``dict.txt`` is known one of the right size."""
     vocab_size = len(source.tensors[EMBEDDING])
     if source.folder is not None and (source.folder / DICTIONARY_FILE).is_file():
-        dictionary = load_dictionary(str(source.folder))
+        dictionary = load_dictionary(source.folder)
         check_dictionary_size(len(dictionary), vocab_size, source.folder)
         return dictionary
-    dictionary = Dictionary()
-    for number in range(len(dictionary), vocab_size):
-        dictionary.add_symbol(f"<symbol{number}>")
-    return dictionary
+    return numbered_dictionary(vocab_size)
 
 
 def build_model(

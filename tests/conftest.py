@@ -25,7 +25,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_file() -> Callable[[str], Path]:
     """``shared_file("data/x.txt")`` is that file of the shared folder, or skips the test."""
     folder = Path(os.environ.get("METASEQ_SHARED") or ROOT.parent / "shared")

@@ -9,8 +9,8 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.hub import OPT
-from metaseq_plugin.tokenizers.byte_level import train_byte_level_bpe
 from metaseq_plugin.tokenizers.open import from_folder
+from metaseq_plugin.tokenizers.train import train_byte_level_bpe
 from tests.fairseq_runs import train, write_data, write_split
 from tests.formats.folders import run_convert
 
@@ -41,7 +41,7 @@ def text_opt(tmp_path_factory: pytest.TempPathFactory) -> OPT:
     data.mkdir()
     train_byte_level_bpe(TEXTS, 300, data)
     tokenizer = from_folder(data)
-    tokenizer.write_dict(data / "dict.txt")
+    tokenizer.dictionary.save(str(data / "dict.txt"))
     for split in ("train", "valid"):
         write_split(data, split, [tokenizer.encode(text).tolist() for text in TEXTS])
     ended = train(data, folder / "run", "--max-update", 30, "--init-std", 0.1)

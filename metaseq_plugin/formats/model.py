@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 
 import torch
-from fairseq.data import Dictionary
 from omegaconf import OmegaConf
 
 from metaseq_plugin.checkpoint.manifest import set_name
@@ -36,8 +35,8 @@ from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config
 from metaseq_plugin.sizes import fill_size
 from metaseq_plugin.storage import json_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
-from metaseq_plugin.tokenizers.base import DICTIONARY_FILE as DICT
-from metaseq_plugin.tokenizers.base import DICTIONARY_MULTIPLE
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE as DICT
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE, numbered_dictionary
 
 FAIRSEQ, HF, METASEQ = "fairseq", "hf", "metaseq"
 
@@ -163,11 +162,8 @@ def complete_config(settings: Mapping[str, Any]) -> Any:
 
 def expected_shapes(cfg: Any, vocab_size: int) -> Dict[str, torch.Size]:
     """Name and shape of every tensor of the model that ``cfg`` describes."""
-    dictionary = Dictionary()
-    for number in range(len(dictionary), vocab_size):
-        dictionary.add_symbol(str(number))
     with torch.device("meta"):
-        decoder = OPTDecoder(cfg, dictionary)
+        decoder = OPTDecoder(cfg, numbered_dictionary(vocab_size))
     return {f"decoder.{name}": tensor.shape for name, tensor in decoder.state_dict().items()}
 
 

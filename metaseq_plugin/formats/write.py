@@ -13,26 +13,24 @@ from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
-from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT, build_state
 from metaseq_plugin.formats.hf.config import CONFIG_FILE, to_hf_config
 from metaseq_plugin.formats.hf.names import to_hf
+from metaseq_plugin.formats.hf.tokenizer import write_generation_config
 from metaseq_plugin.formats.hf.weights import cast, dtype_of, write_weights
 from metaseq_plugin.formats.metaseq import optimizer as metaseq_optimizer
 from metaseq_plugin.formats.metaseq.optimizer import MOMENTS, Optimizer
 from metaseq_plugin.formats.metaseq.write import Layout, check_layout, write_metaseq
 from metaseq_plugin.formats.model import FAIRSEQ, HF, METASEQ, Model
-from metaseq_plugin.sizes import SIZES, fill_size
-from metaseq_plugin.storage import json_file
-from metaseq_plugin.storage.lazy import Maker, Tensors, twin
-from metaseq_plugin.tasks.opt_language_modeling import load_dictionary
-from metaseq_plugin.tokenizers.base import DICTIONARY_FILE as DICT
-from metaseq_plugin.tokenizers.files import (
+from metaseq_plugin.formats.tokenizer import (
     fairseq_tokenizer,
     hf_tokenizer,
     metaseq_tokenizer,
-    write_generation_config,
 )
+from metaseq_plugin.sizes import SIZES, fill_size
+from metaseq_plugin.storage import json_file
+from metaseq_plugin.storage.lazy import Maker, Tensors, twin
+from metaseq_plugin.tokenizers.dictionary import check_dictionary_size, load_dictionary
 
 NO_TOKENIZER = "none found; set --data to the folder that holds it"
 
@@ -64,7 +62,7 @@ def prepare(model: Model, request: Request, to: str) -> Plan:
         check_layout(request.layout, model.cfg.decoder_attention_heads)
     ids = None
     if model.format == FAIRSEQ and model.data is not None:
-        ids = load_dictionary(str(model.data)).indices
+        ids = load_dictionary(model.data).indices
         check_dictionary_size(len(ids), model.vocab_size, model.data)
     keeps_optimizer = request.with_optimizer and to != HF
     optimizer = model.optimizer() if keeps_optimizer else None
@@ -76,7 +74,7 @@ def write_fairseq(folder: Path, model: Model, plan: Plan, request: Request) -> W
     vocab_size = model.vocab_size
     source = model.data or folder
     note = fairseq_tokenizer(source, folder, vocab_size)
-    check_dictionary_size(len(load_dictionary(str(folder))), vocab_size, source)
+    check_dictionary_size(len(load_dictionary(folder)), vocab_size, source)
     # In the model's own order, as fairseq would have saved it.
     held = {name: cast(name, tensor, None) for name, tensor in plan.tensors.items()}
     state = build_state(held, fairseq_cfg(model.cfg, request.dst))
@@ -133,15 +131,6 @@ def moment_bytes(plan: Plan) -> int:
         return 0
     held = [t for name in MOMENTS for t in plan.optimizer.moments[name].twins.values()]
     return sum(t.numel() * t.element_size() for t in held)
-
-
-def check_dictionary_size(num_types: int, vocab_size: int, folder: Path) -> None:
-    """Refuse a dictionary that is not the model's."""
-    if num_types != vocab_size:
-        raise UserError(
-            f"{DICT} must give the model's {vocab_size:,} types, but in {folder} it gives "
-            f"{num_types:,}. Set --data to the folder that the model was trained with."
-        )
 
 
 def fairseq_cfg(cfg: Any, data: Path) -> Dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.tasks.opt_language_modeling import OPTLanguageModelingTask
 from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
-from metaseq_plugin.tokenizers.base import DICTIONARY_MULTIPLE
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE, numbered_dictionary
 
 
 @dataclass
@@ -62,9 +62,7 @@ class OPTDummyLMTask(OPTLanguageModelingTask):
     def setup_task(cls, cfg: OPTDummyLMConfig, **kwargs: Any) -> "OPTDummyLMTask":
         """Check ``cfg`` and make up a dictionary."""
         check_config(cfg)
-        dictionary = Dictionary()
-        for number in range(len(dictionary), cfg.dict_size):
-            dictionary.add_symbol(f"w{number}")
+        dictionary = numbered_dictionary(cfg.dict_size)
         dictionary.pad_to_multiple_(DICTIONARY_MULTIPLE)
         return cls(cfg, dictionary)
 

@@ -14,7 +14,6 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq import utils
-from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingTask
@@ -34,7 +33,7 @@ from metaseq_plugin.distributed.host_memory import give_back_freed_memory, keep_
 from metaseq_plugin.distributed.option_checks import check_vocabulary
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
 from metaseq_plugin.layout import grid
-from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, DICTIONARY_MULTIPLE
+from metaseq_plugin.tokenizers.dictionary import load_dictionary
 
 
 @dataclass
@@ -79,18 +78,6 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
         raise UserError(
             f"`--tokens-per-sample` must be at least 1, but is {cfg.tokens_per_sample}. OPT's is 2048."
         )
-
-
-def load_dictionary(folder: str) -> Dictionary:
-    """The dictionary of a data folder, padded as OPT's is."""
-    path = Path(folder) / DICTIONARY_FILE
-    if not path.is_file():
-        raise UserError(
-            f"`DATA` must hold dict.txt, but {folder} does not. Make it with `metaseq prepare`."
-        )
-    dictionary = Dictionary.load(str(path))
-    dictionary.pad_to_multiple_(DICTIONARY_MULTIPLE)
-    return dictionary
 
 
 @register_task("opt_language_modeling", dataclass=OPTLanguageModelingConfig)

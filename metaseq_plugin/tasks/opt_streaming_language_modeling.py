@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from fairseq.data import Dictionary, FairseqDataset
+from fairseq.data import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterating
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
@@ -36,8 +36,9 @@ from metaseq_plugin.tasks.opt_language_modeling import (
     OPTLanguageModelingTask,
     check_config,
 )
-from metaseq_plugin.tokenizers import open as tokenizers
-from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, SPECIAL_SYMBOLS, Tokenizer
+from metaseq_plugin.tokenizers.base import Tokenizer
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
+from metaseq_plugin.tokenizers.open import from_bpe_options
 
 
 @dataclass
@@ -122,36 +123,6 @@ def mixing_of(cfg: OPTStreamingLanguageModelingConfig) -> Mixing:
     )
 
 
-def open_tokenizer(data: str, bpe: Any) -> Tokenizer:
-    """The tokenizer of ``--bpe`` and its options, or of the files in the data folder."""
-    name = None if bpe is None else bpe["_name"]
-    if name is None:
-        if not tokenizers.has_tokenizer(data):
-            raise UserError(
-                f"`--bpe` must be set where `DATA` holds no tokenizer, but is not, and {data} does "
-                f"not. Set --bpe {tokenizers.BPE_NAMES[0]} --opt-bpe-vocab vocab.json "
-                "--opt-bpe-merges merges.txt, or put these files into it."
-            )
-        return tokenizers.from_folder(data)
-    if name not in tokenizers.BPE_NAMES:
-        raise UserError(
-            f"`--bpe` must be one of {', '.join(tokenizers.BPE_NAMES)} with this task, but is {name}. "
-            "Set one of them."
-        )
-    if name == tokenizers.ByteLevelBPE.bpe_name:
-        return tokenizers.byte_level_bpe(bpe["opt_bpe_vocab"], bpe["opt_bpe_merges"])
-    return tokenizers.sentence_piece(bpe["opt_sentencepiece_model"])
-
-
-def dictionary_of(tokenizer: Tokenizer) -> Dictionary:
-    """fairseq's dictionary with the tokenizer's ids."""
-    dictionary = Dictionary()
-    for symbol in tokenizer.symbols()[len(SPECIAL_SYMBOLS) :]:
-        dictionary.add_symbol(symbol)
-    assert len(dictionary) == len(tokenizer), (len(dictionary), len(tokenizer))
-    return dictionary
-
-
 def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Save ``tokenizer`` in ``folder``, unless it lies there."""
     files = {**tokenizer.files(), DICTIONARY_FILE: None}
@@ -209,8 +180,8 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         """Check ``cfg`` and open the tokenizer."""
         check_streaming_config(cfg)
         assert cfg.data is not None
-        tokenizer = open_tokenizer(cfg.data, cfg.bpe_options)
-        task = cls(cfg, dictionary_of(tokenizer))
+        tokenizer = from_bpe_options(cfg.bpe_options, cfg.data)
+        task = cls(cfg, tokenizer.dictionary)
         task.reader = cls.reader_class(tokenizer, cfg.skip_bad_documents)
         task.workers = {}
         task.train_epochs = None

@@ -1,104 +1,190 @@
-"""Tokenizer files of a model folder: which there are, and what each side needs of them.
+"""A byte-level BPE on disk, read and written in every form that it comes in.
 
-A data folder of ours holds ``dict.txt`` and either ``vocab.json`` with ``merges.txt`` (byte-level BPE)
-or ``sentencepiece.model``. A Hugging Face OPT folder holds ``vocab.json`` with ``merges.txt``, or the
-same inside ``tokenizer.json``. Token ids are the same numbers on both sides: ``dict.txt`` lists from
-id 4 on what ``vocab.json`` calls by id, and the first four are fairseq's own.
+    vocab.json + merges.txt               ours, and Hugging Face's, with its added_tokens.json
+    gpt2-vocab.json + gpt2-merges.txt     metaseq's
+    tokenizer.json                        Hugging Face's newer one, all in one file
 
-A folder of metaseq's has ``gpt2-vocab.json`` with ``gpt2-merges.txt``, and these number the tokens; its
-``dict.txt`` only gives their count to old versions, so it is not looked at where these are.
+``vocab.json`` gives the id of each token, ``merges.txt`` the pairs of tokens that are joined, first
+things first. Tokens are spelled in GPT-2's way, one printable character for each byte. The same checks
+hold for all forms, but a model's folder may leave ids out, which ``complete_vocab`` then fills.
 """
 
 import json
-import shutil
 from itertools import count
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.hf.config import GENERATION
-from metaseq_plugin.storage.json_file import read as read_json
-from metaseq_plugin.storage.json_file import write as write_json
-from metaseq_plugin.tokenizers.base import DICTIONARY_FILE as DICT
-from metaseq_plugin.tokenizers.base import DICTIONARY_MULTIPLE
-from metaseq_plugin.tokenizers.base import SPECIAL_SYMBOLS as SPECIALS
-from metaseq_plugin.tokenizers.byte_level import MERGES_FILE as MERGES
-from metaseq_plugin.tokenizers.byte_level import VOCAB_FILE as VOCAB
-from metaseq_plugin.tokenizers.sentencepiece import MODEL_FILE as SENTENCEPIECE
+from metaseq_plugin.tokenizers.base import TokenizerFile
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE, SPECIAL_SYMBOLS
 
-HF_TOKENIZER = "tokenizer.json"
-HF_ADDED = "added_tokens.json"
-METASEQ_VOCAB = "gpt2-vocab.json"
-METASEQ_MERGES = "gpt2-merges.txt"
+VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
+METASEQ_VOCAB, METASEQ_MERGES = "gpt2-vocab.json", "gpt2-merges.txt"
+HF_TOKENIZER, HF_ADDED = "tokenizer.json", "added_tokens.json"
+NUM_BYTES = 256
+
+
+def _byte_characters() -> list[str]:
+    """GPT-2's spelling of the 256 byte values as printable characters."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(NUM_BYTES) if byte not in printable]
+    characters = {byte: chr(byte) for byte in printable}
+    characters.update({byte: chr(NUM_BYTES + place) for place, byte in enumerate(others)})
+    return [characters[byte] for byte in range(NUM_BYTES)]
+
+
+BYTE_CHARACTERS = _byte_characters()
 
 
 class BytePairs(NamedTuple):
-    """A byte-level BPE tokenizer."""
+    """A byte-level BPE, as the files of a folder give it."""
 
-    vocab: Dict[str, int]  # token to id
-    merges: List[str]  # pairs joined by a space, first merged first
-    added: Dict[str, int]  # tokens that no merge makes, such as <mask>
+    vocab: dict[str, int]  # token to id, in the order of ids
+    merges: list[tuple[str, str]]  # first merged first
+    added: dict[str, int]  # tokens that no merge makes, such as <mask>; some are in vocab too
 
 
 def read_byte_pairs(folder: Path) -> Optional[BytePairs]:
-    """The byte-level BPE tokenizer of a folder, or None if it has none.
+    """The byte-level BPE of a folder, in whichever form, or None if it has none.
 
-    Raises:
-        UserError: files that cannot be read, or whose first four tokens are not fairseq's.
+    Raises UserError for files that cannot be read or do not belong together.
     """
-    added: Dict[str, int] = {}
-    pair = next(
-        (
-            pair
-            for pair in ((VOCAB, MERGES), (METASEQ_VOCAB, METASEQ_MERGES))
-            if all((folder / name).is_file() for name in pair)
-        ),
-        None,
-    )
-    if pair is not None:
-        source = folder / pair[0]
-        vocab = read_json(source)
-        lines = (folder / pair[1]).read_text(encoding="utf-8").split("\n")
-        merges = [line for line in lines if line and not line.startswith("#version")]
-        if (folder / HF_ADDED).is_file():
-            added = read_json(folder / HF_ADDED)
-    elif (folder / HF_TOKENIZER).is_file():
-        source = folder / HF_TOKENIZER
-        content = read_json(source)
-        model = content.get("model", {})
-        if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(
-            content.get("pre_tokenizer")
-        ):
-            return None
-        vocab = model["vocab"]
-        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-        added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-    else:
-        return None
-    first = tuple(sorted(vocab, key=lambda token: vocab[token])[: len(SPECIALS)])
-    if first != SPECIALS or [vocab[token] for token in first] != list(range(len(SPECIALS))):
+    for names in ((VOCAB_FILE, MERGES_FILE), (METASEQ_VOCAB, METASEQ_MERGES)):
+        vocab_file, merges_file = (TokenizerFile(folder / name) for name in names)
+        if vocab_file.path.is_file() and merges_file.path.is_file():
+            vocab = parse_vocab(vocab_file.read(), vocab_file, may_leave_out=True)
+            merges = parse_merges(merges_file.read(), merges_file, vocab)
+            added_file = TokenizerFile(folder / HF_ADDED)
+            added = _parse_json(added_file.read(), added_file) if added_file.path.is_file() else {}
+            return BytePairs(vocab, merges, _checked_ids(added, added_file))
+    whole = TokenizerFile(folder / HF_TOKENIZER)
+    return _parse_whole(whole.read(), whole) if whole.path.is_file() else None
+
+
+def write_byte_pairs(
+    folder: Path,
+    vocab: Mapping[str, int],
+    merges: Iterable[tuple[str, str]],
+    names: tuple[str, str] = (VOCAB_FILE, MERGES_FILE),
+) -> None:
+    """Write the two files."""
+    vocab_name, merges_name = names
+    (folder / vocab_name).write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *map(" ".join, merges)]
+    (folder / merges_name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def parse_vocab(raw: bytes, file: TokenizerFile, may_leave_out: bool = False) -> dict[str, int]:
+    """Token → id of a ``vocab.json``, in the order of ids.
+
+    Raises UserError unless the four special symbols have the ids 0–3, each byte has a token, and,
+    but for ``may_leave_out``, the ids are 0…n-1.
+    """
+    return _checked_vocab(_parse_json(raw, file), file, may_leave_out)
+
+
+def _parse_json(raw: bytes, file: TokenizerFile) -> Any:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{source} must give {', '.join(SPECIALS)} the ids 0 to 3 as OPT's does, but gives them to "
-            f"{', '.join(first)}. Use the tokenizer that the OPT model was trained with."
+            f"{file.subject} must be a JSON file, but {file.it} is not ({error}). "
+            "Use the tokenizer's vocab.json."
+        ) from error
+
+
+def _checked_ids(content: Any, file: TokenizerFile) -> dict[str, int]:
+    if isinstance(content, dict) and all(type(number) is int for number in content.values()):
+        return content
+    raise UserError(
+        f"{file.subject} must map symbols to ids, but {file.it} does not. "
+        "Use the tokenizer's vocab.json (not tokenizer.json)."
+    )
+
+
+def _checked_vocab(content: Any, file: TokenizerFile, may_leave_out: bool) -> dict[str, int]:
+    ids = _checked_ids(content, file)
+    vocab = dict(sorted(ids.items(), key=lambda entry: entry[1]))
+    if not may_leave_out and list(vocab.values()) != list(range(len(vocab))):
+        raise UserError(
+            f"{file.subject} must give each id from 0 on to one symbol, but {file.it} has gaps or "
+            "doubles. Save it again from the tokenizer."
         )
-    return BytePairs(vocab, merges, {t: i for t, i in added.items() if t not in vocab})
+    first = list(vocab)[: len(SPECIAL_SYMBOLS)]
+    if [vocab.get(symbol) for symbol in SPECIAL_SYMBOLS] != list(range(len(SPECIAL_SYMBOLS))):
+        raise UserError(
+            f"{file.subject} must start with {', '.join(SPECIAL_SYMBOLS)} at ids 0 to 3, but "
+            f"{file.it} starts with {', '.join(first)}. Train it with these special tokens."
+        )
+    missing = [character for character in BYTE_CHARACTERS if character not in vocab]
+    if missing:
+        raise UserError(
+            f"{file.subject} must hold a symbol for each of the 256 bytes, but {file.it} lacks "
+            f"{len(missing)} of them ('{missing[0]}' first). Use a byte-level vocab.json."
+        )
+    return vocab
 
 
-def symbol_of(token: str, index: int) -> str:
-    """The dictionary's name of a token: fairseq splits at white space, so there can be none in it."""
-    return token if token.split() == [token] else f"<symbol{index}>"
+def parse_merges(
+    raw: bytes, file: TokenizerFile, vocab: Mapping[str, int]
+) -> list[tuple[str, str]]:
+    """The pairs of a ``merges.txt`` in order; UserError where they do not fit ``vocab``."""
+    try:
+        lines = raw.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file.subject} must be UTF-8 text, but {file.it} is not (byte {error.start}). "
+            "Use the tokenizer's merges.txt."
+        ) from error
+    numbered = enumerate((line.rstrip("\r") for line in lines), start=1)
+    pairs = {
+        f"line {number}": line.split(" ")
+        for number, line in numbered
+        if line and not line.startswith("#version")
+    }
+    return _checked_merges(pairs, file, vocab)
 
 
-def complete_vocab(tokens: Mapping[str, int], vocab_size: int) -> Dict[str, int]:
-    """``tokens`` by id, every id up to the model's vocabulary given a token.
+def _checked_merges(
+    pairs: Mapping[str, Sequence[str]], file: TokenizerFile, vocab: Mapping[str, int]
+) -> list[tuple[str, str]]:
+    """The pairs, which are given by their places in the file."""
+    merges = []
+    for place, pair in pairs.items():
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys():
+            raise UserError(
+                f"{file.subject} must hold pairs of symbols of the vocabulary, but {place} of "
+                f"{file.it} is {' '.join(pair)[:80]!r}. Use vocab.json and merges.txt of one tokenizer."
+            )
+        merges.append((pair[0], pair[1]))
+    return merges
 
-    Ids that nothing uses get fairseq's ``madeupword…``, except the last few that ``dict.txt`` pads
-    anyway.
 
-    Raises:
-        UserError: an id that the model has no row for, or that two tokens have.
+def _parse_whole(raw: bytes, file: TokenizerFile) -> Optional[BytePairs]:
+    """What a ``tokenizer.json`` holds, or None where it is of another kind."""
+    content = _parse_json(raw, file)
+    model = content.get("model", {}) if isinstance(content, dict) else {}
+    if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
+        return None
+    vocab = _checked_vocab(model.get("vocab"), file, may_leave_out=True)
+    pairs = {
+        f"merge {number}": pair.split(" ") if isinstance(pair, str) else list(map(str, pair))
+        for number, pair in enumerate(model.get("merges", []), start=1)
+    }
+    added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
+    return BytePairs(vocab, _checked_merges(pairs, file, vocab), added)
+
+
+def complete_vocab(pairs: BytePairs, vocab_size: int) -> dict[str, int]:
+    """All tokens by id, every id up to the model's vocabulary given one.
+
+    Ids that nothing uses get fairseq's ``madeupword…``, except the last few, with which dictionaries
+    are padded anyway.
+
+    Raises UserError for an id that the model has no row for, or that two tokens have.
     """
-    by_id: Dict[int, str] = {}
+    tokens = {**pairs.added, **pairs.vocab}
+    by_id: dict[int, str] = {}
     for token, index in tokens.items():
         if not 0 <= index < vocab_size:
             raise UserError(
@@ -114,130 +200,5 @@ def complete_vocab(tokens: Mapping[str, int], vocab_size: int) -> Dict[str, int]
     length = max(by_id) + 1
     if vocab_size - length >= DICTIONARY_MULTIPLE:
         length = vocab_size
-    fillers = _fillers(tokens)
+    fillers = (name for n in count() if (name := f"madeupword{n:04d}") not in tokens)
     return {by_id[i] if i in by_id else next(fillers): i for i in range(length)}
-
-
-def write_dictionary(path: Path, vocab: Mapping[str, int], vocab_size: int) -> None:
-    """Write ``dict.txt`` of exactly ``vocab_size`` types; ``vocab`` is complete and in id order."""
-    symbols = [symbol_of(token, index) for token, index in vocab.items()]
-    fillers = _fillers(vocab)
-    symbols += [next(fillers) for _ in range(vocab_size - len(symbols))]
-    own = symbols[len(SPECIALS) :]
-    path.write_text("".join(f"{symbol} 0\n" for symbol in own), encoding="utf-8")
-
-
-def _fillers(used: Mapping[str, int]) -> Iterator[str]:
-    """fairseq's names for types that nothing produces (``Dictionary.pad_to_multiple_``)."""
-    return (name for n in count() if (name := f"madeupword{n:04d}") not in used)
-
-
-def fairseq_tokenizer(source: Path, folder: Path, vocab_size: int) -> str:
-    """Write dict.txt and the tokenizer files of ``source`` to ``folder``; what was done, in words."""
-    if (source / DICT).is_file() and not (source / METASEQ_VOCAB).is_file():
-        copied = _copy(source, folder, (DICT, VOCAB, MERGES, SENTENCEPIECE))
-        return f"{', '.join(copied)} copied from {source}"
-    tokenizer = read_byte_pairs(source)
-    if tokenizer is None:
-        names = [*SPECIALS, *map(str, range(len(SPECIALS), vocab_size))]
-        write_dictionary(folder / DICT, {name: i for i, name in enumerate(names)}, vocab_size)
-        return (
-            f"no tokenizer that fairseq can use in {source}: {DICT} names every token by its id, "
-            "so prompts are ids"
-        )
-    vocab = complete_vocab({**tokenizer.vocab, **tokenizer.added}, vocab_size)
-    write_dictionary(folder / DICT, vocab, vocab_size)
-    _write_byte_pairs(folder, vocab, tokenizer.merges)
-    return f"{DICT}, {VOCAB} and {MERGES} of {len(vocab):,} tokens"
-
-
-def hf_tokenizer(
-    source: Path, folder: Path, ids: Optional[Mapping[str, int]], longest_input: int
-) -> str:
-    """Write the tokenizer files of ``source`` as Hugging Face reads them.
-
-    Args:
-        ids: of a data folder of ours, the dictionary: symbol to id.
-        longest_input: in tokens.
-
-    Raises:
-        UserError: ``vocab.json`` and ``dict.txt`` number a token differently.
-    """
-    tokenizer = read_byte_pairs(source)
-    if tokenizer is None:
-        return _copied_for_us(source, folder, "Hugging Face")
-    _check_ids(tokenizer, ids, source)
-    _write_byte_pairs(folder, tokenizer.vocab, tokenizer.merges)
-    names = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
-    write_json(folder / "special_tokens_map.json", dict(names))
-    settings: Dict[str, Any] = {
-        **names,
-        "tokenizer_class": "GPT2Tokenizer",
-        "add_bos_token": True,  # OPT reads every text behind </s>
-        "add_prefix_space": False,
-        "errors": "replace",
-        "model_max_length": longest_input,
-    }
-    write_json(folder / "tokenizer_config.json", settings)
-    return f"{VOCAB} and {MERGES} of {len(tokenizer.vocab):,} tokens, for GPT2Tokenizer"
-
-
-def metaseq_tokenizer(
-    source: Path, folder: Path, vocab_size: int, ids: Optional[Mapping[str, int]]
-) -> str:
-    """Write the tokenizer files of ``source`` under metaseq's names; ``ids`` as above."""
-    tokenizer = read_byte_pairs(source)
-    if tokenizer is None:
-        return _copied_for_us(source, folder, "metaseq")
-    _check_ids(tokenizer, ids, source)
-    vocab = complete_vocab({**tokenizer.vocab, **tokenizer.added}, vocab_size)
-    write_dictionary(folder / DICT, vocab, vocab_size)
-    _write_byte_pairs(folder, vocab, tokenizer.merges, METASEQ_VOCAB, METASEQ_MERGES)
-    return f"{DICT}, {METASEQ_VOCAB} and {METASEQ_MERGES} of {len(vocab):,} tokens"
-
-
-def _copied_for_us(source: Path, folder: Path, whose: str) -> str:
-    copied = _copy(source, folder, (DICT, SENTENCEPIECE))
-    if not copied:
-        return f"none found in {source}; set --data to the folder that holds it"
-    return (
-        f"{', '.join(copied)} copied from {source}; {whose} has no tokenizer for them, so "
-        "encode with this package"
-    )
-
-
-def _check_ids(tokenizer: BytePairs, ids: Optional[Mapping[str, int]], source: Path) -> None:
-    if ids is None:
-        return
-    for token, index in tokenizer.vocab.items():
-        found = ids.get(symbol_of(token, index))
-        if found != index:
-            raise UserError(
-                f"{DICT} must number tokens as {VOCAB} does, but in {source} `{token}` is "
-                f"{found} in one and {index} in the other. Set --data to the folder that the "
-                "model was trained with."
-            )
-
-
-def write_generation_config(folder: Path) -> None:
-    """Which tokens begin, end and pad a text, for Hugging Face's ``generate()``."""
-    write_json(folder / "generation_config.json", {"_from_model_config": True, **GENERATION})
-
-
-def _write_byte_pairs(
-    folder: Path,
-    vocab: Mapping[str, int],
-    merges: List[str],
-    vocab_name: str = VOCAB,
-    merges_name: str = MERGES,
-) -> None:
-    (folder / vocab_name).write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
-    lines = ["#version: 0.2", *merges]
-    (folder / merges_name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> List[str]:
-    present = [name for name in names if (source / name).is_file()]
-    for name in present:
-        shutil.copyfile(source / name, folder / name)
-    return present

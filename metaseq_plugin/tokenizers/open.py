@@ -1,7 +1,6 @@
 """The door to the tokenizers: open the one that lies in a folder, or the one that options name.
 
-    from metaseq_plugin.tokenizers import open as tokenizers
-    tokenizer = tokenizers.from_folder("data")
+    tokenizer = from_folder("data")
     assert tokenizer.decode(tokenizer.encode("Hello world")) == "Hello world"
 
 A folder names its tokenizer by its files, under the names that Hugging Face uses where it has any:
@@ -13,11 +12,12 @@ A folder names its tokenizer by its files, under the names that Hugging Face use
 
 import argparse
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, Tokenizer
+from metaseq_plugin.tokenizers.base import Tokenizer, TokenizerFile
 from metaseq_plugin.tokenizers.byte_level import MERGES_OPTION, VOCAB_OPTION, ByteLevelBPE
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
 from metaseq_plugin.tokenizers.sentencepiece import MODEL_OPTION, SentencePiece
 
 KINDS: tuple[type[Tokenizer], ...] = (ByteLevelBPE, SentencePiece)
@@ -43,22 +43,30 @@ def from_folder(folder: Union[str, Path]) -> Tokenizer:
             f" but '{folder}' holds {'both' if present else 'neither'}. Name the folder that "
             "`metaseq prepare` or `metaseq convert` wrote."
         )
-    tokenizer = from_files(present[0].bpe_name, *(folder / name for name in present[0].file_names))
+    files = (TokenizerFile(folder / name) for name in present[0].file_names)
+    tokenizer = from_files(present[0].bpe_name, *files)
     if (folder / DICTIONARY_FILE).is_file():
         tokenizer.check_dict(folder / DICTIONARY_FILE)
     return tokenizer
 
 
-def from_files(bpe_name: str, *paths: Path) -> Tokenizer:
+def from_files(bpe_name: str, *files: TokenizerFile) -> Tokenizer:
     """The tokenizer of kind ``bpe_name`` from its files, in the order of ``file_names``."""
     if bpe_name == ByteLevelBPE.bpe_name:
-        vocab, merges = paths
+        vocab, merges = files
         return ByteLevelBPE(vocab, merges)
-    (model,) = paths
+    (model,) = files
     return SentencePiece(model)
 
 
-def check_options(args: argparse.Namespace) -> None:
+def add_file_options(parser: argparse.ArgumentParser, use: str) -> None:
+    """The options that name the tokenizer's files; ``use`` says what a command does with them."""
+    parser.add_argument(VOCAB_OPTION, metavar="FILE", help=f"vocab.json {use}")
+    parser.add_argument(MERGES_OPTION, metavar="FILE", help="merges.txt that belongs to it")
+    parser.add_argument(MODEL_OPTION, metavar="FILE", help=f"SentencePiece model {use}")
+
+
+def check_file_options(args: argparse.Namespace) -> None:
     """Raise UserError unless tokenizer files were given whole and of one kind, or not at all.
 
     Sets ``args.bpe`` to the kind of the files where it is None.
@@ -80,10 +88,35 @@ def check_options(args: argparse.Namespace) -> None:
     args.bpe = args.bpe or (named or [byte_level])[0]
 
 
-def given_files(args: argparse.Namespace) -> list[Path]:
+def given_files(args: argparse.Namespace) -> list[TokenizerFile]:
     """The tokenizer files that were given; none if a vocabulary is to be trained."""
-    given = (args.opt_bpe_vocab, args.opt_bpe_merges, args.opt_sentencepiece_model)
-    return [Path(file) for file in given if file is not None]
+    given = {
+        VOCAB_OPTION: args.opt_bpe_vocab,
+        MERGES_OPTION: args.opt_bpe_merges,
+        MODEL_OPTION: args.opt_sentencepiece_model,
+    }
+    return [TokenizerFile(Path(file), option) for option, file in given.items() if file is not None]
+
+
+def from_bpe_options(bpe: Any, data: str) -> Tokenizer:
+    """The tokenizer of fairseq's ``--bpe`` and its options, or of the files in the data folder."""
+    name = None if bpe is None else bpe["_name"]
+    if name is None:
+        if not has_tokenizer(data):
+            raise UserError(
+                f"`--bpe` must be set where `DATA` holds no tokenizer, but is not, and {data} does "
+                f"not. Set --bpe {BPE_NAMES[0]} {VOCAB_OPTION} vocab.json {MERGES_OPTION} merges.txt, "
+                "or put these files into it."
+            )
+        return from_folder(data)
+    if name not in BPE_NAMES:
+        raise UserError(
+            f"`--bpe` must be one of {', '.join(BPE_NAMES)} with this task, but is {name}. "
+            "Set one of them."
+        )
+    if name == ByteLevelBPE.bpe_name:
+        return byte_level_bpe(bpe["opt_bpe_vocab"], bpe["opt_bpe_merges"])
+    return sentence_piece(bpe["opt_sentencepiece_model"])
 
 
 def byte_level_bpe(vocab: Optional[str], merges: Optional[str]) -> ByteLevelBPE:
@@ -96,10 +129,10 @@ def sentence_piece(model: Optional[str]) -> SentencePiece:
     return SentencePiece(_required(model, MODEL_OPTION))
 
 
-def _required(value: Optional[str], option: str) -> Path:
+def _required(value: Optional[str], option: str) -> TokenizerFile:
     if value is None:
         raise UserError(
             f"`{option}` must be set with this `--bpe`, but is not. Set it to the tokenizer's file; "
             "`metaseq prepare` leaves it in its data folder."
         )
-    return Path(value)
+    return TokenizerFile(Path(value), option)

@@ -1,6 +1,6 @@
-"""SentencePiece models as fairseq tokenizers, and the training of models that lose nothing.
+"""SentencePiece models as fairseq tokenizers.
 
-A model that we train copies every character: no normalisation, no added or removed spaces, bytes
+A model that ``train`` made copies every character: no normalisation, no added or removed spaces, bytes
 for characters it does not know. One character remains that SentencePiece itself cannot carry,
 U+2581, which it uses for the space; ``encode`` writes that one as its three bytes. So text → ids →
 text is exact.
@@ -9,10 +9,7 @@ A model trained elsewhere is used as it is: where its own settings change the te
 space in front), decoding gives the changed text, as SentencePiece itself would.
 """
 
-import io
-import re
-from pathlib import Path
-from typing import Iterable, Iterator, Optional
+from typing import Iterable, Optional
 
 import numpy as np
 import sentencepiece
@@ -22,12 +19,12 @@ from metaseq_plugin.tokenizers.base import (
     BOS,
     EOS,
     PAD,
-    SPECIAL_SYMBOLS,
     UNK,
     Tokenizer,
+    TokenizerFile,
     check_unicode,
-    read_tokenizer_file,
 )
+from metaseq_plugin.tokenizers.dictionary import SPECIAL_SYMBOLS
 
 MODEL_FILE = "sentencepiece.model"
 MODEL_OPTION = "--opt-sentencepiece-model"
@@ -36,9 +33,6 @@ SPACE_MARK = "\u2581"
 PROBE = (
     "  a\u0301\u00e1 \ufb01\u2460\uff21\u3000\u00a0\t\r\n\n\x00\x7f\ufeff\U0001f600\U000e0041 b  "
 )
-# Training reads lines; longer ones are cut, and characters it reserves are left to the byte pieces.
-MAX_LINE_CHARACTERS = 4_000
-RESERVED = re.compile(f"[\\x00-\\x1f{SPACE_MARK}]")
 
 
 class SentencePiece(Tokenizer):
@@ -47,15 +41,15 @@ class SentencePiece(Tokenizer):
     bpe_name = "opt_sentencepiece"
     file_names = (MODEL_FILE,)
 
-    def __init__(self, model_path: Path) -> None:
+    def __init__(self, model_file: TokenizerFile) -> None:
         """Read the model; raises UserError where it is unreadable."""
-        self._model = read_tokenizer_file(model_path, MODEL_OPTION)
+        self._model = model_file.read()
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except RuntimeError as error:
             raise UserError(
-                f"`{MODEL_OPTION}` must be a SentencePiece model, but '{model_path}' is not. "
-                "Set it to the .model file."
+                f"{model_file.subject} must be a SentencePiece model, but {model_file.it} is not. "
+                "Use the .model file."
             ) from error
         pieces = self._pieces
         special = {pieces.bos_id(): BOS, pieces.pad_id(): PAD, pieces.eos_id(): EOS}
@@ -108,48 +102,3 @@ class SentencePiece(Tokenizer):
 
     def files(self) -> dict[str, bytes]:
         return {MODEL_FILE: self._model}
-
-
-def _training_lines(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        for line in text.split("\n"):
-            line = RESERVED.sub(" ", line)
-            for start in range(0, len(line), MAX_LINE_CHARACTERS):
-                yield line[start : start + MAX_LINE_CHARACTERS]
-
-
-def train_sentence_pieces(
-    texts: Iterable[str], vocab_size: int, folder: Path, exact_size: bool
-) -> int:
-    """Train a model that loses nothing, write ``sentencepiece.model``; return the size reached.
-
-    ``vocab_size`` counts the four special symbols and the 256 bytes. Raises UserError if the texts
-    cannot fill it and ``exact_size`` is set, or if it cannot hold the texts' characters.
-    """
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_training_lines(texts),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            hard_vocab_limit=exact_size,
-            bos_id=BOS,
-            pad_id=PAD,
-            eos_id=EOS,
-            unk_id=UNK,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            max_sentence_length=4 * MAX_LINE_CHARACTERS,  # bytes; UTF-8 has at most 4 a character
-            minloglevel=2,  # errors only
-        )
-    except RuntimeError as error:
-        reason = str(error).rsplit("] ", 1)[-1]
-        raise UserError(
-            f"`--vocab-size` must fit the corpus, but is {vocab_size}. SentencePiece says: {reason}"
-        ) from error
-    (folder / MODEL_FILE).write_bytes(model.getvalue())
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()

@@ -154,7 +154,7 @@ TO_FAIRSEQ: dict[str, tuple[Callable[[Made], None], str]] = {
     "shard missing": (missing_shard, "pytorch_model-00002-of-00002.bin, but it does not exist"),
     "tensor unlisted": (unlisted_tensor, "must say which file holds `model.decoder.layers.0.fc1.bias`"),
     "tokenizer too large": (vocab(lambda ids: ids.update(late=300)), "ids must be below the model's vocabulary of 288, but `late` has 300"),
-    "tokenizer of GPT-2": (vocab(lambda ids: ids.update({"<s>": 9, "!": 0})), "must give <s>, <pad>, </s>, <unk> the ids 0 to 3"),
+    "tokenizer of GPT-2": (vocab(lambda ids: ids.update({"<s>": 9, "!": 0})), "vocab.json' must start with <s>, <pad>, </s>, <unk> at ids 0 to 3"),
     "tokenizer with doubles": (vocab(lambda ids: ids.update(again=50)), "must give each id to one token, but gives 50"),
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from metaseq_plugin.tokenizers.byte_level import train_byte_level_bpe
+from metaseq_plugin.tokenizers.train import train_byte_level_bpe
 from tests.data.streaming.worlds import write_jsonl
 from tests.data.trained import real_texts
 

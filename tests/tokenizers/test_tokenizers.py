@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import pytest
@@ -12,16 +13,22 @@ from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.tokenizers import open as tokenizers
-from metaseq_plugin.tokenizers.base import DICTIONARY_MULTIPLE, dictionary_symbols
-from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE, train_byte_level_bpe
+from metaseq_plugin.tokenizers.base import Tokenizer
+from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE
 from metaseq_plugin.tokenizers.fairseq_bpe.opt_bpe import OptBPE, OptBPEConfig
 from metaseq_plugin.tokenizers.fairseq_bpe.opt_sentencepiece import (
     OptSentencePiece,
     OptSentencePieceConfig,
 )
-from metaseq_plugin.tokenizers.sentencepiece import SentencePiece, train_sentence_pieces
-from tests.data.trained import opt_files, real_texts
+from metaseq_plugin.tokenizers.open import (
+    BPE_NAMES,
+    byte_level_bpe,
+    from_folder,
+    sentence_piece,
+)
+from metaseq_plugin.tokenizers.train import train_byte_level_bpe, train_sentence_pieces
+from tests.data.trained import real_texts
 
 SIZE = 1_001  # no multiple of 8, so that the dictionary is padded
 AWKWARD = [
@@ -48,28 +55,29 @@ texts = st.text(
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A trained tokenizer of each kind with its dict.txt, by the name of its --bpe choice."""
-    made = {name: tmp_path_factory.mktemp(name) for name in tokenizers.BPE_NAMES}
+    made = {name: tmp_path_factory.mktemp(name) for name in BPE_NAMES}
     assert train_byte_level_bpe(real_texts(), SIZE, made["opt_bpe"]) == SIZE
     assert train_sentence_pieces(real_texts(), SIZE, made["opt_sentencepiece"], True) == SIZE
     for folder in made.values():
-        tokenizers.from_folder(folder).save(folder)
+        from_folder(folder).save(folder)
     return made
 
 
-@pytest.fixture(scope="session", params=tokenizers.BPE_NAMES)
+@pytest.fixture(scope="session", params=BPE_NAMES)
 def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
     return folders[request.param]
 
 
 @pytest.fixture(scope="session")
-def tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    return tokenizers.from_folder(folder)
+def tokenizer(folder: Path) -> Tokenizer:
+    return from_folder(folder)
 
 
 @pytest.fixture(scope="session")
 def byte_level(folders: dict[str, Path]) -> ByteLevelBPE:
-    folder = folders["opt_bpe"]
-    return ByteLevelBPE(folder / "vocab.json", folder / "merges.txt")
+    tokenizer = from_folder(folders["opt_bpe"])
+    assert isinstance(tokenizer, ByteLevelBPE)
+    return tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -81,11 +89,9 @@ def reference(folders: dict[str, Path]) -> ByteLevelBPETokenizer:
 
 
 @pytest.fixture(scope="session")
-def opt() -> ByteLevelBPE:
-    files = opt_files()
-    if files is None:
-        pytest.skip("OPT's vocab.json and merges.txt are not beside this checkout")
-    return ByteLevelBPE(*files)
+def opt(shared_file: Callable[[str], Path]) -> ByteLevelBPE:
+    files = [str(shared_file(f"assets/gpt2-{name}")) for name in ByteLevelBPE.file_names]
+    return byte_level_bpe(*files)
 
 
 def through_fairseq(bpe: object, dictionary: Dictionary, text: str) -> tuple[list[int], str]:
@@ -95,20 +101,20 @@ def through_fairseq(bpe: object, dictionary: Dictionary, text: str) -> tuple[lis
 
 
 @pytest.mark.parametrize("text", AWKWARD)
-def test_awkward_text_comes_back(tokenizer: tokenizers.Tokenizer, text: str) -> None:
+def test_awkward_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @settings(max_examples=400, derandomize=True, deadline=None)
 @given(text=texts)
-def test_any_text_comes_back(tokenizer: tokenizers.Tokenizer, text: str) -> None:
+def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert ids.dtype == np.int64
     assert 3 not in ids
 
 
-def test_every_character_comes_back(tokenizer: tokenizers.Tokenizer) -> None:
+def test_every_character_comes_back(tokenizer: Tokenizer) -> None:
     scalars = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     for start in range(0, len(scalars), 512):
         text = "a".join(scalars[start : start + 512])
@@ -140,7 +146,7 @@ def test_opts_dictionary(opt: ByteLevelBPE, tmp_path: Path) -> None:
     assert opt.is_fast
     assert opt.encode("Hello world").tolist() == [31414, 232]
     assert opt.decode([2, 31414, 232]) == "Hello world"
-    opt.write_dict(tmp_path / "dict.txt")
+    opt.dictionary.save(str(tmp_path / "dict.txt"))
     dictionary = Dictionary.load(str(tmp_path / "dict.txt"))
     assert len(dictionary) == 50_272
     vocab = json.loads(opt.files()["vocab.json"])
@@ -157,38 +163,21 @@ def test_ambiguous_merges_are_encoded_by_the_reference(
     byte_level: ByteLevelBPE, tmp_path: Path
 ) -> None:
     # "abc" is listed as ab+c, but bc comes first: the listed pairs never make it, tiktoken would.
-    symbols = [*byte_level.symbols()[: 4 + 256], "bc", "ab", "abc"]
+    symbols = [*byte_level.dictionary.symbols[: 4 + 256], "bc", "ab", "abc"]
     vocab = {symbol: number for number, symbol in enumerate(symbols)}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     (tmp_path / "merges.txt").write_text("#version: 0.2\nb c\na b\nab c\n")
-    tokenizer = ByteLevelBPE(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    tokenizer = byte_level_bpe(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
     assert not tokenizer.is_fast
-    assert [tokenizer.symbols()[n] for n in tokenizer.encode("abc")] == ["a", "bc"]
+    assert [tokenizer.dictionary.symbols[n] for n in tokenizer.encode("abc")] == ["a", "bc"]
 
 
-def test_dictionary_is_fairseqs(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
+def test_dictionary_is_fairseqs(tokenizer: Tokenizer, folder: Path) -> None:
     dictionary = Dictionary.load(str(folder / "dict.txt"))
-    assert dictionary.symbols == tokenizer.symbols()
+    assert dictionary.symbols == tokenizer.dictionary.symbols
     assert len(dictionary) == len(tokenizer) == -(-SIZE // 8) * 8
     dictionary.pad_to_multiple_(DICTIONARY_MULTIPLE)  # changes nothing
     assert len(dictionary) == len(tokenizer)
-
-
-def test_padding_is_spelled_as_fairseqs() -> None:
-    names = ["a", "madeupword0000", "madeupword0002"]
-    dictionary = Dictionary()
-    for name in names:
-        dictionary.add_symbol(name)
-    dictionary.pad_to_multiple_(DICTIONARY_MULTIPLE)
-    assert ["<s>", "<pad>", "</s>", "<unk>", *dictionary_symbols(names)] == dictionary.symbols
-
-
-def test_symbols_that_fairseq_cannot_carry_are_renamed(tmp_path: Path) -> None:
-    names = ["a b", "\u3000", "", "</s>", "x", "<symbol4>"]
-    symbols = dictionary_symbols(names)
-    assert symbols[4] == "x"
-    (tmp_path / "dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols), "utf-8")
-    assert Dictionary.load(str(tmp_path / "dict.txt")).symbols[4:] == symbols
 
 
 @pytest.mark.parametrize("text", AWKWARD)
@@ -203,17 +192,17 @@ def test_awkward_text_comes_back_through_fairseq(folders: dict[str, Path], text:
         dictionary = Dictionary.load(str(place / "dict.txt"))
         ids, back = through_fairseq(bpe, dictionary, text)
         assert back == text
-        assert ids == tokenizers.from_folder(place).encode(text).tolist()
+        assert ids == from_folder(place).encode(text).tolist()
 
 
-def test_words_begin_at_spaces(tokenizer: tokenizers.Tokenizer) -> None:
+def test_words_begin_at_spaces(tokenizer: Tokenizer) -> None:
     symbols = tokenizer.encode_symbols("of the self").split()
     assert tokenizer.begins_word(symbols[-1])
     assert tokenizer.begins_word("</s>")
     assert not tokenizer.begins_word(tokenizer.encode_symbols("x").split()[0])
 
 
-def test_ids_without_text(tokenizer: tokenizers.Tokenizer) -> None:
+def test_ids_without_text(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("ab").tolist()
     assert tokenizer.decode([2, 0, *ids, 2, 1, 1]) == "ab"
     assert tokenizer.decode([3, len(tokenizer) - 1]) == "\ufffd\ufffd"
@@ -222,13 +211,13 @@ def test_ids_without_text(tokenizer: tokenizers.Tokenizer) -> None:
         tokenizer.decode([99_999])
 
 
-def test_batches(tokenizer: tokenizers.Tokenizer) -> None:
+def test_batches(tokenizer: Tokenizer) -> None:
     batch = tokenizer.encode_batch(AWKWARD)
     assert [ids.tolist() for ids in batch] == [tokenizer.encode(t).tolist() for t in AWKWARD]
 
 
 @pytest.mark.parametrize("text", ["\ud800", "fine \udfff fine", "\u2581\ud83d"])
-def test_lone_surrogates_are_refused(tokenizer: tokenizers.Tokenizer, text: str) -> None:
+def test_lone_surrogates_are_refused(tokenizer: Tokenizer, text: str) -> None:
     with pytest.raises(UserError, match=r"without lone surrogates, but has U\+D"):
         tokenizer.encode(text)
 
@@ -237,7 +226,7 @@ def test_training_twice_gives_the_same(folders: dict[str, Path], tmp_path: Path)
     train_byte_level_bpe(real_texts(), SIZE, tmp_path)
     train_sentence_pieces(real_texts(), SIZE, tmp_path, True)
     for folder in folders.values():
-        for name in tokenizers.from_folder(folder).files():
+        for name in from_folder(folder).files():
             assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
@@ -251,7 +240,7 @@ def test_a_model_trained_elsewhere_decodes_as_it_does(tmp_path: Path) -> None:
             minloglevel=2,
         )
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    ours = SentencePiece(path)
+    ours = sentence_piece(str(path))
     assert not ours.is_exact
     for text in ("  the \ufb01rst  value ", "parser.add_argument", "\u4e16"):
         assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
@@ -261,19 +250,19 @@ def test_a_model_trained_elsewhere_decodes_as_it_does(tmp_path: Path) -> None:
 
 def test_a_folder_must_hold_one_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither"):
-        tokenizers.from_folder(tmp_path)
+        from_folder(tmp_path)
     for folder in folders.values():
-        for name, content in tokenizers.from_folder(folder).files().items():
+        for name, content in from_folder(folder).files().items():
             (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match="holds both"):
-        tokenizers.from_folder(tmp_path)
+        from_folder(tmp_path)
 
 
 def test_a_dictionary_of_another_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
-    tokenizers.from_folder(folder).save(tmp_path)
+    from_folder(folder).save(tmp_path)
     (tmp_path / "dict.txt").write_text("a 1\nb 1\n")
     with pytest.raises(UserError, match=r"dict.txt' must list the symbols of the tokenizer"):
-        tokenizers.from_folder(tmp_path)
+        from_folder(tmp_path)
 
 
 # name -> (vocab.json, merges.txt, what the sentence says); None: the good file
@@ -301,7 +290,7 @@ def test_bad_vocabulary_files(name: str, folders: dict[str, Path], tmp_path: Pat
         good = (folders["opt_bpe"] / file).read_bytes()
         (tmp_path / file).write_bytes(good if content is None else content)
     with pytest.raises(UserError, match=sentence):
-        ByteLevelBPE(tmp_path / "vocab.json", tmp_path / "merges.txt")
+        byte_level_bpe(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
 
 
 def test_missing_or_wrong_tokenizer_files(tmp_path: Path) -> None:
@@ -310,7 +299,7 @@ def test_missing_or_wrong_tokenizer_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"`--opt-sentencepiece-model` must be set"):
         OptSentencePiece(OptSentencePieceConfig())
     with pytest.raises(UserError, match=r"must be a readable file, but is '.*no.json'"):
-        ByteLevelBPE(tmp_path / "no.json", tmp_path / "no.txt")
+        byte_level_bpe(str(tmp_path / "no.json"), str(tmp_path / "no.txt"))
     (tmp_path / "text.model").write_text("not a model")
     with pytest.raises(UserError, match="must be a SentencePiece model"):
-        SentencePiece(tmp_path / "text.model")
+        sentence_piece(str(tmp_path / "text.model"))

@@ -39,15 +39,21 @@ from metaseq_plugin.data.prepare.corpus_tokens import (
     progress_bar,
     read_chunks,
     read_with_progress,
-    token_dtype,
     tokenize_corpus,
 )
 from metaseq_plugin.data.prepare.vocabulary import DEFAULT_VOCAB_SIZE, train_vocabulary
 from metaseq_plugin.data.processes import MAX_WORKERS, WorkerDiedError, available_cores
-from metaseq_plugin.tokenizers import open as tokenizers
-from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, read_tokenizer_file
-from metaseq_plugin.tokenizers.byte_level import MERGES_OPTION, MIN_VOCAB_SIZE, VOCAB_OPTION
-from metaseq_plugin.tokenizers.sentencepiece import MODEL_OPTION
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, token_dtype
+from metaseq_plugin.tokenizers.open import (
+    BPE_NAMES,
+    TOKENIZER_FILES,
+    add_file_options,
+    check_file_options,
+    from_files,
+    from_folder,
+    given_files,
+)
+from metaseq_plugin.tokenizers.train import MIN_VOCAB_SIZE
 
 REPORT_FILE = "prepare.json"
 WORK_FOLDER = ".prepare"
@@ -58,7 +64,7 @@ INDEX_FILES = tuple(f"{split}.idx" for split in SPLITS)
 # In the order in which they appear: fairseq takes a split for present once its .idx is there.
 OUTPUT_FILES = (
     DICTIONARY_FILE,
-    *tokenizers.TOKENIZER_FILES,
+    *TOKENIZER_FILES,
     *(f"{split}.bin" for split in SPLITS),
     *reversed(INDEX_FILES),
     REPORT_FILE,
@@ -72,11 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--destdir", required=True, help="the data folder to make")
     add("--vocab-size", type=int, metavar="N", help="train a vocabulary of exactly N symbols "
         f"(default: {DEFAULT_VOCAB_SIZE:,}, or fewer where the inputs cannot fill it)")  # fmt: skip
-    add("--bpe", choices=tokenizers.BPE_NAMES, help="kind of tokenizer (default: the kind of the "
-        f"files given, else {tokenizers.BPE_NAMES[0]})")  # fmt: skip
-    add(VOCAB_OPTION, metavar="FILE", help="vocab.json to use instead of training one")
-    add(MERGES_OPTION, metavar="FILE", help="merges.txt that belongs to it")
-    add(MODEL_OPTION, metavar="FILE", help="SentencePiece model to use instead of training one")
+    add("--bpe", choices=BPE_NAMES, help="kind of tokenizer (default: the kind of the "
+        f"files given, else {BPE_NAMES[0]})")  # fmt: skip
+    add_file_options(parser, "to use instead of training one")
     add("--valid-fraction", type=float, default=0.02, metavar="F", help="share of the documents to "
         "hold out, between 0 and 1 (default: %(default)s; at least one document)")  # fmt: skip
     add("--split-documents", choices=[choice.value for choice in SplitDocuments],
@@ -113,9 +117,8 @@ def run(args: argparse.Namespace) -> None:
 
 def check_options(args: argparse.Namespace) -> None:
     """Raise UserError for the first option that is out of range or contradicts another."""
-    tokenizers.check_options(args)
-    given = tokenizers.given_files(args)
-    if args.vocab_size is not None and given:
+    check_file_options(args)
+    if args.vocab_size is not None and given_files(args):
         raise UserError(
             f"`--vocab-size` must be left out when tokenizer files are given, but is "
             f"{args.vocab_size}. Leave one of them out."
@@ -140,17 +143,11 @@ def check_options(args: argparse.Namespace) -> None:
 
 def make_plan(args: argparse.Namespace, files: list[Path]) -> Plan:
     """All that the result depends on; two runs of one plan give the same bytes."""
-    options = {VOCAB_OPTION: args.opt_bpe_vocab, MERGES_OPTION: args.opt_bpe_merges}
-    options[MODEL_OPTION] = args.opt_sentencepiece_model
     return {
         "format_version": FORMAT_VERSION,
         "bpe": args.bpe,
         "vocab_size": args.vocab_size,
-        "tokenizer_sha256": [
-            hashlib.sha256(read_tokenizer_file(Path(file), option)).hexdigest()
-            for option, file in options.items()
-            if file is not None
-        ],
+        "tokenizer_sha256": [hashlib.sha256(file.read()).hexdigest() for file in given_files(args)],
         "valid_fraction": args.valid_fraction,
         "split_documents": args.split_documents,
         "seed": args.seed,
@@ -221,7 +218,7 @@ def _prepare(args: argparse.Namespace, files: list[Path], plan: Plan, work: Path
     folder = work / "tokenizer"
     if not folder.exists():
         _make_tokenizer(args, files, num_bytes, folder)
-    tokenizer = tokenizers.from_folder(folder)
+    tokenizer = from_folder(folder)
     with progress_bar("tokenize", num_bytes) as bar:
         chunk_files = tokenize_corpus(
             read_chunks(files, split_documents),
@@ -245,16 +242,16 @@ def _make_tokenizer(
     unfinished = folder.with_name("tokenizer.tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    paths = tokenizers.given_files(args)
-    if paths:
-        tokenizer = tokenizers.from_files(args.bpe, *paths)
+    given = given_files(args)
+    if given:
+        tokenizer = from_files(args.bpe, *given)
     else:
         with progress_bar("sample", num_bytes) as bar:
             documents = read_with_progress(files, SplitDocuments(args.split_documents), bar.update)
             train_vocabulary(
                 args.bpe, documents, args.vocab_size, unfinished, args.seed, args.workers
             )
-        tokenizer = tokenizers.from_folder(unfinished)
+        tokenizer = from_folder(unfinished)
     tokenizer.save(unfinished)
     unfinished.rename(folder)
 
@@ -263,7 +260,7 @@ def _publish(work: Path, destdir: Path, report: Plan) -> None:
     """Move the result into ``destdir``: at no moment do old and new files make one dataset."""
     result = work / "result"
     (result / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    for name in (REPORT_FILE, *INDEX_FILES, *tokenizers.TOKENIZER_FILES):
+    for name in (REPORT_FILE, *INDEX_FILES, *TOKENIZER_FILES):
         (destdir / name).unlink(missing_ok=True)
     for name in OUTPUT_FILES:
         if (result / name).exists():

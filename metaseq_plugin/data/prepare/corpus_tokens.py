@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
 
 import numpy as np
-from fairseq.data.indexed_dataset import best_fitting_int_dtype
 from tqdm import tqdm
 
 from metaseq_plugin.compat.errors import UserError
@@ -32,8 +31,9 @@ from metaseq_plugin.data.documents.documents import (
     read_documents,
 )
 from metaseq_plugin.data.processes import in_order
-from metaseq_plugin.tokenizers import open as tokenizers
-from metaseq_plugin.tokenizers.base import EOS
+from metaseq_plugin.tokenizers.base import EOS, Tokenizer
+from metaseq_plugin.tokenizers.dictionary import token_dtype
+from metaseq_plugin.tokenizers.open import from_folder
 
 CHUNK_BYTES = 4_194_304
 HASH_BYTES = 8
@@ -89,14 +89,9 @@ def read_chunks(files: list[Path], split_documents: SplitDocuments) -> Iterator[
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
+def _tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of this process: read once, before the workers are forked."""
-    return tokenizers.from_folder(folder)
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    """The narrowest type that fairseq stores token ids of such a dictionary in."""
-    return np.dtype(best_fitting_int_dtype(vocab_size))
+    return from_folder(folder)
 
 
 def _chunk_file(folder: Path, chunk: Chunk) -> Path:

@@ -16,8 +16,8 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.documents.documents import RawDocument, parse
 from metaseq_plugin.data.prepare.corpus_tokens import HASH_BYTES
 from metaseq_plugin.data.processes import WorkerDiedError, process_pool
-from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE, train_byte_level_bpe
-from metaseq_plugin.tokenizers.sentencepiece import train_sentence_pieces
+from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
+from metaseq_plugin.tokenizers.train import train_byte_level_bpe, train_sentence_pieces
 
 SAMPLE_BYTES = 33_554_432
 # The vocabulary aimed at when none is asked for; a small corpus gets what it can fill.

@@ -30,13 +30,13 @@ from metaseq_plugin.data.documents.documents import (
     RawDocument,
     parse_fields,
 )
-from metaseq_plugin.data.prepare.corpus_tokens import token_dtype
 from metaseq_plugin.data.processes import follow_parent
 from metaseq_plugin.data.streaming.corpora import Corpora, Places
 from metaseq_plugin.data.streaming.index import ChangedFileError, changed
 from metaseq_plugin.data.streaming.line_scan import line_number
 from metaseq_plugin.data.streaming.order import DocumentOrder
 from metaseq_plugin.tokenizers.base import EOS, Tokenizer
+from metaseq_plugin.tokenizers.dictionary import token_dtype
 
 RANGE_BYTES = 1_048_576
 RANGE_DOCUMENTS = 2_048
@@ -86,7 +86,7 @@ class Reader:
 
     def __init__(self, tokenizer: Tokenizer, skips_bad: bool) -> None:
         self.tokenizer, self.skips_bad = tokenizer, skips_bad
-        self.dtype: np.dtype = np.dtype(token_dtype(len(tokenizer)))
+        self.dtype = token_dtype(len(tokenizer))
         self.open_files: OrderedDict[str, int] = OrderedDict()
         self.num_named: Counter[str] = Counter()  # bad documents of each file
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional
 
 from metaseq_plugin.data.documents.inputs import find_inputs
 from metaseq_plugin.data.streaming.files import corpus_name
-from metaseq_plugin.tokenizers.base import DICTIONARY_FILE
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
 from metaseq_plugin.tokenizers.open import TOKENIZER_FILES
 
 TRAIN = "train"

@@ -1,7 +1,7 @@
 """``--bpe opt_sentencepiece``: a SentencePiece model behind fairseq's encoder interface.
 
 fairseq's own ``--bpe sentencepiece`` drops spaces at the ends and cannot carry symbols with white
-space; this one gives back the text that went in (``sentence_pieces`` says for which models).
+space; this one gives back the text that went in (``sentencepiece`` says for which models).
 """
 
 from dataclasses import dataclass, field

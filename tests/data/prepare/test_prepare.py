@@ -22,7 +22,8 @@ from metaseq_plugin.data.documents.documents import RawDocument
 from metaseq_plugin.data.prepare import command as prepare
 from metaseq_plugin.data.prepare import corpus_tokens
 from metaseq_plugin.data.prepare import vocabulary as train_vocabulary
-from metaseq_plugin.tokenizers import open as tokenizers
+from metaseq_plugin.tokenizers.dictionary import token_dtype
+from metaseq_plugin.tokenizers.open import BPE_NAMES, from_folder
 from tests.data.trained import real_texts, write_jsonl
 
 VOCAB_SIZE = 400
@@ -64,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def decoded(data: Path, split: str) -> list[str]:
     dataset = indexed_dataset.make_dataset(str(data / split), "mmap")
-    tokenizer = tokenizers.from_folder(data)
+    tokenizer = from_folder(data)
     found = []
     for number in range(len(dataset)):
         ids = dataset[number].tolist()
@@ -74,7 +75,7 @@ def decoded(data: Path, split: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("bpe", tokenizers.BPE_NAMES)
+@pytest.mark.parametrize("bpe", BPE_NAMES)
 def test_the_corpus_comes_back(bpe: str, corpus: Path, tmp_path: Path) -> None:
     run(corpus, "--destdir", tmp_path, "--bpe", bpe, "--vocab-size", VOCAB_SIZE)
     train, valid = decoded(tmp_path, "train"), decoded(tmp_path, "valid")
@@ -105,7 +106,7 @@ def test_workers_do_not_matter(workers: int, corpus: Path, prepared: Path, tmp_p
 def test_writer_writes_what_fairseqs_builder_writes(tmp_path: Path) -> None:
     sizes = np.array([3, 1, 700], dtype=np.int32)
     for vocab_size in (1_000, 100_000):
-        dtype = corpus_tokens.token_dtype(vocab_size)
+        dtype = token_dtype(vocab_size)
         tokens = np.arange(sizes.sum()).astype(dtype)
         writer = BinarizedWriter(tmp_path, "ours", dtype)
         writer.add(tokens[:4], sizes[:2])
@@ -148,7 +149,7 @@ def test_other_data_is_replaced_only_on_request(corpus: Path, tmp_path: Path) ->
         run(corpus, *other)
     assert contents(tmp_path) == before
     run(corpus, *other, "--overwrite")
-    assert len(tokenizers.from_folder(tmp_path)) == 504  # and no file of the other kind is left
+    assert len(from_folder(tmp_path)) == 504  # and no file of the other kind is left
 
 
 class PowerCutError(Exception):

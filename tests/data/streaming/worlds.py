@@ -14,7 +14,8 @@ from metaseq_plugin.data.streaming.rounds import Share
 from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
-from metaseq_plugin.tokenizers.base import PAD, SPECIAL_SYMBOLS, Tokenizer
+from metaseq_plugin.tokenizers.base import PAD, Tokenizer
+from metaseq_plugin.tokenizers.dictionary import SPECIAL_SYMBOLS
 
 AS_THEY_ARE = Mixing()
 NUM_WORDS = 50_000

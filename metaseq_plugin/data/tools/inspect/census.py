@@ -18,7 +18,7 @@ from metaseq_plugin.data.documents.documents import BadDocumentError, Fault, Raw
 from metaseq_plugin.data.prepare.corpus_tokens import Chunk
 from metaseq_plugin.data.tools.corpora import CorpusFile
 from metaseq_plugin.data.tools.inspect.lengths import Lengths
-from metaseq_plugin.tokenizers.open import Tokenizer
+from metaseq_plugin.tokenizers.base import Tokenizer
 
 NUM_LONGEST = 10
 MAX_FAULTS = 1_000  # that are kept; all are counted

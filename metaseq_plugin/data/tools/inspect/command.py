@@ -28,8 +28,16 @@ from metaseq_plugin.data.tools.inspect.lengths import PLOT_OPTION, plot
 from metaseq_plugin.data.tools.inspect.report import as_json, as_text
 from metaseq_plugin.data.tools.reports import show
 from metaseq_plugin.storage import json_file
-from metaseq_plugin.tokenizers import open as tokenizers
+from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.byte_level import MERGES_OPTION, VOCAB_OPTION
+from metaseq_plugin.tokenizers.open import (
+    add_file_options,
+    check_file_options,
+    from_files,
+    from_folder,
+    given_files,
+    has_tokenizer,
+)
 from metaseq_plugin.tokenizers.sentencepiece import MODEL_OPTION
 
 REPORT_OPTION = "--report"
@@ -43,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with .jsonl or .txt files, plain, .gz or .zst; or a file",
     )
     parser.set_defaults(bpe=None)  # the files show the kind
-    add(VOCAB_OPTION, metavar="FILE", help="vocab.json of the tokenizer to count with")
-    add(MERGES_OPTION, metavar="FILE", help="merges.txt that belongs to it")
-    add(MODEL_OPTION, metavar="FILE", help="SentencePiece model to count with")
+    add_file_options(parser, "to count with")
     add("--token-sample", type=float, default=1.0, metavar="F", help="tokenise this share of the "
         "documents only, and say how far off the estimate may be (default: all)")  # fmt: skip
     add("--split-documents", choices=[choice.value for choice in SplitDocuments],
@@ -99,14 +105,14 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _tokenizer(args: argparse.Namespace) -> Optional[tokenizers.Tokenizer]:
+def _tokenizer(args: argparse.Namespace) -> Optional[Tokenizer]:
     """The one that options name, else that of the data folder, else none."""
-    tokenizers.check_options(args)
-    given = tokenizers.given_files(args)
+    check_file_options(args)
+    given = given_files(args)
     if given:
-        return tokenizers.from_files(args.bpe, *given)
-    if Path(args.data).is_dir() and tokenizers.has_tokenizer(args.data):
-        return tokenizers.from_folder(args.data)
+        return from_files(args.bpe, *given)
+    if Path(args.data).is_dir() and has_tokenizer(args.data):
+        return from_folder(args.data)
     return None
 
 

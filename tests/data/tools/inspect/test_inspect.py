@@ -19,7 +19,7 @@ from metaseq_plugin.data.prepare.vocabulary import train_vocabulary
 from metaseq_plugin.data.tools.clean import command as cleaning
 from metaseq_plugin.data.tools.inspect import command as inspection
 from metaseq_plugin.data.tools.inspect.lengths import Lengths
-from metaseq_plugin.tokenizers import open as tokenizers
+from metaseq_plugin.tokenizers.open import from_folder
 from tests.data.tools.corpus import Document, as_jsonl, essays, run, write
 from tests.data.trained import real_texts
 
@@ -29,7 +29,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     paths = [documents.RawDocument("a.txt", 1, 0, text.encode()) for text in real_texts()[:3]]
     train_vocabulary("opt_bpe", paths, 400, folder, 1, 1)
-    tokenizers.from_folder(folder).save(folder)
+    from_folder(folder).save(folder)
     return folder
 
 
@@ -81,7 +81,7 @@ def options(folder: Path) -> list[object]:
 def test_every_number_is_the_corpus_s(num_workers: int, tmp_path: Path, tokenizer: Path) -> None:
     data = corpus(tmp_path / "data")
     report = inspected(data, tmp_path, *options(tokenizer), "--workers", num_workers)
-    encode = tokenizers.from_folder(tokenizer).encode
+    encode = from_folder(tokenizer).encode
     assert report["tokens_are_exact"] is True
     assert list(report["corpora"]) == ["valid/wiki/wiki", "train/books", "train/wiki"]
     for name, texts in CONTENT.items():
@@ -180,7 +180,7 @@ def test_a_sample_estimates_tokens_within_the_error_that_it_states(
     share: float, tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of 40 corpora at least 34 estimates are within two standard errors: 38 are to be expected."""
-    encode = tokenizers.from_folder(tokenizer).encode
+    encode = from_folder(tokenizer).encode
     num_within, widths = 0, []
     texts = {f"c{seed}": texts_of(seed, 600) for seed in range(10, 50)}
     files = {f"{name}.jsonl": as_jsonl(some) for name, some in texts.items()}
