@@ -34,7 +34,7 @@ from metaseq_plugin.compat.checkpoint_sets import (
     set_best_score,
 )
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.layout import held as layout
+from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.layout.peers import Ranks, agree, all_ranks, on_first
 
 logger = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ def state_of(saved: CheckpointSet, trainer: Any, resets: Resets, ranks: Ranks) -
     state: Dict[str, Any] = {}
     problem = None
     with_optimizer = saved.has_optimizer and not resets.optimizer
-    pieces = layout.pieces_of(trainer.get_model())
+    pieces = pieces_of(trainer.get_model())
     try:
         if trainer.cfg.ema.store_ema and pieces != saved.pieces:
             raise UserError(
