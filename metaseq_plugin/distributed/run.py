@@ -24,9 +24,9 @@ from torch import nn
 
 from metaseq_plugin.distributed import tensor_parallel
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel, initialise, shard
+from metaseq_plugin.distributed.option_checks import is_sharded
 from metaseq_plugin.layout.grid import SINGLE, Grid, backend_device, build
 from metaseq_plugin.layout.held import give_memory
-from metaseq_plugin.layout.layout import FULLY_SHARDED
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,13 @@ class Run(NamedTuple):
                 "--cpu-offload has no effect on a CPU: everything is in its memory already"
             )
         return shard(
-            model, self.grid, self.compute_dtype, self.use_sharded_state,
-            self.reshard_after_forward, self.cpu_offload and on_gpu,
-        )  # fmt: skip
+            model,
+            self.grid,
+            self.compute_dtype,
+            use_sharded_state=self.use_sharded_state,
+            reshard_after_forward=self.reshard_after_forward,
+            cpu_offload=self.cpu_offload and on_gpu,
+        )
 
 
 class _Process:
@@ -107,8 +111,8 @@ def prepare(cfg: Any) -> None:
             logger.warning(
                 "--write-checkpoints-asynchronously has no effect: a set is written at once"
             )
-    is_sharded = distributed.ddp_backend == FULLY_SHARDED
-    if is_sharded and not dist.is_initialized():
+    sharded = is_sharded(cfg)
+    if sharded and not dist.is_initialized():
         on_gpu = torch.cuda.is_available() and not cfg.common.cpu
         backend = "nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -116,12 +120,16 @@ def prepare(cfg: Any) -> None:
         make_groups(1)
 
     dtype = torch.float16 if cfg.common.fp16 else torch.float32
-    if is_sharded and cfg.common.bf16:
+    if sharded and cfg.common.bf16:
         dtype = torch.bfloat16
         cfg.common.bf16 = False
     # One master copy for each parameter, so that a checkpoint can be cut anew.
     cfg.common.fp16_no_flatten_grads = True
     _Process.run = Run(
-        current().grid, is_sharded, dtype, distributed.use_sharded_state,
-        not distributed.no_reshard_after_forward, distributed.cpu_offload,
-    )  # fmt: skip
+        grid=current().grid,
+        is_fully_sharded=sharded,
+        compute_dtype=dtype,
+        use_sharded_state=distributed.use_sharded_state,
+        reshard_after_forward=not distributed.no_reshard_after_forward,
+        cpu_offload=distributed.cpu_offload,
+    )
