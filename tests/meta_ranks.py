@@ -45,7 +45,7 @@ def on_ranks(
 
 
 def sharded_model(ranks: Grid, name: str, vocab_size: int) -> OPTLanguageModel:
-    """What this rank holds of the size ``name``: built, cut and sharded by the engine."""
+    """What this rank holds of the size ``name``: built, cut and sharded as in a run."""
     with torch.device("meta"):
         model = OPTLanguageModel(OPTDecoder(config(f"opt_{name}"), dictionary(vocab_size)))
     if ranks.model_parallel_size > 1:

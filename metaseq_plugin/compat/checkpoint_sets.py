@@ -1,8 +1,7 @@
 """Let the plugin save and load the checkpoints of its models; fairseq keeps those of all others.
 
 For its own models the host (``host.py``) saves and loads. fairseq's trainer still makes the state and
-takes it back:
-``captured_state`` catches what it would write, ``handing_over`` gives it what it would read.
+takes it back: ``captured_state`` catches what it would write, ``handing_over`` gives it what it would read.
 """
 
 import logging

@@ -45,6 +45,7 @@ class Seam:
         return f"{self.module}.{self.function}"
 
 
+# fmt: off
 SEAMS = (
     # omegaconf is the first of the three to be imported on any path, and is what pytest's
     # assertion-rewriting hook leaves to us when it claims hydra for itself.
@@ -69,9 +70,7 @@ SEAMS = (
     Seam("fairseq.distributed.utils", "after", "cpu_ranks", "gather_without_gpu"),
     Seam("fairseq.distributed.utils", "after", "rank_timeout", "bound_collectives"),
     Seam("fairseq.distributed.utils", "after", "safe_checkpoints", "allow_placeholders"),
-    Seam(
-        "fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout", "bound_own_work"
-    ),
+    Seam("fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout", "bound_own_work"),
     Seam("fairseq.optim.dynamic_loss_scaler", "after", "loss_scale", "bound_skips"),
     Seam("torch.distributed.run", "after", "torchrun_report", "report_in_one_line"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "keep_sets"),
@@ -88,18 +87,12 @@ SEAMS = (
     Seam("fairseq_cli.train", "after", "door", "guard"),
     Seam("fairseq_cli.validate", "after", "door", "guard"),
     Seam("fairseq.distributed.utils", "after", "parallel_doors", "check_layout"),
-    Seam(
-        "fairseq.distributed.fully_sharded_data_parallel",
-        "after",
-        "parallel_doors",
-        "shard_by_host",
-    ),
-    Seam(
-        "fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"
-    ),
+    Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors", "shard_by_host"),
+    Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"),
     Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors", "mark_copies"),
     Seam("fairseq_cli.train", "after", "parallel_doors", "prepare_run"),
 )
+# fmt: on
 
 # Modules that fairseq imports and no release of it contains -> the file of this folder that stands in.
 PROVIDED = {
