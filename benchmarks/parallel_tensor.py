@@ -20,6 +20,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from metaseq_plugin.layout.grid import MODEL_AXIS, Grid, build
+
 DTENSOR, OURS, OURS_PLAIN = "DTensor", "ours", "ours without oneDNN"
 
 
@@ -38,32 +40,28 @@ def build_decoder(arch: str) -> Any:
     return OPTLanguageModel(OPTDecoder(cfg, dictionary))
 
 
-def cut_by_us(arch: str, num_ranks: int) -> nn.ModuleList:
+def cut_by_us(arch: str, grid: Grid) -> nn.ModuleList:
     from metaseq_plugin.distributed import tensor_parallel
     from metaseq_plugin.distributed.fully_sharded import initialise
-    from metaseq_plugin.layout import grid
-    from metaseq_plugin.layout import held as layout
+    from metaseq_plugin.layout.held import give_memory
 
     with torch.device("meta"):
         model = build_decoder(arch)
-    tensor_parallel.cut(model, grid.current(), sequence_parallel=False)
-    layout.give_memory(model, "cpu")
+    tensor_parallel.cut(model, grid, sequence_parallel=False)
+    give_memory(model, "cpu")
     initialise(model)
     layers: nn.ModuleList = model.decoder.layers
     return layers
 
 
-def cut_by_dtensor(arch: str, num_ranks: int) -> nn.ModuleList:
+def cut_by_dtensor(arch: str, grid: Grid) -> nn.ModuleList:
     from torch.distributed.tensor.parallel import (
         ColwiseParallel,
         RowwiseParallel,
         parallelize_module,
     )
 
-    from metaseq_plugin.layout import grid
-
-    mesh = grid.current().mesh
-    assert mesh is not None
+    assert grid.mesh is not None
     layers: nn.ModuleList = build_decoder(arch).decoder.layers
     columns = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "fc1")
     rows = ("self_attn.out_proj", "fc2")
@@ -72,7 +70,7 @@ def cut_by_dtensor(arch: str, num_ranks: int) -> nn.ModuleList:
         plan |= {name: RowwiseParallel() for name in rows}
         # Our ReLU works in place, which autograd forbids on the local view that DTensor would give.
         plan["fc1"] = ColwiseParallel(use_local_output=False)
-        parallelize_module(layer, mesh[grid.MODEL_AXIS], plan)
+        parallelize_module(layer, grid.mesh[MODEL_AXIS], plan)
     return layers
 
 
@@ -93,19 +91,18 @@ def one_round(layers: nn.ModuleList, x: Tensor) -> Tuple[float, Tensor, Tensor]:
 
 def rank_main(rank: int, num_ranks: int, folder: str, options: argparse.Namespace) -> None:
     import metaseq_plugin  # noqa: F401  registers everything
-    from metaseq_plugin.layout import grid
     from metaseq_plugin.models.opt import SIZES
     from metaseq_plugin.modules import linear
 
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=num_ranks)
-    grid.build(num_ranks, "cpu")
+    grid = build(num_ranks, "cpu")
     torch.manual_seed(1)  # weights follow from it, in any layout
-    builders: Dict[str, Callable[[str, int], nn.ModuleList]] = {
+    builders: Dict[str, Callable[[str, Grid], nn.ModuleList]] = {
         DTENSOR: cut_by_dtensor,
         OURS: cut_by_us,
     }
-    built = {name: build(options.arch, num_ranks) for name, build in builders.items()}
+    built = {name: cut(options.arch, grid) for name, cut in builders.items()}
     built[OURS_PLAIN] = built[OURS]
     dim = SIZES[options.arch.removeprefix("opt_")].embed_dim
     x = torch.randn(options.batch_size, options.tokens_per_sample, dim)

@@ -9,9 +9,9 @@ from metaseq_plugin.compat import startup
 
 startup.install()  # a no-op where the start-up hook is installed
 
-from metaseq_plugin.compat.checkpoint_sets import register  # noqa: E402
+from metaseq_plugin.compat.host import register  # noqa: E402
 from metaseq_plugin.criterions import chunked_cross_entropy  # noqa: E402
-from metaseq_plugin.host import SetEngine  # noqa: E402
+from metaseq_plugin.host import OPTHost  # noqa: E402
 from metaseq_plugin.models import opt  # noqa: E402
 from metaseq_plugin.optim import adamw  # noqa: E402
 from metaseq_plugin.tasks import (  # noqa: E402
@@ -22,7 +22,7 @@ from metaseq_plugin.tasks import (  # noqa: E402
 )
 from metaseq_plugin.tokenizers.fairseq_bpe import opt_bpe, opt_sentencepiece  # noqa: E402
 
-register(SetEngine())
+register(OPTHost())
 
 __all__ = [
     "adamw",

@@ -1,4 +1,7 @@
-"""What fairseq's checkpoint functions do for models of ours: one object for ``compat.checkpoint_sets``."""
+"""What the plugin does in fairseq's place for its own models: the one host that compat asks.
+
+Each answer is a line that leads to the room where the work is done; ``compat/host.py`` says what each is for.
+"""
 
 from pathlib import Path
 from typing import Any, Dict, Optional
@@ -8,15 +11,42 @@ from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.save import save_checkpoint
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_file import open_file
+from metaseq_plugin.distributed import run
+from metaseq_plugin.distributed.fully_sharded import FullyShardedModel
+from metaseq_plugin.distributed.option_checks import check_layout
+from metaseq_plugin.layout.grid import Grid
+from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.sizes import is_opt
 
 
-class SetEngine:
-    """Saves and loads sets; ``metaseq_plugin/__init__`` registers one."""
+class OPTHost:
+    """The host of every OPT; ``metaseq_plugin/__init__`` registers one."""
 
-    def handles(self, trainer: Any) -> bool:
-        """Whether ``trainer`` trains an OPT."""
-        return is_opt(trainer.cfg.model._name)
+    def owns(self, cfg: Any) -> bool:
+        return cfg.model is not None and is_opt(cfg.model._name)
+
+    # How a run is laid out over its ranks.
+
+    def check(self, cfg: Any) -> None:
+        check_layout(cfg, cfg.distributed_training.distributed_world_size)
+
+    def prepare(self, cfg: Any) -> None:
+        run.prepare(cfg)
+
+    def make_groups(self, model_parallel_size: int) -> None:
+        run.make_groups(model_parallel_size)
+
+    def grid(self) -> Grid:
+        return run.current().grid
+
+    def wrap(self, model: Any) -> Optional[Any]:
+        is_ours = run.current().is_fully_sharded and isinstance(model, OPTLanguageModel)
+        return run.current().wrap(model) if is_ours else None
+
+    def is_sharded(self, model: Any) -> bool:
+        return isinstance(model, FullyShardedModel)
+
+    # How its checkpoints are kept.
 
     def save(self, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> None:
         save_checkpoint(cfg, trainer, epoch_itr, val_loss)
@@ -25,7 +55,6 @@ class SetEngine:
         return load_checkpoint(cfg, trainer, **passthrough)
 
     def member(self, path: str) -> Optional[str]:
-        """A file of the set that ``path`` names without being a file itself."""
         name = set_name(Path(path))
         if Path(path).is_file() or not name.exists:
             return None

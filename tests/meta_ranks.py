@@ -15,8 +15,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from metaseq_plugin.distributed import fully_sharded, tensor_parallel
-from metaseq_plugin.layout import grid
-from metaseq_plugin.layout.grid import Grid
+from metaseq_plugin.layout.grid import Grid, build
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from tests.opt_models import config, dictionary
@@ -30,7 +29,7 @@ def _child(ranks: Sequence[int], layout: Layout, function: Callable[..., Any], *
     results = []
     for rank in ranks:
         dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=layout.num_ranks)
-        results.append(function(grid.build(layout.model_parallel_size, "cpu"), *args))
+        results.append(function(build(layout.model_parallel_size, "cpu"), *args))
         dist.destroy_process_group()
     return results
 
@@ -46,7 +45,7 @@ def on_ranks(
 
 
 def sharded_model(ranks: Grid, name: str, vocab_size: int) -> OPTLanguageModel:
-    """What this rank holds of the size ``name``: built, cut and sharded by the engine."""
+    """What this rank holds of the size ``name``: built, cut and sharded as in a run."""
     with torch.device("meta"):
         model = OPTLanguageModel(OPTDecoder(config(f"opt_{name}"), dictionary(vocab_size)))
     if ranks.model_parallel_size > 1:

@@ -69,10 +69,10 @@ class Recorder:
             trainer_class.clip_grad_norm = recording_norm(vars(trainer_class)["clip_grad_norm"])
 
     def _save_weights(self, model: Any, rank: int) -> None:
-        from metaseq_plugin.layout import held as layout
+        from metaseq_plugin.layout.held import local_tensors, pieces_of
 
-        pieces = {name: tuple(piece) for name, piece in layout.pieces_of(model).items()}
-        held = {"tensors": layout.local_tensors(model), "pieces": pieces}
+        pieces = {name: tuple(piece) for name, piece in pieces_of(model).items()}
+        held = {"tensors": local_tensors(model), "pieces": pieces}
         torch.save(held, self._file("weights", rank))
 
     def rows(self, rank: int = 0) -> list[dict]:

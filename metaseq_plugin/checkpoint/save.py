@@ -24,7 +24,7 @@ from metaseq_plugin.checkpoint.manifest import FileName
 from metaseq_plugin.checkpoint.retention import best_sets, delete_old
 from metaseq_plugin.checkpoint.set_file import layout_entry
 from metaseq_plugin.compat.checkpoint_sets import best_score, set_best_score
-from metaseq_plugin.layout import grid
+from metaseq_plugin.distributed.run import current
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.held import named_pieces, pieces_of
 from metaseq_plugin.layout.layout import Layout
@@ -71,7 +71,7 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
 
 def saving_ranks(trainer: Any) -> Ranks:
     """The ranks that write a set together; this one is among them."""
-    return all_ranks() if is_sharded(trainer) else ranks_of(grid.current().model_group)
+    return all_ranks() if is_sharded(trainer) else ranks_of(current().grid.model_group)
 
 
 def is_sharded(trainer: Any) -> bool:
@@ -89,7 +89,7 @@ def own_name(trainer: Any) -> FileName:
 
 def layout_of(trainer: Any) -> Layout:
     """How this run cuts a set."""
-    now = grid.current()
+    now = current().grid
     data_parallel_size = trainer.data_parallel_world_size
     shards = data_parallel_size if is_sharded(trainer) else 1
     return Layout(now.model_parallel_size, shards, data_parallel_size)
@@ -105,7 +105,7 @@ def make_state(trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> Dict[
     pieces = saved_pieces(trainer)
     for name, tensor in state["model"].items():
         assert tensor.shape == pieces[name].size, f"{name}: {tensor.shape} is not {pieces[name]}"
-    now = grid.current()
+    now = current().grid
     shard = trainer.data_parallel_rank if is_sharded(trainer) else 0
     params = optimizer_params(trainer)
     state["layout"] = layout_entry(
@@ -119,7 +119,7 @@ def saved_pieces(trainer: Any) -> Dict[str, Piece]:
     pieces = pieces_of(trainer.get_model())
     if not trainer.is_fsdp or is_sharded(trainer):
         return pieces
-    now = grid.current()
+    now = current().grid
     return {
         name: model_part_piece(name, p.shape, now.model_parallel_rank, now.model_parallel_size)
         for name, p in pieces.items()

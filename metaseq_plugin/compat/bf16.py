@@ -6,7 +6,6 @@ TPUs had the type, and the trainer then imports torch_xla. The option stays what
 
 import sys
 from functools import wraps
-from types import ModuleType
 from typing import Any, Callable, Optional, Sequence
 
 
@@ -26,8 +25,5 @@ def keeping_the_device(parse_args_and_arch: Callable[..., Any]) -> Callable[...,
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    parse = target.parse_args_and_arch
-    target.parse_args_and_arch = keeping_the_device(parse)  # type: ignore[attr-defined]
-    return "applied"
+def keep_the_device(options: Any) -> None:
+    options.parse_args_and_arch = keeping_the_device(options.parse_args_and_arch)

@@ -4,7 +4,7 @@
 through a stand-in for its global ``util``, so that ``--dataset-impl huffman`` works.
 """
 
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, Optional
 
 
@@ -16,9 +16,9 @@ def rindex(bits: Any, value: int) -> int:
     return position
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    util = target.util  # type: ignore[union-attr]
+def provide_rindex(huffman_coder: Any) -> Optional[str]:
+    util = huffman_coder.util
     if hasattr(util, "rindex"):
-        return "not needed (bitarray < 3)"
-    target.util = SimpleNamespace(**vars(util), rindex=rindex)  # type: ignore[union-attr]
-    return "applied"
+        return "bitarray < 3"
+    huffman_coder.util = SimpleNamespace(**vars(util), rindex=rindex)
+    return None

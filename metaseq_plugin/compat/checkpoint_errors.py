@@ -8,8 +8,7 @@ import pickle
 import zipfile
 from functools import wraps
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Union
 
 from metaseq_plugin.compat.errors import UserError
 
@@ -74,8 +73,6 @@ def requiring_writable(verify: Callable[[str], None]) -> Callable[[str], None]:
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    utils: Any = target
-    utils.verify_checkpoint_directory = requiring_writable(utils.verify_checkpoint_directory)
-    return "applied"
+def require_writable_folder(checkpoint_utils: Any) -> None:
+    verify = checkpoint_utils.verify_checkpoint_directory
+    checkpoint_utils.verify_checkpoint_directory = requiring_writable(verify)

@@ -1,8 +1,7 @@
 """Let the plugin save and load the checkpoints of its models; fairseq keeps those of all others.
 
-``register`` gives this seam an ``Engine``; until then, and for models that are not the engine's, every
-function of fairseq does what it always did. fairseq's trainer still makes the state and takes it back:
-``handing_over`` gives it what it would read.
+For its own models the host (``host.py``) saves and loads. fairseq's trainer still makes the state and
+takes it back: ``handing_over`` gives it what it would read.
 """
 
 import logging
@@ -10,15 +9,16 @@ import os
 import sys
 import tempfile
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Protocol
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import torch
 
 from metaseq_plugin.compat.checkpoint_errors import naming_the_file, requiring_restore_file
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.compat.host import host_of, registered
 
 logger = logging.getLogger(__name__)
 
@@ -26,42 +26,18 @@ logger = logging.getLogger(__name__)
 LARGE = ("model", "last_optimizer_state")
 
 
-class Engine(Protocol):
-    """What takes the place of fairseq's functions, for its own models."""
-
-    def handles(self, trainer: Any) -> bool:
-        """Whether the model that ``trainer`` trains is ours."""
-
-    def save(self, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> None:
-        """In the place of ``save_checkpoint``."""
-
-    def load(self, cfg: Any, trainer: Any, **passthrough: Any) -> Any:
-        """In the place of ``load_checkpoint``: (extra_state, epoch_itr)."""
-
-    def member(self, path: str) -> Optional[str]:
-        """A file of the set that ``path`` means where it is no file itself, or None."""
-
-    def read(self, path: str) -> Optional[Dict[str, Any]]:
-        """The whole state at ``path``, or None where fairseq is to read it."""
-
-
-_engines: List[Engine] = []  # the last one counts
-_handed: Dict[str, Dict[str, Any]] = {}  # path -> the state to give the trainer
-
-
-def register(engine: Engine) -> None:
-    """Give the checkpoints of the models that ``engine`` handles into its hands."""
-    _engines[:] = [engine]
+# (path, state): what the trainer gets where it would read the path.
+_handed: ContextVar[Optional[Tuple[str, Dict[str, Any]]]] = ContextVar("handed", default=None)
 
 
 @contextmanager
 def handing_over(path: str, state: Dict[str, Any]) -> Iterator[None]:
     """Within, fairseq reads ``state`` where it would read ``path``."""
-    _handed[path] = state
+    before = _handed.set((path, state))
     try:
         yield
     finally:
-        _handed.pop(path, None)
+        _handed.reset(before)
 
 
 def best_score() -> Optional[float]:
@@ -93,26 +69,24 @@ def loading_on_every_rank(trainer: Any) -> Iterator[None]:
 
 
 def saving(save: Callable[..., None]) -> Callable[..., None]:
-    """``save_checkpoint``, or the engine's."""
+    """``save_checkpoint``, or the host's."""
 
     @wraps(save)
     def wrapper(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> None:
-        if _engines and _engines[-1].handles(trainer):
-            _engines[-1].save(cfg, trainer, epoch_itr, val_loss)
-        else:
-            save(cfg, trainer, epoch_itr, val_loss)
+        host = host_of(trainer.cfg)
+        (save if host is None else host.save)(cfg, trainer, epoch_itr, val_loss)
 
     return wrapper
 
 
 def loading(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``load_checkpoint``, or the engine's; fairseq's refuses a restore file that is not there."""
+    """``load_checkpoint``, or the host's; fairseq's refuses a restore file that is not there."""
     theirs = requiring_restore_file(load)
 
     @wraps(load)
     def wrapper(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
-        ours = bool(_engines) and _engines[-1].handles(trainer)
-        return (_engines[-1].load if ours else theirs)(cfg, trainer, **passthrough)
+        host = host_of(trainer.cfg)
+        return (theirs if host is None else host.load)(cfg, trainer, **passthrough)
 
     return wrapper
 
@@ -124,9 +98,10 @@ def reading(load: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(load)
     def wrapper(path: str, arg_overrides: Any = None, load_on_all_ranks: bool = False) -> Any:
         path = os.fspath(path)
-        if path in _handed:
-            return _handed[path]
-        state = _engines[-1].read(path) if _engines else None
+        handed, host = _handed.get(), registered()
+        if handed is not None and handed[0] == path:
+            return handed[1]
+        state = None if host is None else host.read(path)
         if state is None:
             return theirs(path, arg_overrides, load_on_all_ranks)
         # fairseq's own reader brings the settings up to date; the tensors do not concern it.
@@ -144,7 +119,8 @@ def naming_a_member(name: Callable[..., str]) -> Callable[..., str]:
 
     @wraps(name)
     def wrapper(filename: str, suffix: str, shard_idx: int, num_shards: int) -> str:
-        member = _engines[-1].member(filename) if _engines else None
+        host = registered()
+        member = None if host is None else host.member(filename)
         if member is None:
             return name(filename, suffix, shard_idx, num_shards)
         if num_shards > 1:
@@ -161,7 +137,7 @@ def is_crash_of_several(trainer: Any) -> bool:
     """Whether one of several ranks, training a model of ours, is handling an exception."""
     is_failing = sys.exc_info()[0] is not None
     is_several = trainer.cfg.distributed_training.distributed_world_size > 1
-    return is_failing and is_several and bool(_engines) and _engines[-1].handles(trainer)
+    return is_failing and is_several and host_of(trainer.cfg) is not None
 
 
 def without_crash_file(save: Callable[..., None]) -> Callable[..., None]:
@@ -194,13 +170,7 @@ def without_crash_gather(consolidate: Callable[..., None]) -> Callable[..., None
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    if target.__name__ == "fairseq.trainer":
-        trainer = vars(target)["Trainer"]
-        trainer.save_checkpoint = without_crash_file(trainer.save_checkpoint)
-        trainer.consolidate_optimizer = without_crash_gather(trainer.consolidate_optimizer)
-        return "applied"
+def keep_sets(checkpoint_utils: Any) -> None:
     seams: Dict[str, Callable[..., Any]] = {
         "save_checkpoint": saving,
         "load_checkpoint": loading,
@@ -208,5 +178,10 @@ def apply(target: Optional[ModuleType]) -> str:
         "get_maybe_sharded_checkpoint_filename": naming_a_member,
     }
     for name, seam in seams.items():
-        setattr(target, name, seam(getattr(target, name)))
-    return "applied"
+        setattr(checkpoint_utils, name, seam(getattr(checkpoint_utils, name)))
+
+
+def spare_a_failed_rank(trainer: Any) -> None:
+    trained = trainer.Trainer
+    trained.save_checkpoint = without_crash_file(trained.save_checkpoint)
+    trained.consolidate_optimizer = without_crash_gather(trained.consolidate_optimizer)

@@ -9,8 +9,7 @@ A trainer that computes on the CPU gets neither; one that computes on a GPU sees
 
 from contextlib import contextmanager
 from functools import wraps
-from types import ModuleType
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List
 
 import torch
 import torch.distributed as dist
@@ -71,12 +70,13 @@ def gathering(all_gather_list: Callable[..., List[Any]]) -> Callable[..., List[A
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    if target.__name__ == "fairseq.trainer":
-        target.Trainer.train_step = staying(target.Trainer.train_step)
-    elif target.__name__ == "fairseq.distributed.utils":
-        target.all_gather_list = gathering(target.all_gather_list)  # type: ignore[attr-defined]
-    else:
-        target.DistributedDataParallel = AnyDeviceDDP  # type: ignore[attr-defined]
-    return "applied"
+def keep_on_host(trainer: Any) -> None:
+    trainer.Trainer.train_step = staying(trainer.Trainer.train_step)
+
+
+def gather_without_gpu(distributed_utils: Any) -> None:
+    distributed_utils.all_gather_list = gathering(distributed_utils.all_gather_list)
+
+
+def take_any_device(distributed_fairseq_model: Any) -> None:
+    distributed_fairseq_model.DistributedDataParallel = AnyDeviceDDP

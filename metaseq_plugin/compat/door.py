@@ -4,7 +4,7 @@ fairseq answers a mistake with a traceback, or with 200 lines of usage. This sea
 ``cli_main`` of each command: a ``UserError`` anywhere in the chain of exceptions is printed as its
 sentence; the few mistakes that fairseq itself detects are put into the same grammar. A run of
 several ranks says it once, and a rank that loses another one says so, with exit status 1
-(``ranks``). Ctrl-C ends in one word, with exit status 130. Everything else is a bug, and keeps its
+(``last_words``). Ctrl-C ends in one word, with exit status 130. Everything else is a bug, and keeps its
 traceback and exit status 1.
 """
 
@@ -139,7 +139,7 @@ def guarded(cli_main: Callable[..., Any], command: str) -> Callable[..., Any]:
         say(f"error: {sentence}")
 
     @wraps(cli_main)
-    def guard(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return cli_main(*args, **kwargs)
         except KeyboardInterrupt:
@@ -148,34 +148,29 @@ def guarded(cli_main: Callable[..., Any], command: str) -> Callable[..., Any]:
                 say("interrupted")
             raise SystemExit(EXIT_INTERRUPTED) from None
         except Exception as error:
-            from metaseq_plugin.compat import ranks  # not before: it imports torch.distributed
+            # Not before: it imports torch.distributed.
+            from metaseq_plugin.compat.last_words import lost_rank, say_once
 
             sentence = sentence_of(error)
             if sentence is not None:
-                ranks.say_once(sentence, say_error)
+                say_once(sentence, say_error)
                 raise SystemExit(EXIT_USER_ERROR) from None
-            sentence = ranks.lost_rank(error)
+            sentence = lost_rank(error)
             if sentence is not None:
                 say_error(sentence)
                 raise SystemExit(EXIT_LOST_RANK) from None
             raise
 
-    return guard
+    return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    if target.__name__ == "fairseq.options":
-        target.argparse = _with_parser(argparse)  # type: ignore[attr-defined]
-    else:
-        command = target.__name__.rsplit(".", 1)[-1].replace("_", "-")
-        target.cli_main = guarded(target.cli_main, f"fairseq-{command}")  # type: ignore[attr-defined]
-    return "applied"
+def refuse_usage_briefly(options: Any) -> None:
+    """Give the module a stand-in for ``argparse``, whose ``ArgumentParser`` is ours."""
+    stand_in = ModuleType(argparse.__name__)
+    vars(stand_in).update(vars(argparse), ArgumentParser=OneSentenceParser)
+    options.argparse = stand_in
 
 
-def _with_parser(module: ModuleType) -> ModuleType:
-    """A stand-in for ``argparse`` in one module, whose ``ArgumentParser`` is ours."""
-    stand_in = ModuleType(module.__name__)
-    stand_in.__dict__.update(vars(module))
-    stand_in.ArgumentParser = OneSentenceParser  # type: ignore[attr-defined]
-    return stand_in
+def guard(command: Any) -> None:
+    name = command.__name__.rsplit(".", 1)[-1].replace("_", "-")
+    command.cli_main = guarded(command.cli_main, f"fairseq-{name}")

@@ -4,13 +4,11 @@ It gathers ``--update-freq`` batches an update and counts up to a length that it
 A stream learns its length at its end, so ours has a ``grouped`` of its own.
 """
 
-from types import ModuleType
-from typing import Any, Optional
+from typing import Any
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    seams: Any = target
-    original = seams.GroupedIterator
+def let_streams_group(iterators: Any) -> None:
+    original = iterators.GroupedIterator
 
     class GroupedIterator(original):  # type: ignore[misc, valid-type]
         def __new__(cls, iterable: Any, chunk_size: int, skip_remainder_batch: bool = False) -> Any:
@@ -19,5 +17,4 @@ def apply(target: Optional[ModuleType]) -> str:
             return super().__new__(cls)
 
     GroupedIterator.__doc__ = original.__doc__
-    seams.GroupedIterator = GroupedIterator
-    return "applied"
+    iterators.GroupedIterator = GroupedIterator

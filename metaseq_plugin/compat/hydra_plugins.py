@@ -11,7 +11,7 @@ rewriting loads hydra, one of its plugins, past our finder.
 import importlib
 import pkgutil
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, Iterator, Optional
 
 OLD_STYLE_FINDER = SimpleNamespace(
@@ -25,9 +25,9 @@ def walk_packages(*args: Any, **kwargs: Any) -> Iterator[tuple[SimpleNamespace, 
         yield OLD_STYLE_FINDER, entry.name, entry.ispkg
 
 
-def apply(target: Optional[ModuleType]) -> str:
+def provide_find_module(target: Any) -> Optional[str]:
     if sys.version_info >= (3, 12):
-        plugins = sys.modules["hydra.core.plugins"]
-        plugins.pkgutil = SimpleNamespace(walk_packages=walk_packages)  # type: ignore[attr-defined]
-        return "applied"
-    return "not needed (Python < 3.12)"
+        plugins: Any = sys.modules["hydra.core.plugins"]
+        plugins.pkgutil = SimpleNamespace(walk_packages=walk_packages)
+        return None
+    return "Python < 3.12"

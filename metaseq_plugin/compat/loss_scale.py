@@ -6,8 +6,7 @@ for which the trainer dumps its state and runs the batch again with hooks; with
 """
 
 from functools import wraps
-from types import ModuleType
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from metaseq_plugin.compat.errors import UserError
 
@@ -45,8 +44,6 @@ def bounding_skips(check_overflow: Callable[[Any, Any], None]) -> Callable[[Any,
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    scaler = target.DynamicLossScaler
+def bound_skips(dynamic_loss_scaler: Any) -> None:
+    scaler = dynamic_loss_scaler.DynamicLossScaler
     scaler.check_overflow = bounding_skips(scaler.check_overflow)
-    return "applied"

@@ -13,7 +13,6 @@ whichever import machinery loads the module (pytest's assertion rewriting loads 
 import dataclasses
 import sys
 from functools import wraps
-from types import ModuleType
 from typing import Any, Callable, Optional
 
 MODULES = frozenset(
@@ -40,9 +39,9 @@ def hashable_in(modules: frozenset[str], dataclass: Callable[..., Any]) -> Calla
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
+def give_hashes() -> Optional[str]:
     if sys.version_info >= (3, 11):
         if not hasattr(dataclasses.dataclass, "repairs_mutable_defaults"):
             dataclasses.dataclass = hashable_in(MODULES, dataclasses.dataclass)  # type: ignore[assignment]
-        return "applied"
-    return "not needed (Python < 3.11)"
+        return None
+    return "Python < 3.11"

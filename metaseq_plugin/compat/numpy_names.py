@@ -24,9 +24,8 @@ class NumpyWithOldNames(ModuleType):
             raise
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    missing = [name for name in LOST if name not in vars(numpy)]
-    if not missing:
-        return f"not needed (NumPy {numpy.__version__})"
-    target.np = NumpyWithOldNames("numpy")  # type: ignore[union-attr]
-    return "applied"
+def provide_lost_names(module: Any) -> Optional[str]:
+    if all(name in vars(numpy) for name in LOST):
+        return f"NumPy {numpy.__version__}"
+    module.np = NumpyWithOldNames("numpy")
+    return None

@@ -6,7 +6,6 @@ buffer. The block offsets are built as int64 instead, from which ``e`` inherits 
 """
 
 from functools import wraps
-from types import ModuleType
 from typing import Any, Callable, Optional
 
 import numpy
@@ -23,9 +22,9 @@ def signed_offsets(build: Callable[..., tuple[Any, Any, Any]]) -> Callable[..., 
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
+def sign_offsets(token_block_dataset: Any) -> Optional[str]:
     if int(numpy.__version__.partition(".")[0]) < 2:
-        return f"not needed (NumPy {numpy.__version__})"
-    dataset = target.TokenBlockDataset  # type: ignore[union-attr]
+        return f"NumPy {numpy.__version__}"
+    dataset = token_block_dataset.TokenBlockDataset
     dataset._build_slice_indices = staticmethod(signed_offsets(dataset._build_slice_indices))
-    return "applied"
+    return None

@@ -7,8 +7,7 @@
 """
 
 from functools import wraps
-from types import ModuleType
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import torch
 import torch.distributed as dist
@@ -50,10 +49,8 @@ def of_all_parts(cumulative_training_time: Callable[[Any], float]) -> Callable[[
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    trainer: Any = vars(target)["Trainer"]
-    trainer.train_step = raising_oom(trainer.train_step)
-    trainer.valid_step = raising_oom(trainer.valid_step)
-    trainer.cumulative_training_time = of_all_parts(trainer.cumulative_training_time)
-    return "applied"
+def go_together(trainer: Any) -> None:
+    trained = trainer.Trainer
+    trained.train_step = raising_oom(trained.train_step)
+    trained.valid_step = raising_oom(trained.valid_step)
+    trained.cumulative_training_time = of_all_parts(trained.cumulative_training_time)

@@ -1,26 +1,21 @@
-"""The doors through which fairseq reaches FSDP and tensor parallelism lead to ``metaseq_plugin.distributed``.
+"""The doors through which fairseq reaches FSDP and tensor parallelism lead to the host for its models.
 
-fairseq builds a sharded model inside FairScale's ``enable_wrap`` and asks for FairScale's class again
-later. For an OPT the same calls lead to PyTorch's FSDP2; every other model still gets FairScale's.
+fairseq wraps a sharded model in FairScale's class and asks for that class again later. For a model of
+the host's the same calls lead to PyTorch's FSDP2; every other model still gets FairScale's.
 """
 
-from contextlib import contextmanager
 from functools import wraps
-from types import ModuleType
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Optional
+
+from metaseq_plugin.compat.host import Host, host_of, registered
 
 
-def is_opt(cfg: Any) -> bool:
-    """Whether the run's ``--arch`` is ours."""
-    name = str(cfg.model._name) if cfg.model is not None else ""
-    return name == "opt" or name.startswith("opt_")
+def host_of_rank(cfg: Any) -> Optional[Host]:
+    """``host_of``, also in a rank that fairseq spawned, where the user directory is not imported yet."""
+    from fairseq import utils
 
-
-def check_layout(cfg: Any) -> None:
-    """Refuse a layout that cannot be."""
-    from metaseq_plugin.distributed import option_checks as layout_check
-
-    layout_check.check_layout(cfg, cfg.distributed_training.distributed_world_size)
+    utils.import_user_module(cfg.common)
+    return host_of(cfg)
 
 
 def checking(distributed_init: Callable[[Any], int]) -> Callable[[Any], int]:
@@ -28,8 +23,9 @@ def checking(distributed_init: Callable[[Any], int]) -> Callable[[Any], int]:
 
     @wraps(distributed_init)
     def wrapper(cfg: Any) -> int:
-        if is_opt(cfg):
-            check_layout(cfg)
+        host = host_of_rank(cfg)
+        if host is not None:
+            host.check(cfg)
         return distributed_init(cfg)
 
     return wrapper
@@ -40,39 +36,25 @@ def preparing(main: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(main)
     def wrapper(cfg: Any) -> Any:
-        if is_opt(cfg):
-            from metaseq_plugin.distributed import run as engine
-
-            check_layout(cfg)
-            engine.prepare(cfg)
+        host = host_of_rank(cfg)
+        if host is not None:
+            host.check(cfg)
+            host.prepare(cfg)
         return main(cfg)
 
     return wrapper
 
 
-def apply_to_fsdp(target: Any) -> None:
-    """Lead ``fsdp_wrap`` to ours for an OPT."""
-    enable_wrap, wrap = target.fsdp_enable_wrap, target.fsdp_wrap
-    inside: List[Any] = []  # fairseq's distributed_training of the wrapping that is going on
-
-    @contextmanager
-    def fsdp_enable_wrap(cfg: Any) -> Iterator[None]:
-        inside.append(cfg)
-        try:
-            with enable_wrap(cfg):
-                yield
-        finally:
-            inside.pop()
+def sharding(wrap: Callable[..., Any]) -> Callable[..., Any]:
+    """``fsdp_wrap``, or the host's."""
 
     @wraps(wrap)
-    def fsdp_wrap(module: Any, *args: Any, **kwargs: Any) -> Any:
-        from metaseq_plugin.distributed import run as engine
+    def wrapper(module: Any, *args: Any, **kwargs: Any) -> Any:
+        host = registered()
+        sharded = None if host is None else host.wrap(module)
+        return wrap(module, *args, **kwargs) if sharded is None else sharded
 
-        if inside and engine.shards_here():
-            return engine.wrap(module, inside[-1])
-        return wrap(module, *args, **kwargs)
-
-    target.fsdp_enable_wrap, target.fsdp_wrap = fsdp_enable_wrap, fsdp_wrap
+    return wrapper
 
 
 def leaving_sharded_alone(
@@ -82,9 +64,8 @@ def leaving_sharded_alone(
 
     @wraps(wrap)
     def wrapper(args: Any, model: Any, *more: Any, **named: Any) -> Any:
-        from metaseq_plugin.distributed import run as engine
-
-        if engine.is_sharded(model):
+        host = registered()
+        if host is not None and host.is_sharded(model):
             timeout = args.heartbeat_timeout
             return with_timeout(model, timeout=timeout) if timeout > 0 else model
         return wrap(args, model, *more, **named)
@@ -106,20 +87,25 @@ def marking_copies(build: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    seams: Any = target
-    if target.__name__ == "fairseq_cli.train":
-        seams.main = preparing(seams.main)
-    elif target.__name__ == "fairseq.distributed.utils":
-        seams.distributed_init = checking(seams.distributed_init)
-    elif target.__name__ == "fairseq.distributed.fully_sharded_data_parallel":
-        apply_to_fsdp(seams)
-    elif target.__name__ == "fairseq.optim.fp16_optimizer":
-        mixin = seams._FP16OptimizerMixin
-        mixin.build_fp32_params = classmethod(marking_copies(mixin.build_fp32_params.__func__))
-    else:
-        seams.DistributedFairseqModel = leaving_sharded_alone(
-            seams.DistributedFairseqModel, seams.DistributedTimeoutWrapper
-        )
-    return "applied"
+def check_layout(distributed_utils: Any) -> None:
+    distributed_utils.distributed_init = checking(distributed_utils.distributed_init)
+
+
+def prepare_run(train: Any) -> None:
+    train.main = preparing(train.main)
+
+
+def shard_by_host(fully_sharded_data_parallel: Any) -> None:
+    fully_sharded_data_parallel.fsdp_wrap = sharding(fully_sharded_data_parallel.fsdp_wrap)
+
+
+def leave_sharded_alone(distributed_fairseq_model: Any) -> None:
+    module = distributed_fairseq_model
+    module.DistributedFairseqModel = leaving_sharded_alone(
+        module.DistributedFairseqModel, module.DistributedTimeoutWrapper
+    )
+
+
+def mark_copies(fp16_optimizer: Any) -> None:
+    mixin = fp16_optimizer._FP16OptimizerMixin
+    mixin.build_fp32_params = classmethod(marking_copies(mixin.build_fp32_params.__func__))

@@ -8,8 +8,6 @@ also logs, at import, that tensorboardX should be installed; it keeps its warnin
 import logging
 import re
 import warnings
-from types import ModuleType
-from typing import Optional
 
 # (message starts with, the module that warns, category)
 FILTERS: tuple[tuple[str, str, type[Warning]], ...] = (
@@ -28,10 +26,9 @@ FILTERS: tuple[tuple[str, str, type[Warning]], ...] = (
 )
 
 
-def apply(target: Optional[ModuleType]) -> str:
+def silence() -> None:
     for message, module, category in FILTERS:
         warnings.filterwarnings(
             "ignore", re.escape(message), category, rf"{re.escape(module)}(\.|$)", append=True
         )
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
-    return "applied"

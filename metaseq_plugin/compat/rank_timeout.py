@@ -5,7 +5,7 @@ inside a collective never notices; the process groups keep torch's 10 or 30 minu
 of a good run the heartbeat's thread is waited for as long as a heartbeat may take.
 
 (1) The process groups, fairseq's, the device mesh's and all others, get the option as their timeout.
-    A rank that waits for another one then raises, and the door says so (``ranks``). With NCCL, whose
+    A rank that waits for another one then raises, and the door says so (``last_words``). With NCCL, whose
     collectives the host need not wait for, its watchdog ends the process first, by SIGABRT.
 (2) A rank that is stuck by itself raises nothing. The heartbeat ends it, ``GRACE_SECONDS`` later.
 (3) The thread is woken when it is to end.
@@ -15,8 +15,7 @@ import os
 import sys
 from datetime import timedelta
 from functools import wraps
-from types import ModuleType
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from torch.distributed import distributed_c10d
 
@@ -62,12 +61,11 @@ def stop_timeout(wrapper: Any) -> None:
         wrapper._heartbeat_thread.join(0.01)
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    if target.__name__ == "fairseq.distributed.utils":
-        target.distributed_init = bounding_collectives(target.distributed_init)  # type: ignore[attr-defined]
-    else:
-        heartbeat = target.DistributedTimeoutWrapper
-        heartbeat._check_heartbeat = check_heartbeat
-        heartbeat.stop_timeout = stop_timeout
-    return "applied"
+def bound_collectives(distributed_utils: Any) -> None:
+    distributed_utils.distributed_init = bounding_collectives(distributed_utils.distributed_init)
+
+
+def bound_own_work(distributed_timeout_wrapper: Any) -> None:
+    heartbeat = distributed_timeout_wrapper.DistributedTimeoutWrapper
+    heartbeat._check_heartbeat = check_heartbeat
+    heartbeat.stop_timeout = stop_timeout

@@ -12,8 +12,7 @@ tensor replaced by a placeholder of fairseq's, which holds a number.
 import argparse
 import collections
 import typing
-from types import ModuleType
-from typing import Any, Optional
+from typing import Any
 
 import omegaconf
 import torch
@@ -39,10 +38,9 @@ PLAIN_DATA: list[Any] = [
 ]
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    placeholders = (
-        [target._TensorPlaceholder] if target.__name__ == "fairseq.distributed.utils" else []
-    )
-    torch.serialization.add_safe_globals([*PLAIN_DATA, *placeholders])
-    return "applied"
+def allow_plain_data(checkpoint_utils: Any) -> None:
+    torch.serialization.add_safe_globals(PLAIN_DATA)
+
+
+def allow_placeholders(distributed_utils: Any) -> None:
+    torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder])

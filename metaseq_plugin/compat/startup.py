@@ -29,72 +29,78 @@ SWITCH = "METASEQ_PLUGIN_COMPAT"
 
 
 class Seam:
-    """One repair: ``when`` ("before" or "after") the import of ``target``, run ``module``.
+    """One repair: ``when`` ("before" or "after") ``target`` is imported, call ``function`` of ``module``.
 
-    ``module`` is a file of this folder with ``apply(target: ModuleType | None) -> str``, which
-    returns "applied", or "not needed" with the reason.
+    ``module`` is a file of this folder. An "after" function is given the imported target. A function
+    returns None where it has done its work, and the reason where it is not needed.
     """
 
-    __slots__ = ("module", "target", "when")
+    __slots__ = ("function", "module", "target", "when")
 
-    def __init__(self, target: str, when: str, module: str) -> None:
-        self.target, self.when, self.module = target, when, module
+    def __init__(self, target: str, when: str, module: str, function: str) -> None:
+        self.target, self.when, self.module, self.function = target, when, module, function
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}.{self.function}"
 
 
+# fmt: off
 SEAMS = (
     # omegaconf is the first of the three to be imported on any path, and is what pytest's
     # assertion-rewriting hook leaves to us when it claims hydra for itself.
-    Seam("omegaconf", "before", "mutable_defaults"),
-    Seam("hydra", "before", "mutable_defaults"),
-    Seam("fairseq", "before", "mutable_defaults"),
-    Seam("hydra.core.plugins", "after", "hydra_plugins"),
-    Seam("fairseq.dataclass.utils", "after", "hydra_plugins"),
-    Seam("fairseq", "before", "quiet_warnings"),
-    Seam("fairscale", "before", "quiet_warnings"),
-    Seam("fairseq.data.data_utils", "after", "numpy_names"),
-    Seam("fairseq.data.language_pair_dataset", "after", "numpy_names"),
-    Seam("fairseq.data.token_block_dataset", "after", "numpy_names"),
-    Seam("fairseq.data.token_block_dataset", "after", "numpy_scalars"),
-    Seam("fairseq.data.iterators", "after", "grouped_batches"),
-    Seam("fairseq.data.huffman.huffman_coder", "after", "bitarray_rindex"),
-    Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints"),
-    Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors"),
-    Seam("fairseq.models.distributed_fairseq_model", "after", "cpu_ranks"),
-    Seam("fairseq.trainer", "after", "cpu_ranks"),
-    Seam("fairseq.trainer", "after", "one_model"),
-    Seam("fairseq.distributed.utils", "after", "cpu_ranks"),
-    Seam("fairseq.distributed.utils", "after", "rank_timeout"),
-    Seam("fairseq.distributed.utils", "after", "safe_checkpoints"),
-    Seam("fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout"),
-    Seam("fairseq.optim.dynamic_loss_scaler", "after", "loss_scale"),
-    Seam("torch.distributed.run", "after", "torchrun_report"),
-    Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets"),
-    Seam("fairseq.trainer", "after", "checkpoint_sets"),
-    Seam("fairseq.options", "after", "bf16"),
-    Seam("fairseq.options", "after", "door"),
-    Seam("fairseq.utils", "after", "user_dir"),
-    Seam("fairseq_cli.hydra_train", "after", "user_dir"),
-    Seam("fairseq_cli.eval_lm", "after", "door"),
-    Seam("fairseq_cli.generate", "after", "door"),
-    Seam("fairseq_cli.hydra_train", "after", "door"),
-    Seam("fairseq_cli.interactive", "after", "door"),
-    Seam("fairseq_cli.preprocess", "after", "door"),
-    Seam("fairseq_cli.train", "after", "door"),
-    Seam("fairseq_cli.validate", "after", "door"),
-    Seam("fairseq.distributed.utils", "after", "parallel_doors"),
-    Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors"),
-    Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors"),
-    Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors"),
-    Seam("fairseq_cli.train", "after", "parallel_doors"),
+    Seam("omegaconf", "before", "mutable_defaults", "give_hashes"),
+    Seam("hydra", "before", "mutable_defaults", "give_hashes"),
+    Seam("fairseq", "before", "mutable_defaults", "give_hashes"),
+    Seam("hydra.core.plugins", "after", "hydra_plugins", "provide_find_module"),
+    Seam("fairseq.dataclass.utils", "after", "hydra_plugins", "provide_find_module"),
+    Seam("fairseq", "before", "quiet_warnings", "silence"),
+    Seam("fairscale", "before", "quiet_warnings", "silence"),
+    Seam("fairseq.data.data_utils", "after", "numpy_names", "provide_lost_names"),
+    Seam("fairseq.data.language_pair_dataset", "after", "numpy_names", "provide_lost_names"),
+    Seam("fairseq.data.token_block_dataset", "after", "numpy_names", "provide_lost_names"),
+    Seam("fairseq.data.token_block_dataset", "after", "numpy_scalars", "sign_offsets"),
+    Seam("fairseq.data.iterators", "after", "grouped_batches", "let_streams_group"),
+    Seam("fairseq.data.huffman.huffman_coder", "after", "bitarray_rindex", "provide_rindex"),
+    Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints", "allow_plain_data"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors", "require_writable_folder"),
+    Seam("fairseq.models.distributed_fairseq_model", "after", "cpu_ranks", "take_any_device"),
+    Seam("fairseq.trainer", "after", "cpu_ranks", "keep_on_host"),
+    Seam("fairseq.trainer", "after", "one_model", "go_together"),
+    Seam("fairseq.distributed.utils", "after", "cpu_ranks", "gather_without_gpu"),
+    Seam("fairseq.distributed.utils", "after", "rank_timeout", "bound_collectives"),
+    Seam("fairseq.distributed.utils", "after", "safe_checkpoints", "allow_placeholders"),
+    Seam("fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout", "bound_own_work"),
+    Seam("fairseq.optim.dynamic_loss_scaler", "after", "loss_scale", "bound_skips"),
+    Seam("torch.distributed.run", "after", "torchrun_report", "report_in_one_line"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "keep_sets"),
+    Seam("fairseq.trainer", "after", "checkpoint_sets", "spare_a_failed_rank"),
+    Seam("fairseq.options", "after", "bf16", "keep_the_device"),
+    Seam("fairseq.options", "after", "door", "refuse_usage_briefly"),
+    Seam("fairseq.utils", "after", "user_dir", "find_us"),
+    Seam("fairseq_cli.hydra_train", "after", "user_dir", "import_us_first"),
+    Seam("fairseq_cli.eval_lm", "after", "door", "guard"),
+    Seam("fairseq_cli.generate", "after", "door", "guard"),
+    Seam("fairseq_cli.hydra_train", "after", "door", "guard"),
+    Seam("fairseq_cli.interactive", "after", "door", "guard"),
+    Seam("fairseq_cli.preprocess", "after", "door", "guard"),
+    Seam("fairseq_cli.train", "after", "door", "guard"),
+    Seam("fairseq_cli.validate", "after", "door", "guard"),
+    Seam("fairseq.distributed.utils", "after", "parallel_doors", "check_layout"),
+    Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors", "shard_by_host"),
+    Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"),
+    Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors", "mark_copies"),
+    Seam("fairseq_cli.train", "after", "parallel_doors", "prepare_run"),
 )
+# fmt: on
 
-# Modules that fairseq imports and no release of it contains -> the file that stands in.
+# Modules that fairseq imports and no release of it contains -> the file of this folder that stands in.
 PROVIDED = {
     "fairseq.model_parallel.megatron": "__init__.py",
-    "fairseq.model_parallel.megatron.mpu": "../distributed/mpu.py",
+    "fairseq.model_parallel.megatron.mpu": "mpu.py",
 }
 
-# target module -> seam module -> what its apply() said; read by `metaseq doctor`.
+# target module -> seam's name -> "applied", or why not; read by `metaseq doctor`.
 REPORT: dict[str, dict[str, str]] = {}
 
 
@@ -105,9 +111,10 @@ def apply_seams(target: str, when: str, module: Optional[ModuleType]) -> None:
     for seam in SEAMS:
         if seam.target == target and seam.when == when:
             done = REPORT.setdefault(target, {})
-            if seam.module not in done:
-                repair = import_module(f"metaseq_plugin.compat.{seam.module}")
-                done[seam.module] = repair.apply(module)
+            if seam.name not in done:
+                repair = vars(import_module(f"metaseq_plugin.compat.{seam.module}"))[seam.function]
+                reason = repair() if module is None else repair(module)
+                done[seam.name] = "applied" if reason is None else f"not needed ({reason})"
 
 
 class SeamLoader:

@@ -10,8 +10,7 @@ import signal
 import sys
 from functools import wraps
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -57,7 +56,5 @@ def in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    target.main = in_one_line(target.main)  # type: ignore[attr-defined]
-    return "applied"
+def report_in_one_line(run: Any) -> None:
+    run.main = in_one_line(run.main)

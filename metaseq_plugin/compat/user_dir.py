@@ -10,8 +10,7 @@ import sys
 from argparse import Namespace
 from functools import wraps
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 PACKAGE = Path(__file__).parent.parent
 HYDRA_OPTION = "common.user_dir="
@@ -48,10 +47,9 @@ def importing_first(cli_main: Callable[[], Any]) -> Callable[[], Any]:
     return wrapper
 
 
-def apply(target: Optional[ModuleType]) -> str:
-    assert target is not None
-    if target.__name__ == "fairseq_cli.hydra_train":
-        target.cli_main = importing_first(target.cli_main)  # type: ignore[attr-defined]
-    else:
-        target.import_user_module = finding_us(target.import_user_module)  # type: ignore[attr-defined]
-    return "applied"
+def find_us(utils: Any) -> None:
+    utils.import_user_module = finding_us(utils.import_user_module)
+
+
+def import_us_first(hydra_train: Any) -> None:
+    hydra_train.cli_main = importing_first(hydra_train.cli_main)

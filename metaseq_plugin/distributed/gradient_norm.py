@@ -13,18 +13,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from metaseq_plugin.layout.grid import current
+from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.held import is_model_part, local
 
 
 @torch.no_grad()
-def total_norm(params: Sequence[Tensor]) -> Tensor:
+def total_norm(params: Sequence[Tensor], grid: Grid) -> Tensor:
     """The L2 norm, () fp32, of the gradients of all the model, the same on all ranks; collective.
 
     Args:
         params: those of this rank; without a gradient they do not count.
+        grid: its place among the ranks.
     """
-    grid = current()
     counted = [
         local(p.grad)
         for p in params

@@ -3,12 +3,15 @@
     torchrun --nproc_per_node 4 $(which fairseq-train) DATA --user-dir metaseq_plugin --arch opt_125m \\
         --ddp-backend fully_sharded --use-sharded-state --model-parallel-size 2 …
 
-The steps, each called from a seam or from the task:
-(1) ``prepare``, before fairseq's ``main``: check the layout, make the grid, note the compute type;
-(2) ``building``, around the task's ``build_model``: on the meta device, if anything will be cut;
-(3) ``distribute``, right after it: the tensor-parallel cut;
-(4) ``wrap``, where fairseq wraps the model in FSDP: the shards.
+The steps, each called by the host (``metaseq_plugin/host.py``) or by the task:
+(1) ``make_groups``, when fairseq initialises torch.distributed for several model parts: the grid;
+(2) ``prepare``, before fairseq's ``main``: the grid otherwise, and what the flags ask for, as a ``Run``;
+(3) ``Run.building``, around the task's ``build_model``: on the meta device, if anything will be cut;
+(4) ``Run.distribute``, right after it: the tensor-parallel cut;
+(5) ``Run.wrap``, where fairseq wraps the model in FSDP: the shards.
 Without any of the flags nothing here changes a run of one process.
+
+A process takes part in one run at a time, the ``current`` one; ``reset`` forgets it.
 """
 
 import logging
@@ -21,26 +24,76 @@ from torch import nn
 
 from metaseq_plugin.distributed import tensor_parallel
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel, initialise, shard
-from metaseq_plugin.layout import grid
+from metaseq_plugin.distributed.option_checks import is_sharded
+from metaseq_plugin.layout.grid import SINGLE, Grid, backend_device, build
 from metaseq_plugin.layout.held import give_memory
-from metaseq_plugin.layout.layout import FULLY_SHARDED
 
 logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-    """What the flags ask for, beside the grid."""
+    """A run as this rank sees it: its place among the ranks, and what the flags ask for."""
 
+    grid: Grid = SINGLE
     is_fully_sharded: bool = False
     compute_dtype: torch.dtype = torch.float32
+    use_sharded_state: bool = False
+    reshard_after_forward: bool = True
+    cpu_offload: bool = False
 
     @property
     def is_cut(self) -> bool:
         """Whether a rank will hold less than the whole model."""
-        return self.is_fully_sharded or grid.current().model_parallel_size > 1
+        return self.is_fully_sharded or self.grid.model_parallel_size > 1
+
+    def building(self) -> ContextManager[Any]:
+        """The device to build the model on: none at all, if parts of it will get memory later."""
+        return torch.device("meta") if self.is_cut else nullcontext()
+
+    def distribute(self, model: Any, sequence_parallel: bool) -> None:
+        """Cut ``model``, just built, for this rank's part, and give it memory unless ``wrap`` will."""
+        if self.grid.model_parallel_size > 1:
+            tensor_parallel.cut(model, self.grid, sequence_parallel)
+        if self.is_cut and not self.is_fully_sharded:
+            give_memory(model, "cpu")  # fairseq's trainer moves it to its device
+            initialise(model)
+
+    def wrap(self, model: nn.Module) -> FullyShardedModel:
+        """Shard ``model``."""
+        on_gpu = backend_device() == "cuda"
+        if self.cpu_offload and not on_gpu:
+            logger.warning(
+                "--cpu-offload has no effect on a CPU: everything is in its memory already"
+            )
+        return shard(
+            model,
+            self.grid,
+            self.compute_dtype,
+            use_sharded_state=self.use_sharded_state,
+            reshard_after_forward=self.reshard_after_forward,
+            cpu_offload=self.cpu_offload and on_gpu,
+        )
 
 
-_runs = [Run()]  # the current one is the last
+class _Process:
+    """What this process takes part in."""
+
+    run = Run()
+
+
+def current() -> Run:
+    """The run of this process; one of a single rank until it is laid out."""
+    return _Process.run
+
+
+def reset() -> None:
+    """Forget the run of this process."""
+    _Process.run = Run()
+
+
+def make_groups(model_parallel_size: int) -> None:
+    """Put all ranks in a grid; collective, once torch.distributed is initialised."""
+    _Process.run = Run(build(model_parallel_size, backend_device()))
 
 
 def prepare(cfg: Any) -> None:
@@ -51,64 +104,32 @@ def prepare(cfg: Any) -> None:
     ``--write-checkpoints-asynchronously``, for which fairseq wants iopath and, without it, ends the run
     as if it had trained.
     """
+    distributed = cfg.distributed_training
     if cfg.checkpoint.write_checkpoints_asynchronously:
         cfg.checkpoint.write_checkpoints_asynchronously = False
-        if cfg.distributed_training.distributed_rank == 0:
+        if distributed.distributed_rank == 0:
             logger.warning(
                 "--write-checkpoints-asynchronously has no effect: a set is written at once"
             )
-    is_sharded = cfg.distributed_training.ddp_backend == FULLY_SHARDED
-    if is_sharded and not dist.is_initialized():
+    sharded = is_sharded(cfg)
+    if sharded and not dist.is_initialized():
         on_gpu = torch.cuda.is_available() and not cfg.common.cpu
         backend = "nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    if dist.is_initialized() and grid.current() is grid.SINGLE:
-        grid.build(1, grid.backend_device())
+    if dist.is_initialized() and current().grid is SINGLE:
+        make_groups(1)
 
     dtype = torch.float16 if cfg.common.fp16 else torch.float32
-    if is_sharded and cfg.common.bf16:
+    if sharded and cfg.common.bf16:
         dtype = torch.bfloat16
         cfg.common.bf16 = False
     # One master copy for each parameter, so that a checkpoint can be cut anew.
     cfg.common.fp16_no_flatten_grads = True
-    _runs.append(Run(is_sharded, dtype))
-
-
-def shards_here() -> bool:
-    """Whether this process is in a run of ours with --ddp-backend fully_sharded."""
-    return _runs[-1].is_fully_sharded
-
-
-def building() -> ContextManager[Any]:
-    """The device to build the model on: none at all, if parts of it will get their memory later."""
-    return torch.device("meta") if _runs[-1].is_cut else nullcontext()
-
-
-def distribute(model: Any, sequence_parallel: bool) -> None:
-    """Cut ``model``, just built, for this rank's model part, and give it memory unless ``wrap`` will."""
-    ranks = grid.current()
-    if ranks.model_parallel_size > 1:
-        tensor_parallel.cut(model, ranks, sequence_parallel)
-    if _runs[-1].is_cut and not _runs[-1].is_fully_sharded:
-        give_memory(model, "cpu")  # fairseq's trainer moves it to its device
-        initialise(model)
-
-
-def wrap(model: nn.Module, cfg: Any) -> FullyShardedModel:
-    """Shard ``model``; ``cfg`` is fairseq's ``distributed_training``."""
-    on_gpu = grid.backend_device() == "cuda"
-    if cfg.cpu_offload and not on_gpu:
-        logger.warning("--cpu-offload has no effect on a CPU: everything is in its memory already")
-    return shard(
-        model,
-        grid.current(),
-        _runs[-1].compute_dtype,
-        use_sharded_state=cfg.use_sharded_state,
-        reshard_after_forward=not cfg.no_reshard_after_forward,
-        cpu_offload=cfg.cpu_offload and on_gpu,
+    _Process.run = Run(
+        grid=current().grid,
+        is_fully_sharded=sharded,
+        compute_dtype=dtype,
+        use_sharded_state=distributed.use_sharded_state,
+        reshard_after_forward=not distributed.no_reshard_after_forward,
+        cpu_offload=distributed.cpu_offload,
     )
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether ``wrap`` made ``model``, which needs none of fairseq's wrappers then."""
-    return isinstance(model, FullyShardedModel)

@@ -9,8 +9,8 @@
         shard 3    rank 6         rank 7
                      ^ a data-parallel group: strided ranks, each with batches of its own
 
-Adjacent ranks lie on one machine, where links are fastest, and tensor parallelism talks most. One grid
-exists a process; ``build`` makes it, once torch.distributed is initialised, and ``current`` gives it.
+Adjacent ranks lie on one machine, where links are fastest, and tensor parallelism talks most. ``build``
+makes the grid, once torch.distributed is initialised; a run of one rank without it is ``SINGLE``.
 """
 
 from typing import NamedTuple, Optional
@@ -47,23 +47,16 @@ class Grid(NamedTuple):
 
 
 SINGLE = Grid()
-_grids = [SINGLE]  # the current one is the last
 
 
 def build(model_parallel_size: int, device_type: str) -> Grid:
-    """Make the grid of all ranks, a collective call, and make it the current one."""
+    """The grid of all ranks; a collective call."""
     num_shards = dist.get_world_size() // model_parallel_size
     mesh = init_device_mesh(
         device_type, (num_shards, model_parallel_size), mesh_dim_names=(DATA_AXIS, MODEL_AXIS)
     )
     row, column = divmod(dist.get_rank(), model_parallel_size)
-    _grids.append(Grid(model_parallel_size, column, num_shards, row, mesh))
-    return _grids[-1]
-
-
-def current() -> Grid:
-    """The grid of this process."""
-    return _grids[-1]
+    return Grid(model_parallel_size, column, num_shards, row, mesh)
 
 
 def backend_device() -> str:

@@ -23,7 +23,7 @@ def mark(parameter: nn.Parameter, piece: Piece, is_model_part: bool) -> None:
     vars(parameter).update(piece=piece, is_model_part=is_model_part)
 
 
-def piece_of(parameter: Tensor) -> Piece:
+def held_piece(parameter: Tensor) -> Piece:
     """The piece of the full tensor that this rank holds of ``parameter``."""
     piece: Optional[Piece] = vars(parameter).get("piece")
     return Piece.whole(parameter.shape) if piece is None else piece
@@ -53,7 +53,7 @@ def named_pieces(module: nn.Module) -> Iterator[Tuple[str, nn.Parameter, Piece]]
         if isinstance(part, FSDPModule):
             part.reshard()  # show the shards, not what happens to be gathered
     for name, parameter in model.named_parameters():
-        yield name, parameter, piece_of(parameter)
+        yield name, parameter, held_piece(parameter)
 
 
 def pieces_of(module: nn.Module) -> Dict[str, Piece]:

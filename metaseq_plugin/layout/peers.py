@@ -1,6 +1,6 @@
 """The ranks that save or load a set together, and what they tell each other.
 
-``Ranks`` is all that the checkpoint engine knows of torch.distributed: who am I, gather a small object,
+``Ranks`` is all that saving and loading know of torch.distributed: who am I, gather a small object,
 wait for all. A run of one process is ``ALONE``; tests use threads.
 """
 

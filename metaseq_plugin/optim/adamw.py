@@ -31,6 +31,7 @@ from torch.optim.adamw import adamw
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.distributed.gradient_norm import total_norm
+from metaseq_plugin.distributed.run import current
 from metaseq_plugin.layout.held import local
 from metaseq_plugin.layout.layout import FULLY_SHARDED
 
@@ -252,7 +253,7 @@ class FairseqAdamW(FairseqOptimizer):
 
         ``aggregate_norm_fn`` is not asked: it would count what several ranks hold several times.
         """
-        norm = self._factor * total_norm(list(self.params))
+        norm = self._factor * total_norm(list(self.params), current().grid)
         if max_norm > 0:
             self._factor = self._factor * (max_norm / (norm + 1e-6)).clamp(max=1.0)
         return norm

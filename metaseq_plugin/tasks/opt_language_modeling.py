@@ -28,11 +28,10 @@ from metaseq_plugin.data.binarized.token_blocks import (
     TokenStream,
     find_split,
 )
-from metaseq_plugin.distributed import run as engine
 from metaseq_plugin.distributed.host_memory import give_back_freed_memory, keep_freed_memory
 from metaseq_plugin.distributed.option_checks import check_vocabulary
+from metaseq_plugin.distributed.run import current
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
-from metaseq_plugin.layout import grid
 from metaseq_plugin.tokenizers.dictionary import load_dictionary
 
 
@@ -94,17 +93,18 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model; its longest input must hold a block."""
+        run = current()
         if not from_checkpoint and not torch.cuda.is_available():
-            give_back_freed_memory() if engine.shards_here() else keep_freed_memory()
+            give_back_freed_memory() if run.is_fully_sharded else keep_freed_memory()
         if from_checkpoint and "compile" in cfg:
             cfg.compile = False  # --compile is for training; generation meets ever new lengths
         if from_checkpoint:
             model = super().build_model(cfg, from_checkpoint)
         else:
-            check_vocabulary(len(self.dictionary), grid.current().model_parallel_size)
-            with engine.building():
+            check_vocabulary(len(self.dictionary), run.grid.model_parallel_size)
+            with run.building():
                 model = super().build_model(cfg, from_checkpoint)
-            engine.distribute(model, cfg.sequence_parallel)
+            run.distribute(model, cfg.sequence_parallel)
         self.longest_input = model.max_positions()
         if not from_checkpoint and self.args.tokens_per_sample > self.longest_input:
             raise UserError(

@@ -239,14 +239,14 @@ def test_a_crash_of_one_process_is_kept(five: Run, tmp_path: Path) -> None:
 
 def test_no_crash_file_where_several_processes_train(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[str] = []
-    engine: Any = SimpleNamespace(handles=lambda trainer: trainer.ours)
-    monkeypatch.setattr(checkpoint_sets, "_engines", [engine])
+    host: Any = SimpleNamespace(owns=lambda cfg: cfg.is_ours)
+    monkeypatch.setattr("metaseq_plugin.compat.host.registered", lambda: host)
     save = checkpoint_sets.without_crash_file(lambda trainer, name, extra: saved.append(name))
     for world_size, ours in ((1, True), (2, True), (2, False)):
         cfg = SimpleNamespace(
-            distributed_training=SimpleNamespace(distributed_world_size=world_size)
+            distributed_training=SimpleNamespace(distributed_world_size=world_size), is_ours=ours
         )
-        trainer = SimpleNamespace(ours=ours, cfg=cfg)
+        trainer = SimpleNamespace(cfg=cfg)
         save(trainer, f"{world_size} {ours}", {})
         try:
             raise RuntimeError

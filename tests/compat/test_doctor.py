@@ -87,7 +87,9 @@ def test_the_remedy_for_a_missing_fairseq_is_a_command() -> None:
 
 def test_an_unknown_host_version_is_said_beside_the_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "installed_version", lambda name: "9.9")
-    rows = doctor.seam_rows({"fairseq.checkpoint_utils": {"safe_checkpoints": "applied"}})
+    rows = doctor.seam_rows(
+        {"fairseq.checkpoint_utils": {"safe_checkpoints.allow_plain_data": "applied"}}
+    )
     row = next(row for row in rows if row.value == "fairseq.checkpoint_utils")
     assert row.state == "unknown version (fairseq 9.9, measured with 0.12.2); applied"
 

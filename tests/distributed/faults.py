@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-from metaseq_plugin import host as engine
+from metaseq_plugin import host
 from metaseq_plugin.layout.peers import GroupRanks
 from metaseq_plugin.storage import atomic, torch_file
 
@@ -75,14 +75,14 @@ class Kill(NamedTuple):
 
             return step
 
-        save = engine.save_checkpoint
+        save = host.save_checkpoint
 
         def save_checkpoint(*args: Any, **kwargs: Any) -> Any:
             nonlocal saves, place
             saves, place = saves + 1, 0
             return save(*args, **kwargs)
 
-        engine.save_checkpoint = save_checkpoint
+        host.save_checkpoint = save_checkpoint
         for owner, name in STEPS:
             setattr(owner, name, step_of(vars(owner)[name], name))
 

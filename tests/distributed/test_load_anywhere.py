@@ -49,7 +49,7 @@ class LoadedState(Recorder):
         from fairseq.trainer import Trainer
 
         from metaseq_plugin.checkpoint.save import optimizer_params
-        from metaseq_plugin.layout import held as layout
+        from metaseq_plugin.layout.held import local_tensors, pieces_of
 
         step = Trainer.train_step
 
@@ -59,10 +59,10 @@ class LoadedState(Recorder):
                 names = optimizer_params(trainer) or []
                 state = trainer.optimizer.state_dict()["state"]
                 moments = {names[i]: value for i, value in state.items()}
-                pieces = layout.pieces_of(trainer.get_model())
+                pieces = pieces_of(trainer.get_model())
                 held = {
                     name: (tuple(pieces[name]), weight.clone(), moments.get(name))
-                    for name, weight in layout.local_tensors(trainer.get_model()).items()
+                    for name, weight in local_tensors(trainer.get_model()).items()
                 }
                 torch.save(held, file)
             return step(trainer, *args, **kwargs)

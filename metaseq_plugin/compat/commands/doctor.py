@@ -185,12 +185,12 @@ def seam_rows(report: dict[str, dict[str, str]]) -> list[Row]:
     hosts = {library.module: library for library in LIBRARIES}
     rows = []
     for seam in SEAMS:
-        said = report.get(seam.target, {}).get(seam.module, "not reached")
+        said = report.get(seam.target, {}).get(seam.name, "not reached")
         host = hosts[seam.target.partition(".")[0].removesuffix("_cli")]
         version = installed_version(host.distribution)
         if host.measured is not None and version != host.measured:
             said = f"unknown version ({host.distribution} {version}, measured with {host.measured}); {said}"
-        rows.append(Row("Seams", seam.module, seam.target, said))
+        rows.append(Row("Seams", seam.name, seam.target, said))
     return rows
 
 

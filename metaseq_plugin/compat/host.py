@@ -1,0 +1,66 @@
+"""Who stands in for fairseq where a model of ours is concerned: compat asks the host, and imports nothing above it.
+
+``metaseq_plugin/__init__`` registers the one host (``metaseq_plugin/host.py``). Until then, and for models that
+are not the host's, every function of fairseq does what it always did.
+"""
+
+from typing import Any, Dict, Optional, Protocol
+
+
+class Host(Protocol):
+    """What the seams ask for; ``cfg`` is fairseq's configuration of the whole run."""
+
+    def owns(self, cfg: Any) -> bool:
+        """Whether the model of the run is the host's."""
+
+    def check(self, cfg: Any) -> None:
+        """Refuse settings that no layout of ranks can have."""
+
+    def prepare(self, cfg: Any) -> None:
+        """Lay a training run out over its ranks; before fairseq's ``main``."""
+
+    def make_groups(self, model_parallel_size: int) -> None:
+        """Put all ranks in a grid; collective, once torch.distributed is initialised."""
+
+    def grid(self) -> Any:
+        """This rank's place among the others: the ranks, sizes and groups of both axes."""
+
+    def wrap(self, model: Any) -> Optional[Any]:
+        """``model`` sharded, in the place of FairScale's FSDP; None where that is to wrap it."""
+
+    def is_sharded(self, model: Any) -> bool:
+        """Whether ``wrap`` made ``model``."""
+
+    def save(self, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> None:
+        """In the place of ``save_checkpoint``; ``cfg`` holds the options of checkpoints."""
+
+    def load(self, cfg: Any, trainer: Any, **passthrough: Any) -> Any:
+        """In the place of ``load_checkpoint``: (extra_state, epoch_itr)."""
+
+    def member(self, path: str) -> Optional[str]:
+        """A file of the set that ``path`` means where it is no file itself, or None."""
+
+    def read(self, path: str) -> Optional[Dict[str, Any]]:
+        """The whole state at ``path``, or None where fairseq is to read it."""
+
+
+class _Registered:
+    """Where the host of this process is found."""
+
+    host: Optional[Host] = None
+
+
+def register(host: Optional[Host]) -> None:
+    """Give the models that ``host`` owns into its hands; None gives all back to fairseq."""
+    _Registered.host = host
+
+
+def registered() -> Optional[Host]:
+    """The host of this process, if there is one."""
+    return _Registered.host
+
+
+def host_of(cfg: Any) -> Optional[Host]:
+    """The host, if it owns the model of the run ``cfg``."""
+    host = registered()
+    return host if host is not None and host.owns(cfg) else None
