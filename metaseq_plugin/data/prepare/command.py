@@ -31,14 +31,12 @@ from pathlib import Path
 from typing import Any, Iterator, Optional
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import SECTION_BYTES, SplitDocuments
+from metaseq_plugin.data.documents.chunks import progress_bar, read_chunks, read_with_progress
 from metaseq_plugin.data.documents.inputs import find_inputs
+from metaseq_plugin.data.documents.reading import SECTION_BYTES, SplitDocuments
 from metaseq_plugin.data.prepare.corpus_tokens import (
     SPLITS,
     merge_chunks,
-    progress_bar,
-    read_chunks,
-    read_with_progress,
     token_dtype,
     tokenize_corpus,
 )

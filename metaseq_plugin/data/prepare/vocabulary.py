@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Iterable, Optional
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import RawDocument, parse
+from metaseq_plugin.data.documents.parsing import parse
+from metaseq_plugin.data.documents.reading import RawDocument
 from metaseq_plugin.data.prepare.corpus_tokens import HASH_BYTES
 from metaseq_plugin.data.processes import WorkerDiedError, process_pool
 from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE, train_byte_level_bpe

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import SUFFIXES, document_format
+from metaseq_plugin.data.documents.reading import SUFFIXES, document_format
 
 logger = logging.getLogger(__name__)
 

@@ -23,13 +23,8 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import (
-    BYTE_ORDER_MARK,
-    MAX_DOCUMENT_BYTES,
-    TEXT,
-    RawDocument,
-    parse_fields,
-)
+from metaseq_plugin.data.documents.parsing import TEXT, parse_fields
+from metaseq_plugin.data.documents.reading import BYTE_ORDER_MARK, MAX_DOCUMENT_BYTES, RawDocument
 from metaseq_plugin.data.prepare.corpus_tokens import token_dtype
 from metaseq_plugin.data.processes import follow_parent
 from metaseq_plugin.data.streaming.corpora import Corpora, Places

@@ -12,17 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents import documents
-from metaseq_plugin.data.documents.documents import (
+from metaseq_plugin.data.documents import reading
+from metaseq_plugin.data.documents.inputs import find_inputs
+from metaseq_plugin.data.documents.parsing import BadDocumentError, parse
+from metaseq_plugin.data.documents.reading import (
     SECTION_BYTES,
-    BadDocumentError,
     RawDocument,
     SplitDocuments,
     open_input,
-    parse,
     read_documents,
 )
-from metaseq_plugin.data.documents.inputs import find_inputs
 
 
 def read(path: Path, split: SplitDocuments = SplitDocuments.section) -> list[RawDocument]:
@@ -145,7 +144,7 @@ def test_bad_content_is_named_by_file_and_line(name: str, tmp_path: Path) -> Non
 def test_a_document_has_a_greatest_length_and_reading_goes_on_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 1_000)
+    monkeypatch.setattr(reading, "MAX_DOCUMENT_BYTES", 1_000)
     record = b'{"text": "' + b"x" * 5_000 + b'"}\n'
     first, long, *rest = read(write(tmp_path / "a.jsonl", GOOD + record + GOOD + record[:-1]))
     assert texts([first, rest[0]]) == ["fine"] * 2

@@ -18,7 +18,8 @@ from fairseq.data import Dictionary, indexed_dataset
 from metaseq_plugin import cli
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.binarized.writer import BinarizedWriter
-from metaseq_plugin.data.documents.documents import RawDocument
+from metaseq_plugin.data.documents import chunks
+from metaseq_plugin.data.documents.reading import RawDocument
 from metaseq_plugin.data.prepare import command as prepare
 from metaseq_plugin.data.prepare import corpus_tokens
 from metaseq_plugin.data.prepare import vocabulary as train_vocabulary
@@ -42,7 +43,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_tokens, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 20_000)
 
 
 def run(*argv: object) -> None:
@@ -172,7 +173,7 @@ def cut_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
     [
         (prepare, "train_vocabulary", 0),
         (np, "savez", 0),
-        (corpus_tokens, "read_documents", 0),
+        (chunks, "read_documents", 0),
         (prepare, "merge_chunks", 0),
         (BinarizedWriter, "close", 1),
         (prepare, "_publish", 0),

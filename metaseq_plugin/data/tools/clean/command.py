@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import SplitDocuments
-from metaseq_plugin.data.prepare.corpus_tokens import progress_bar, read_chunks
+from metaseq_plugin.data.documents.chunks import progress_bar, read_chunks
+from metaseq_plugin.data.documents.reading import SplitDocuments
 from metaseq_plugin.data.processes import MAX_WORKERS, available_cores, in_order
 from metaseq_plugin.data.tools.clean.duplicates import Seen
 from metaseq_plugin.data.tools.clean.judging import Judged, Reason, Rules, judge

@@ -12,7 +12,7 @@ from typing import Any, Optional, Sequence
 
 import zstandard
 
-from metaseq_plugin.data.documents.documents import SplitDocuments, document_format
+from metaseq_plugin.data.documents.reading import SplitDocuments, document_format
 from metaseq_plugin.data.tools.corpora import CorpusFile
 
 GZIP_LEVEL = 6

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Iterator, Optional
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import Fault, SplitDocuments
-from metaseq_plugin.data.prepare.corpus_tokens import Chunk, progress_bar, read_chunks
+from metaseq_plugin.data.documents.chunks import Chunk, progress_bar, read_chunks
+from metaseq_plugin.data.documents.parsing import Fault
+from metaseq_plugin.data.documents.reading import SplitDocuments
 from metaseq_plugin.data.processes import MAX_WORKERS, available_cores, in_order
 from metaseq_plugin.data.tools.corpora import corpus_files
 from metaseq_plugin.data.tools.inspect.census import Census, Counter
