@@ -10,13 +10,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-import zstandard
+from backports import zstd
 
 from metaseq_plugin.data.documents.reading import SplitDocuments, document_format
 from metaseq_plugin.data.tools.corpora import CorpusFile
 
 GZIP_LEVEL = 6
-ZSTD_LEVEL = 3
+ZSTD_OPTIONS: dict[int, int] = {
+    zstd.CompressionParameter.compression_level: 3,
+    zstd.CompressionParameter.checksum_flag: 1,
+}
 
 
 class CorpusWriter:
@@ -56,8 +59,7 @@ class CorpusWriter:
         if target.name.lower().endswith(".gz"):
             packed: Any = gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0)
         elif target.name.lower().endswith(".zst"):
-            compressor = zstandard.ZstdCompressor(ZSTD_LEVEL, write_checksum=True)
-            packed = compressor.stream_writer(raw, closefd=False)
+            packed = zstd.ZstdFile(raw, "wb", options=ZSTD_OPTIONS)
         else:
             packed = None
         self._stream = raw if packed is None else self._open_files.enter_context(packed)
