@@ -42,6 +42,7 @@ from metaseq_plugin.data.prepare.corpus_tokens import (
 )
 from metaseq_plugin.data.prepare.vocabulary import DEFAULT_VOCAB_SIZE, train_vocabulary
 from metaseq_plugin.data.processes import MAX_WORKERS, WorkerDiedError, available_cores
+from metaseq_plugin.storage import atomic, json_file
 from metaseq_plugin.tokenizers import open as tokenizers
 from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, read_tokenizer_file
 from metaseq_plugin.tokenizers.byte_level import MERGES_OPTION, MIN_VOCAB_SIZE, VOCAB_OPTION
@@ -199,7 +200,7 @@ def _work_folder(destdir: Path, plan: Plan) -> Iterator[Path]:
             for name in ("chunks", "tokenizer", "result"):
                 shutil.rmtree(work / name, ignore_errors=True)
             (work / "chunks").mkdir()
-            (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+            json_file.write(work / "plan.json", plan)
         try:
             yield work
         except WorkerDiedError:
@@ -240,32 +241,29 @@ def _make_tokenizer(
     args: argparse.Namespace, files: list[Path], num_bytes: int, folder: Path
 ) -> None:
     """Copy or train the tokenizer into ``folder``, which appears whole or not at all."""
-    unfinished = folder.with_name("tokenizer.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    paths = tokenizers.given_files(args)
-    if paths:
-        tokenizer = tokenizers.from_files(args.bpe, *paths)
-    else:
-        with progress_bar("sample", num_bytes) as bar:
-            documents = read_with_progress(files, SplitDocuments(args.split_documents), bar.update)
-            train_vocabulary(
-                args.bpe, documents, args.vocab_size, unfinished, args.seed, args.workers
-            )
-        tokenizer = tokenizers.from_folder(unfinished)
-    tokenizer.save(unfinished)
-    unfinished.rename(folder)
+    split, paths = SplitDocuments(args.split_documents), tokenizers.given_files(args)
+    with atomic.new_folder(folder, needed_bytes=0) as unfinished:
+        if paths:
+            tokenizer = tokenizers.from_files(args.bpe, *paths)
+        else:
+            with progress_bar("sample", num_bytes) as bar:
+                documents = read_with_progress(files, split, bar.update)
+                train_vocabulary(
+                    args.bpe, documents, args.vocab_size, unfinished, args.seed, args.workers
+                )
+            tokenizer = tokenizers.from_folder(unfinished)
+        tokenizer.save(unfinished)
 
 
 def _publish(work: Path, destdir: Path, report: Plan) -> None:
     """Move the result into ``destdir``: at no moment do old and new files make one dataset."""
     result = work / "result"
-    (result / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    json_file.write(result / REPORT_FILE, report)
     for name in (REPORT_FILE, *INDEX_FILES, *tokenizers.TOKENIZER_FILES):
         (destdir / name).unlink(missing_ok=True)
     for name in OUTPUT_FILES:
         if (result / name).exists():
-            (result / name).replace(destdir / name)
+            atomic.rename(result / name, destdir / name)
 
 
 def _print_summary(destdir: Path, report: Plan) -> None:

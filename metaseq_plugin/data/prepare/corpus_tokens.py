@@ -24,6 +24,7 @@ from metaseq_plugin.data.binarized.writer import BinarizedWriter
 from metaseq_plugin.data.documents.chunks import Chunk
 from metaseq_plugin.data.documents.parsing import parse
 from metaseq_plugin.data.processes import in_order
+from metaseq_plugin.storage import atomic
 from metaseq_plugin.tokenizers import open as tokenizers
 from metaseq_plugin.tokenizers.base import EOS
 
@@ -65,8 +66,7 @@ def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int
         hashes.append(int.from_bytes(key.digest(), "little"))
         num_bytes.append(len(encoded))
         tokens.append(np.append(tokenizer.encode(text), EOS).astype(dtype))
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as stream:
+    with atomic.replacing(path) as unfinished, unfinished.open("wb") as stream:
         np.savez(
             stream,
             tokens=np.concatenate(tokens) if tokens else np.zeros(0, dtype=dtype),
@@ -75,7 +75,6 @@ def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int
             num_bytes=np.array(num_bytes, dtype=np.int64),
             num_empty=np.array(num_empty, dtype=np.int64),
         )
-    unfinished.replace(path)
     return chunk.num_input_bytes
 
 

@@ -23,6 +23,7 @@ from metaseq_plugin.data.documents.reading import RawDocument
 from metaseq_plugin.data.prepare import command as prepare
 from metaseq_plugin.data.prepare import corpus_tokens
 from metaseq_plugin.data.prepare import vocabulary as train_vocabulary
+from metaseq_plugin.storage import atomic
 from metaseq_plugin.tokenizers import open as tokenizers
 from tests.data.trained import real_texts, write_jsonl
 
@@ -177,7 +178,7 @@ def cut_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
         (prepare, "merge_chunks", 0),
         (BinarizedWriter, "close", 1),
         (prepare, "_publish", 0),
-        (Path, "replace", 3),
+        (atomic, "rename", 3),
     ],
 )
 def test_an_interrupted_run_goes_on(

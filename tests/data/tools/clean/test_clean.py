@@ -20,7 +20,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.documents import chunks, reading
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.tools.clean import command as cleaning
-from metaseq_plugin.data.tools.clean import writing
+from metaseq_plugin.storage import atomic
 from tests.data.tools.corpus import Document, as_jsonl, contents, essays, nearly, run, write
 from tests.data.trained import write_jsonl
 
@@ -289,7 +289,7 @@ def test_a_full_disk_is_one_sentence(
     def full(_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "_flush", full)
+    monkeypatch.setattr(atomic, "flush", full)
     with pytest.raises(UserError, match=r"DST must .* has room, .*No space left"):
         clean(source, tmp_path / "clean")
     assert not list(tmp_path.glob("clean*"))
