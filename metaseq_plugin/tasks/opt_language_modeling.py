@@ -73,7 +73,7 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
     for folder in utils.split_paths(cfg.data):
         if not Path(folder).is_dir():
             raise UserError(
-                f"`DATA` must be a folder, but {folder} is none. Make it with `metaseq prepare`."
+                f"`DATA` must be a folder, but {folder} is not. Make it with `metaseq prepare`."
             )
     if cfg.tokens_per_sample < 1:
         raise UserError(

@@ -128,8 +128,8 @@ def open_tokenizer(data: str, bpe: Any) -> Tokenizer:
     if name is None:
         if not tokenizers.has_tokenizer(data):
             raise UserError(
-                f"`--bpe` must be set where `DATA` holds no tokenizer, but is not, and {data} does "
-                f"not. Set --bpe {tokenizers.BPE_NAMES[0]} --opt-bpe-vocab vocab.json "
+                f"`--bpe` must be set where `DATA` holds no tokenizer, but is not, and {data} holds "
+                f"none. Set --bpe {tokenizers.BPE_NAMES[0]} --opt-bpe-vocab vocab.json "
                 "--opt-bpe-merges merges.txt, or put these files into it."
             )
         return tokenizers.from_folder(data)

@@ -61,7 +61,7 @@ def train_vocabulary(
     texts = [text for text in map(parse, sample_documents(documents, seed)) if text]
     if not texts:
         raise UserError(
-            "The inputs must hold text, but have no document that is not empty. Name other files."
+            "The inputs must hold text, but all their documents are empty. Name other files."
         )
     killed = killed_means(
         "Training the vocabulary must not be killed, but was; perhaps memory ran out. Free some "

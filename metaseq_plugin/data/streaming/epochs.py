@@ -20,7 +20,7 @@ from fairseq.data.iterators import EpochBatchIterating
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.empty_batch import Batch
 from metaseq_plugin.data.streaming.packing import START, TALLY
-from metaseq_plugin.data.streaming.report import Seen, named, numbers, sentence
+from metaseq_plugin.data.streaming.report import NamedTally, named, numbers, sentence
 from metaseq_plugin.data.streaming.rounds import Rounds, RoundsState, Share
 from metaseq_plugin.data.streaming.shuffling import ShuffleState
 from metaseq_plugin.data.streaming.skips import Skips
@@ -35,8 +35,8 @@ class StreamingState(TypedDict):
 
     identity: Identity  # of the split
     shuffle: ShuffleState  # where the epoch is
-    seen: Seen  # in this epoch, by corpus
-    seen_before: Seen  # in the epochs before
+    seen: NamedTally  # in this epoch, by corpus
+    seen_before: NamedTally  # in the epochs before
     samples_before: int  # blocks of the epochs before
     skipped: List[int]  # an update, and how much was skipped for it
 

@@ -94,7 +94,7 @@ def _mapped(path: Path) -> np.ndarray:
     index = np.load(path, mmap_mode="r")
     first, itemsize = index.offset // index.itemsize, index.itemsize
     if index.dtype != np.int64 or first * itemsize != index.offset:
-        raise ValueError(f"{path} is no index")
+        raise ValueError(f"{path} is not an index")
     size = first + len(index)
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.int64).numpy()[first:]
 

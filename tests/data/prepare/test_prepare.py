@@ -347,9 +347,9 @@ def test_wrong_options(
 
 # name -> (the corpus, what the sentence says)
 WRONG_CORPUS = {
-    "no bytes": (b"", "must hold text, but have no document that is not empty"),
-    "only blank lines": (b"\n\n\n", "must hold text, but have no document"),
-    "only empty text": (b'{"text": ""}\n' * 3, "must hold text, but have no document"),
+    "no bytes": (b"", "must hold text, but all their documents are empty"),
+    "only blank lines": (b"\n\n\n", "must hold text, but all their documents"),
+    "only empty text": (b'{"text": ""}\n' * 3, "must hold text, but all their documents"),
     "one document": (b'{"text": "all there is"}\n', "at least two different documents.* but hold 1,"),
     "one document many times": (b'{"text": "all there is"}\n' * 9, "but hold 9, all equal"),
     "bad record late": (b'{"text": "good %d"}\n' * 20_000 + b'{"text": 1}\n', "Line 20001 of"),

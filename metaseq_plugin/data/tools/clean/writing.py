@@ -12,7 +12,7 @@ from typing import Any, Optional, Sequence
 from backports import zstd
 
 from metaseq_plugin.data.documents.reading import SplitDocuments, document_format
-from metaseq_plugin.data.tools.corpora import CorpusFile
+from metaseq_plugin.data.tools.corpus_files import CorpusFile
 from metaseq_plugin.storage import atomic
 
 GZIP_LEVEL = 6
