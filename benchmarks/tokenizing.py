@@ -22,12 +22,8 @@ from typing import Any, Callable, List, Sequence
 import numpy as np
 import tokenizers as hugging_face
 
-from metaseq_plugin.data.documents.documents import (
-    SplitDocuments,
-    open_input,
-    parse,
-    read_documents,
-)
+from metaseq_plugin.data.documents.parsing import parse
+from metaseq_plugin.data.documents.reading import SplitDocuments, open_input, read_documents
 from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
 from metaseq_plugin.tokenizers.open import byte_level_bpe
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe

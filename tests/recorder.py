@@ -53,7 +53,7 @@ class Recorder:
             lr, output = trainer.get_lr(), step(trainer, samples, raise_oom)
             row = {
                 "update": trainer.get_num_updates(),
-                "ids": [sample["id"].tolist() for sample in samples if sample],
+                "ids": [sample["id"].tolist() for sample in samples if sample["nsentences"]],
                 "lr": float(lr).hex(),
                 "gnorm": norms[-1] if norms else None,
                 "loss": None if output is None else losses[-1].hex(),

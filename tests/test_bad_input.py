@@ -146,7 +146,7 @@ def test_data(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
 
 def test_data_folder_missing(tmp_path: Path) -> None:
     ended = train(tmp_path / "nowhere", tmp_path / "run", "--max-update", 1)
-    refused(ended, "train", "`DATA` must be a folder, but .*nowhere is none")
+    refused(ended, "train", "`DATA` must be a folder, but .*nowhere is not")
 
 
 def test_no_batch_size(places: Places) -> None:

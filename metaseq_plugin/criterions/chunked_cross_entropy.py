@@ -80,14 +80,14 @@ class ChunkedCrossEntropyCriterion(CrossEntropyCriterion):
         weight = cast(Tensor, model.output_weight)  # (V, E)
         shard = cast(Optional[VocabShard], model.vocab_shard)
         loss = loss_function(features, weight, target, self.padding_idx, self.chunk_tokens, shard)
-        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        sample_size = sample["nsentences"] if self.sentence_avg else sample["ntokens"]
         return (
             loss,
             sample_size,
             {
                 "loss": loss.data,
                 "ntokens": sample["ntokens"],
-                "nsentences": sample["target"].size(0),
+                "nsentences": sample["nsentences"],
                 "sample_size": sample_size,
             },
         )

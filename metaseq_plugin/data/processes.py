@@ -2,8 +2,8 @@
 
     for result in in_order(function, items, num_workers):  # in the order of ``items``
 
-``follow_parent`` is what each of them does first; ``process_pool`` makes a bare pool of them, for
-work that is handed out in another way.
+``process_pool`` makes a pool for work that is handed out in another way: its processes inherit a function,
+which ``call_inherited`` calls there. ``killed_means`` says in one sentence that one of them was killed.
 """
 
 import ctypes
@@ -13,13 +13,13 @@ import signal
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Iterable, Iterator, TypeVar
+from contextlib import contextmanager
+from typing import Any, Callable, Iterable, Iterator, Optional, TypeVar
 
 from metaseq_plugin.compat.errors import UserError
 
 MAX_WORKERS = 1_024  # that a command takes
 AHEAD = 2  # items of each worker that are waited for or worked on
-_functions: list[Callable[[Any], Any]] = []  # a worker process of ``in_order`` has one
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Item = TypeVar("Item")
@@ -30,30 +30,50 @@ class WorkerDiedError(UserError):
     """A worker process was killed from outside."""
 
 
+@contextmanager
+def killed_means(sentence: str) -> Iterator[None]:
+    """Raise WorkerDiedError with ``sentence`` where a process of a pool turns out to be killed."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise WorkerDiedError(sentence) from error
+
+
 def available_cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and die with it: an orphan would go on holding its lock."""
+class _Inherited:
+    """What this process was forked for, if it is a worker."""
+
+    function: Optional[Callable[[Any], Any]] = None
+
+
+def _start(function: Optional[Callable[[Any], Any]]) -> None:
+    """Leave signals to the parent, and die with it: an orphan would go on holding its lock."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _Inherited.function = function
 
 
-def process_pool(num_workers: int) -> ProcessPoolExecutor:
-    """Forked workers: they share what is loaded, and need not import torch again."""
+def process_pool(
+    num_workers: int, function: Optional[Callable[[Any], Any]] = None
+) -> ProcessPoolExecutor:
+    """Forked workers: they share what is loaded, and need not import torch again.
+
+    Args:
+        function: what ``call_inherited`` calls. It is inherited, not sent, so it may hold something large.
+    """
     context = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(num_workers, context, initializer=follow_parent)
+    return ProcessPoolExecutor(num_workers, context, _start, (function,))
 
 
-def _start(function: Callable[[Any], Any]) -> None:
-    follow_parent()
-    _functions.append(function)
-
-
-def _call(item: Any) -> Any:
-    return _functions[0](item)
+def call_inherited(item: Any) -> Any:
+    """In a worker: the pool's function of ``item``."""
+    assert _Inherited.function is not None, "this pool has no function"
+    return _Inherited.function(item)
 
 
 def in_order(
@@ -61,24 +81,22 @@ def in_order(
 ) -> Iterator[Result]:
     """``function`` of each item, computed in ``num_workers`` processes, given in the items' order.
 
-    At most AHEAD items a worker are in memory. The function is inherited, not sent, so it may hold
-    something large. An error is that of the first item that has one,
+    At most AHEAD items a worker are in memory. An error is that of the first item that has one,
     whatever the number of workers. Raises WorkerDiedError if a process is killed.
     """
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(num_workers, context, _start, (function,))
+    pool = process_pool(num_workers, function)
     pending: deque[Future[Result]] = deque()
+    killed = killed_means(
+        "A worker process must not be killed, but one was; perhaps memory ran out. Run the same "
+        "command again with fewer `--workers`."
+    )
     try:
-        for item in items:
-            pending.append(pool.submit(_call, item))
-            if len(pending) >= AHEAD * num_workers:
+        with killed:
+            for item in items:
+                pending.append(pool.submit(call_inherited, item))
+                if len(pending) >= AHEAD * num_workers:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise WorkerDiedError(
-            "A worker process must not be killed, but one was; perhaps memory ran out. Run the "
-            "same command again with fewer `--workers`."
-        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

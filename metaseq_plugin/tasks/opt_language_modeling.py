@@ -10,7 +10,7 @@ fairseq's own task supplies batching, evaluation and the inference dataset; this
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq import utils
@@ -71,7 +71,7 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
     for folder in utils.split_paths(cfg.data):
         if not Path(folder).is_dir():
             raise UserError(
-                f"`DATA` must be a folder, but {folder} is none. Make it with `metaseq prepare`."
+                f"`DATA` must be a folder, but {folder} is not. Make it with `metaseq prepare`."
             )
     if cfg.tokens_per_sample < 1:
         raise UserError(
@@ -139,16 +139,6 @@ class OPTLanguageModelingTask(LanguageModelingTask):
             targets=self.targets,
         )
         return self.datasets[split]
-
-    def valid_step(
-        self, sample: Any, model: torch.nn.Module, criterion: torch.nn.Module
-    ) -> Tuple[Tensor, int, Dict[str, Any]]:
-        """As fairseq's, and nothing for a rank that ``fairseq-validate`` has no batch left for."""
-        if not sample:
-            nothing = dict.fromkeys(("loss", "ntokens", "nsentences", "sample_size"), 0)
-            return torch.zeros(()), 0, nothing
-        result: Tuple[Tensor, int, Dict[str, Any]] = super().valid_step(sample, model, criterion)
-        return result
 
     def build_dataset_for_inference(
         self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any

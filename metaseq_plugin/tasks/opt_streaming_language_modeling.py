@@ -22,7 +22,7 @@ from fairseq.tasks import register_task
 from omegaconf import II
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import TEXT
+from metaseq_plugin.data.documents.parsing import TEXT
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.epochs import StreamingEpochs, different
 from metaseq_plugin.data.streaming.mixing import Mixing, MixingUnit, check_mixing, parse_weights

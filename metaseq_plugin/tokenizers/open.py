@@ -104,8 +104,8 @@ def from_bpe_options(bpe: Any, data: str) -> Tokenizer:
     if name is None:
         if not has_tokenizer(data):
             raise UserError(
-                f"`--bpe` must be set where `DATA` holds no tokenizer, but is not, and {data} does "
-                f"not. Set --bpe {BPE_NAMES[0]} {VOCAB_OPTION} vocab.json {MERGES_OPTION} merges.txt, "
+                f"`--bpe` must be set where `DATA` holds no tokenizer, but is not, and {data} holds "
+                f"none. Set --bpe {BPE_NAMES[0]} {VOCAB_OPTION} vocab.json {MERGES_OPTION} merges.txt, "
                 "or put these files into it."
             )
         return from_folder(data)

@@ -53,6 +53,7 @@ def make_sample(padded: int, rows: int = 3) -> dict:
         "net_input": {"src_tokens": tokens, "src_lengths": target.ne(PAD).sum(1)},
         "target": target,
         "ntokens": int(target.ne(PAD).sum()),
+        "nsentences": rows,
     }
 
 

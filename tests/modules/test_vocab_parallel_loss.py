@@ -127,7 +127,8 @@ def criterion_loss(weight: Tensor, shard: Optional[VocabShard], reduce: bool) ->
         SimpleNamespace(target_dictionary=Dictionary()), sentence_avg=False, loss_chunk_tokens=7
     )
     target = case.target.unsqueeze(0)
-    sample = {"net_input": {}, "target": target, "ntokens": int(target.ne(PAD).sum())}
+    counts = {"ntokens": int(target.ne(PAD).sum()), "nsentences": len(target)}
+    sample = {"net_input": {}, "target": target, **counts}
     loss, _, _ = criterion(FeaturesModel(case, weight, shard), sample, reduce)
     return loss
 

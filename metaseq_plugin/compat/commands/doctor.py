@@ -66,7 +66,7 @@ LIBRARIES = (
     Library("tokenizers", "tokenizers", minimum=(0, 19)),
     Library("sentencepiece", "sentencepiece", minimum=(0, 2)),
     Library("safetensors", "safetensors", minimum=(0, 4)),
-    Library("zstandard", "zstandard"),
+    Library("backports.zstd", "backports.zstd"),
     Library("datasketch", "datasketch", minimum=(2, 0)),
     Library("tabulate", "tabulate"),
     Library(
@@ -228,7 +228,9 @@ def examine() -> list[Row]:
     if hook.problem:  # without it most imports fail on Python >= 3.11, for no other reason
         return rows
     output, failure = run_child("from metaseq_plugin.compat.commands import probe; probe()")
-    tokenizers = "import tiktoken, tokenizers, sentencepiece, safetensors, zstandard, datasketch"
+    tokenizers = (
+        "import tiktoken, tokenizers, sentencepiece, safetensors, backports.zstd, datasketch"
+    )
     extra_failure = failure or run_child(tokenizers)[1]
     if extra_failure:
         rows += import_rows(failure)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterable, Sequence
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import SUFFIXES, document_format
+from metaseq_plugin.data.documents.reading import SUFFIXES, document_format
 
 
 def find_inputs(inputs: Sequence[str], excluded: Iterable[Path]) -> list[Path]:

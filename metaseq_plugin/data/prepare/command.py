@@ -31,18 +31,17 @@ from pathlib import Path
 from typing import Any, Iterator, Optional
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import SECTION_BYTES, SplitDocuments
+from metaseq_plugin.data.documents.chunks import progress_bar, read_chunks, read_with_progress
 from metaseq_plugin.data.documents.inputs import find_inputs
+from metaseq_plugin.data.documents.reading import SECTION_BYTES, SplitDocuments
 from metaseq_plugin.data.prepare.corpus_tokens import (
     SPLITS,
     merge_chunks,
-    progress_bar,
-    read_chunks,
-    read_with_progress,
     tokenize_corpus,
 )
 from metaseq_plugin.data.prepare.vocabulary import DEFAULT_VOCAB_SIZE, train_vocabulary
 from metaseq_plugin.data.processes import MAX_WORKERS, WorkerDiedError, available_cores
+from metaseq_plugin.storage import atomic, json_file
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, token_dtype
 from metaseq_plugin.tokenizers.open import (
     BPE_NAMES,
@@ -198,7 +197,7 @@ def _work_folder(destdir: Path, plan: Plan) -> Iterator[Path]:
             for name in ("chunks", "tokenizer", "result"):
                 shutil.rmtree(work / name, ignore_errors=True)
             (work / "chunks").mkdir()
-            (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+            json_file.write(work / "plan.json", plan)
         try:
             yield work
         except WorkerDiedError:
@@ -239,32 +238,29 @@ def _make_tokenizer(
     args: argparse.Namespace, files: list[Path], num_bytes: int, folder: Path
 ) -> None:
     """Copy or train the tokenizer into ``folder``, which appears whole or not at all."""
-    unfinished = folder.with_name("tokenizer.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    given = given_files(args)
-    if given:
-        tokenizer = from_files(args.bpe, *given)
-    else:
-        with progress_bar("sample", num_bytes) as bar:
-            documents = read_with_progress(files, SplitDocuments(args.split_documents), bar.update)
-            train_vocabulary(
-                args.bpe, documents, args.vocab_size, unfinished, args.seed, args.workers
-            )
-        tokenizer = from_folder(unfinished)
-    tokenizer.save(unfinished)
-    unfinished.rename(folder)
+    split, given = SplitDocuments(args.split_documents), given_files(args)
+    with atomic.new_folder(folder, needed_bytes=0) as unfinished:
+        if given:
+            tokenizer = from_files(args.bpe, *given)
+        else:
+            with progress_bar("sample", num_bytes) as bar:
+                documents = read_with_progress(files, split, bar.update)
+                train_vocabulary(
+                    args.bpe, documents, args.vocab_size, unfinished, args.seed, args.workers
+                )
+            tokenizer = from_folder(unfinished)
+        tokenizer.save(unfinished)
 
 
 def _publish(work: Path, destdir: Path, report: Plan) -> None:
     """Move the result into ``destdir``: at no moment do old and new files make one dataset."""
     result = work / "result"
-    (result / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    json_file.write(result / REPORT_FILE, report)
     for name in (REPORT_FILE, *INDEX_FILES, *TOKENIZER_FILES):
         (destdir / name).unlink(missing_ok=True)
     for name in OUTPUT_FILES:
         if (result / name).exists():
-            (result / name).replace(destdir / name)
+            atomic.rename(result / name, destdir / name)
 
 
 def _print_summary(destdir: Path, report: Plan) -> None:

@@ -1,11 +1,9 @@
-"""From input files to token files on all cores: chunks out, chunk files back, splits at the end.
+"""From documents to token files on all cores: chunks out, chunk files back, splits at the end.
 
 The steps:
-(1) ``read_chunks`` groups documents into chunks of about CHUNK_BYTES, the same for any number of
-    workers;
-(2) ``tokenize_corpus`` hands them to processes; each turns a chunk into one chunk file, which
+(1) ``tokenize_corpus`` hands the corpus's chunks to processes; each turns one into a chunk file, which
     appears whole or not at all, so an interrupted run goes on with the chunks that are missing;
-(3) ``merge_chunks`` sends each document to ``train`` or ``valid`` and writes fairseq's files.
+(2) ``merge_chunks`` sends each document to ``train`` or ``valid`` and writes fairseq's files.
 
 A document's split depends on its text and the seed alone: equal documents never stand in both
 splits, and neither order nor workers matter.
@@ -16,76 +14,22 @@ splits, and neither order nor workers matter.
 from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, NamedTuple
+from typing import Callable, Iterable, Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.binarized.writer import BinarizedWriter
-from metaseq_plugin.data.documents.documents import (
-    RawDocument,
-    SplitDocuments,
-    open_input,
-    parse,
-    read_documents,
-)
+from metaseq_plugin.data.documents.chunks import Chunk
+from metaseq_plugin.data.documents.parsing import parse
 from metaseq_plugin.data.processes import in_order
+from metaseq_plugin.storage import atomic
 from metaseq_plugin.tokenizers.base import EOS, Tokenizer
 from metaseq_plugin.tokenizers.dictionary import token_dtype
 from metaseq_plugin.tokenizers.open import from_folder
 
-CHUNK_BYTES = 4_194_304
 HASH_BYTES = 8
 SPLITS = ("train", "valid")
-
-
-class Chunk(NamedTuple):
-    """A run of documents, and how many (packed) bytes of input were read for it."""
-
-    number: int  # from 0
-    documents: list[RawDocument]
-    num_input_bytes: int
-
-
-class ProgressBar(tqdm):
-    """tqdm without its monitor thread: a process that has threads should not be forked."""
-
-    monitor_interval = 0
-
-
-def progress_bar(description: str, num_bytes: int) -> tqdm:
-    return ProgressBar(desc=description, total=num_bytes, unit="B", unit_scale=True)
-
-
-def read_with_progress(
-    files: list[Path], split_documents: SplitDocuments, advance: Callable[[int], object]
-) -> Iterator[RawDocument]:
-    """The documents of all files in order; ``advance`` is told the (packed) bytes read."""
-    for path in files:
-        position = 0
-        with open_input(path) as raw:
-            for document in read_documents(path, raw, split_documents):
-                if raw.tell() != position:
-                    advance(raw.tell() - position)
-                    position = raw.tell()
-                yield document
-            advance(raw.tell() - position)
-
-
-def read_chunks(files: list[Path], split_documents: SplitDocuments) -> Iterator[Chunk]:
-    """The documents of all files in order, in chunks of at least CHUNK_BYTES but for the last."""
-    number, num_bytes = 0, 0
-    documents: list[RawDocument] = []
-    steps: list[int] = []
-    for document in read_with_progress(files, split_documents, steps.append):
-        documents.append(document)
-        num_bytes += len(document.content)
-        if num_bytes >= CHUNK_BYTES:
-            yield Chunk(number, documents, sum(steps))
-            number, documents, num_bytes = number + 1, [], 0
-            steps.clear()
-    yield Chunk(number, documents, sum(steps))
 
 
 @lru_cache(maxsize=1)
@@ -117,8 +61,7 @@ def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int
         hashes.append(int.from_bytes(key.digest(), "little"))
         num_bytes.append(len(encoded))
         tokens.append(np.append(tokenizer.encode(text), EOS).astype(dtype))
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as stream:
+    with atomic.replacing(path) as unfinished, unfinished.open("wb") as stream:
         np.savez(
             stream,
             tokens=np.concatenate(tokens) if tokens else np.zeros(0, dtype=dtype),
@@ -127,7 +70,6 @@ def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int
             num_bytes=np.array(num_bytes, dtype=np.int64),
             num_empty=np.array(num_empty, dtype=np.int64),
         )
-    unfinished.replace(path)
     return chunk.num_input_bytes
 
 

@@ -7,15 +7,15 @@ process, so that its memory is given back and its threads are gone before worker
 
 import heapq
 import os
-from concurrent.futures.process import BrokenProcessPool
 from hashlib import blake2b
 from pathlib import Path
 from typing import Iterable, Optional
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import RawDocument, parse
+from metaseq_plugin.data.documents.parsing import parse
+from metaseq_plugin.data.documents.reading import RawDocument
 from metaseq_plugin.data.prepare.corpus_tokens import HASH_BYTES
-from metaseq_plugin.data.processes import WorkerDiedError, process_pool
+from metaseq_plugin.data.processes import killed_means, process_pool
 from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe, train_sentence_pieces
 
@@ -61,16 +61,14 @@ def train_vocabulary(
     texts = [text for text in map(parse, sample_documents(documents, seed)) if text]
     if not texts:
         raise UserError(
-            "The inputs must hold text, but have no document that is not empty. Name other files."
+            "The inputs must hold text, but all their documents are empty. Name other files."
         )
-    with process_pool(1) as pool:
-        try:
-            reached = pool.submit(_train, bpe, texts, vocab_size, folder, num_workers).result()
-        except BrokenProcessPool as error:
-            raise WorkerDiedError(
-                "Training the vocabulary must not be killed, but was; perhaps memory ran out. Free "
-                "some memory, or give a tokenizer with `--bpe` and its files."
-            ) from error
+    killed = killed_means(
+        "Training the vocabulary must not be killed, but was; perhaps memory ran out. Free some "
+        "memory, or give a tokenizer with `--bpe` and its files."
+    )
+    with process_pool(1) as pool, killed:
+        reached = pool.submit(_train, bpe, texts, vocab_size, folder, num_workers).result()
     if vocab_size is not None and reached < vocab_size:
         raise UserError(
             f"`--vocab-size` must be at most {reached} for these inputs, but is {vocab_size}. "

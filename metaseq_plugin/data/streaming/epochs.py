@@ -18,9 +18,10 @@ import numpy as np
 from fairseq.data.iterators import EpochBatchIterating
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.empty_batch import Batch
 from metaseq_plugin.data.streaming.packing import START, TALLY
-from metaseq_plugin.data.streaming.report import Seen, named, numbers, sentence
-from metaseq_plugin.data.streaming.rounds import Batch, Rounds, RoundsState, Share, dummy_batch
+from metaseq_plugin.data.streaming.report import NamedTally, named, numbers, sentence
+from metaseq_plugin.data.streaming.rounds import Rounds, RoundsState, Share
 from metaseq_plugin.data.streaming.shuffling import ShuffleState
 from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Identity, Split
@@ -34,8 +35,8 @@ class StreamingState(TypedDict):
 
     identity: Identity  # of the split
     shuffle: ShuffleState  # where the epoch is
-    seen: Seen  # in this epoch, by corpus
-    seen_before: Seen  # in the epochs before
+    seen: NamedTally  # in this epoch, by corpus
+    seen_before: NamedTally  # in the epochs before
     samples_before: int  # blocks of the epochs before
     skipped: List[int]  # an update, and how much was skipped for it
 
@@ -130,9 +131,7 @@ class EpochBatches:
         full = size * self._rounds.share.blocks_a_round
         if self._drops_remainder and self._rounds.num_blocks - before < full:
             return []
-        # Where a rank gets none in the last round, its {} comes first: fairseq takes an update that
-        # ends with one for no data at all, and would divide the gradients by too few tokens.
-        return sorted(batches, key=bool)
+        return batches
 
 
 class StreamingEpochs(EpochBatchIterating):
@@ -168,11 +167,6 @@ class StreamingEpochs(EpochBatchIterating):
         self._skipped = self.skips.state()  # when the last update was handed out
 
     # What fairseq asks for.
-
-    @property
-    def first_batch(self) -> Batch:
-        """What fairseq's trainer lets a rank compute where it has no batch."""
-        return dummy_batch(self.share.block_size)
 
     def __len__(self) -> int:
         return math.ceil(self.split.expected_blocks() / self.share.blocks_a_round)

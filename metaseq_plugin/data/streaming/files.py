@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import SUFFIXES, document_format
+from metaseq_plugin.data.documents.reading import SUFFIXES, document_format
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def find_shards(data: str, split: str) -> list[Path]:
     return [shards[number] for number in range(len(shards))]
 
 
-def corpus_files(shard: Path) -> list[Path]:
+def shard_files(shard: Path) -> list[Path]:
     """The files of corpora in ``shard``; UserError where it has none."""
     entries = _visible(shard)
     files = [path for path in entries if document_format(path) is not None]
@@ -110,7 +110,7 @@ def find_corpora(data: str, split: str) -> dict[str, list[Path]]:
     corpora: dict[str, list[Path]] = {}
     for shard in find_shards(data, split):
         here: dict[str, Path] = {}
-        for path in corpus_files(shard):
+        for path in shard_files(shard):
             name = corpus_name(path)
             if name in here:
                 raise UserError(

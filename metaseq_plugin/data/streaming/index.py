@@ -22,10 +22,9 @@ import multiprocessing
 import os
 import shutil
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Optional, Sequence
+from typing import Iterator, NamedTuple, Optional, Sequence
 from uuid import uuid4
 
 import numpy as np
@@ -33,10 +32,11 @@ import torch
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.documents.compressed import DAMAGED, unpacked
-from metaseq_plugin.data.documents.documents import document_format, open_input
-from metaseq_plugin.data.processes import available_cores, process_pool
+from metaseq_plugin.data.documents.reading import document_format, open_input
+from metaseq_plugin.data.processes import available_cores, killed_means, process_pool
 from metaseq_plugin.data.streaming.files import readable
 from metaseq_plugin.data.streaming.line_scan import Part, joined, scan
+from metaseq_plugin.storage import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _mapped(path: Path) -> np.ndarray:
     index = np.load(path, mmap_mode="r")
     first, itemsize = index.offset // index.itemsize, index.itemsize
     if index.dtype != np.int64 or first * itemsize != index.offset:
-        raise ValueError(f"{path} is no index")
+        raise ValueError(f"{path} is not an index")
     size = first + len(index)
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.int64).numpy()[first:]
 
@@ -133,7 +133,7 @@ def _locked(folder: Path) -> Iterator[None]:
                 raise
             logger.warning(f"{folder} has no locks: several ranks may index the same files")
         else:
-            for leftover in folder.glob(".*.tmp"):
+            for leftover in folder.glob(f".*{atomic.TEMPORARY_SUFFIX}"):
                 leftover.unlink(missing_ok=True)
         try:
             yield
@@ -143,26 +143,20 @@ def _locked(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def _write(target: Path, fill: Callable[[Path], object]) -> None:
-    """Let ``fill`` write a temporary file, which then takes the name ``target``."""
+def _temporary(target: Path) -> Path:
+    """A name for ``target`` until it is whole, hidden and no other process's."""
     # Not by the process's number, which ranks in containers have in common where there are no locks.
-    unfinished = target.with_name(f".{target.name.lstrip('.')}.{uuid4().hex}.tmp")
-    fill(unfinished)
-    with unfinished.open("rb") as stream:
-        os.fsync(stream.fileno())
-    unfinished.replace(target)
+    return target.with_name(f".{target.name.lstrip('.')}.{uuid4().hex}{atomic.TEMPORARY_SUFFIX}")
 
 
 def _unpack(path: Path, target: Path) -> None:
-    def fill(unfinished: Path) -> None:
-        with open_input(path) as raw, unfinished.open("wb") as out:
-            shutil.copyfileobj(unpacked(path, raw), out, PART_BYTES // 16)
-        # A copy that another rank makes once more is the same file to those that read it already.
-        status = path.stat()
-        os.utime(unfinished, ns=(status.st_atime_ns, status.st_mtime_ns))
-
     try:
-        _write(target, fill)
+        with atomic.replacing(target, _temporary(target)) as unfinished:
+            with open_input(path) as raw, unfinished.open("wb") as out:
+                shutil.copyfileobj(unpacked(path, raw), out, PART_BYTES // 16)
+            # A copy that another rank makes once more is the same file to those that read it already.
+            status = path.stat()
+            os.utime(unfinished, ns=(status.st_atime_ns, status.st_mtime_ns))
     except DAMAGED as error:
         raise UserError(
             f"A packed file must be whole, but {path} is not ({error}). Make it again."
@@ -196,12 +190,12 @@ def _build(pool: ProcessPoolExecutor, files: Sequence[tuple[Path, Path]]) -> Non
         header = [FORMAT, status.st_size, status.st_mtime_ns]
         end = _text_of(path, base).stat().st_size
         index = np.concatenate([header, starts, [end]]).astype(np.int64)
-
-        def fill(unfinished: Path, index: np.ndarray = index) -> None:
-            with unfinished.open("wb") as stream:
-                np.save(stream, index)
-
-        _write(_index_of(base), fill)
+        target = _index_of(base)
+        with (
+            atomic.replacing(target, _temporary(target)) as unfinished,
+            unfinished.open("wb") as stream,
+        ):
+            np.save(stream, index)
 
 
 class ChangedFileError(UserError):
@@ -243,18 +237,17 @@ def _build_missing(
     try:
         for folder, files in missing.items():
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+            killed = killed_means(
+                f"A process that indexes must not be killed, but one of {folder} was; perhaps memory "
+                "ran out. Run the same command again: finished indexes are kept."
+            )
+            with killed, _locked(folder):
                 # Another rank may have made them while this one waited.
                 _build(pool, [pair for pair in files if find_index(pair[0], cache_dir) is None])
                 # Taken under the lock: another machine, whose copy of a file has another time, may
                 # put its own into the same --index-cache-dir next.
                 made.update({path: find_index(path, cache_dir) for path, _ in files})
         is_done = True
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"A process that indexes must not be killed, but one of {folder} was; perhaps memory ran "
-            "out. Run the same command again: finished indexes are kept."
-        ) from error
     except OSError as error:
         raise UserError(
             f"`{CACHE_OPTION}` must be a folder that can be written and has room, but "

@@ -10,15 +10,15 @@ import numpy as np
 
 from metaseq_plugin.data.streaming.packing import BAD, DOCUMENTS, EMPTY, TALLY, TOKENS
 
-Seen = Dict[str, Dict[str, int]]  # corpus → column of a tally → count
+NamedTally = Dict[str, Dict[str, int]]  # corpus → column of a tally → count
 
 
-def named(names: Sequence[str], tally: np.ndarray) -> Seen:
+def named(names: Sequence[str], tally: np.ndarray) -> NamedTally:
     """A tally (C, 4) as JSON."""
     return {name: dict(zip(TALLY, map(int, row))) for name, row in zip(names, tally)}
 
 
-def numbers(names: Sequence[str], seen: Seen) -> np.ndarray:
+def numbers(names: Sequence[str], seen: NamedTally) -> np.ndarray:
     """The tally (C, 4) that ``named`` was given."""
     return np.array([[seen[name][column] for column in TALLY] for name in names], dtype=np.int64)
 

@@ -8,19 +8,18 @@ the longest allowed).
 """
 
 from itertools import islice
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import List, NamedTuple, Sequence
 
 import numpy as np
 import torch
 
+from metaseq_plugin.data.empty_batch import Batch, empty_batch
 from metaseq_plugin.data.streaming.packing import Block, Blocks
 from metaseq_plugin.data.streaming.shuffling import ShuffledBlocks, ShuffleState
-from metaseq_plugin.tokenizers.base import EOS, PAD
+from metaseq_plugin.tokenizers.base import PAD
 
 WIDTH_MULTIPLE = 8  # tensor cores want it
 EPOCH_BITS = 40  # a block's id is its number, and its epoch above these bits
-
-Batch = Dict[str, Any]  # a sample of fairseq, or {} where a rank gets none
 
 
 class Share(NamedTuple):
@@ -39,7 +38,7 @@ class Share(NamedTuple):
 def collated(blocks: Sequence[Block], epoch: int, block_size: int) -> Batch:
     """``blocks`` as fairseq's sample: ids (B,), src_tokens and target (B, T), padded on the right."""
     if not blocks:
-        return {}
+        return empty_batch(block_size)
     sizes = [len(block.tokens) - 1 for block in blocks]
     width = min(-(-max(sizes) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE, max(block_size, *sizes))
     source = np.full((len(blocks), width), PAD, dtype=np.int64)
@@ -59,20 +58,6 @@ def collated(blocks: Sequence[Block], epoch: int, block_size: int) -> Batch:
             "src_lengths": torch.tensor(sizes),
         },
         "target": torch.from_numpy(target),
-    }
-
-
-def dummy_batch(block_size: int) -> Batch:
-    """A batch without targets for fairseq to use where a rank has none, so that it counts as nothing."""
-    return {
-        "id": torch.tensor([-1]),
-        "nsentences": 0,
-        "ntokens": 0,
-        "net_input": {
-            "src_tokens": torch.full((1, block_size), EOS),
-            "src_lengths": torch.tensor([block_size]),
-        },
-        "target": torch.full((1, block_size), PAD),
     }
 
 

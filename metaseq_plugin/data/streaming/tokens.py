@@ -9,12 +9,9 @@ metaseq drops it, and what is empty then has no tokens at all. A bad document is
 bad ones are to be skipped, has no tokens and a sentence about it.
 """
 
-import multiprocessing
 import os
-import signal
 from collections import Counter, OrderedDict, deque
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -23,14 +20,9 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import (
-    BYTE_ORDER_MARK,
-    MAX_DOCUMENT_BYTES,
-    TEXT,
-    RawDocument,
-    parse_fields,
-)
-from metaseq_plugin.data.processes import follow_parent
+from metaseq_plugin.data.documents.parsing import TEXT, parse_fields
+from metaseq_plugin.data.documents.reading import BYTE_ORDER_MARK, MAX_DOCUMENT_BYTES, RawDocument
+from metaseq_plugin.data.processes import call_inherited, killed_means, process_pool
 from metaseq_plugin.data.streaming.corpora import Corpora, Places
 from metaseq_plugin.data.streaming.index import ChangedFileError, changed
 from metaseq_plugin.data.streaming.line_scan import line_number
@@ -208,17 +200,6 @@ class PairReader(Reader):
 
 
 END = np.array([EOS])
-_readers: list[Reader] = []  # a worker process has one
-
-
-def _start(reader: Reader) -> None:
-    follow_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _readers.append(reader)
-
-
-def _tokenise(places: Places) -> Tokenised:
-    return _readers[0].tokenise(places)
 
 
 def _shut_down(pool: ProcessPoolExecutor) -> None:
@@ -235,12 +216,11 @@ class Workers:
 
     def _submit(self, places: Places) -> "Future[Tokenised]":
         if self.pool is None:  # forked late: a run that only validates elsewhere needs none
-            context = multiprocessing.get_context("fork")
-            self.pool = ProcessPoolExecutor(self.num_workers, context, _start, (self.reader,))
+            self.pool = process_pool(self.num_workers, self.reader.tokenise)
             # A rank that fairseq spawned joins its children at its end, before Python shuts pools
             # down, and after the queue to them has gone (priority 10).
             self._end = Finalize(None, _shut_down, (self.pool,), exitpriority=20)
-        return self.pool.submit(_tokenise, places)
+        return self.pool.submit(call_inherited, places)
 
     def tokenised(
         self, runs: Iterator[Range], min_ahead_bytes: int
@@ -257,25 +237,23 @@ class Workers:
             return
         waiting: deque[tuple[Range, Future[Tokenised]]] = deque()
         ahead_bytes = 0
+        max_waiting = RANGES_AHEAD * self.num_workers
+        killed = killed_means(
+            "A data worker must not be killed, but one was; perhaps memory ran out. Resume from the "
+            "last checkpoint, with fewer `--num-workers`: the samples will be the same."
+        )
         try:
-            for run in runs:
-                waiting.append((run, self._submit(run.places)))
-                ahead_bytes += int(run.places.size.sum())
-                while (
-                    len(waiting) > RANGES_AHEAD * self.num_workers and ahead_bytes > min_ahead_bytes
-                ):
+            with killed:
+                for run in runs:
+                    waiting.append((run, self._submit(run.places)))
+                    ahead_bytes += int(run.places.size.sum())
+                    while len(waiting) > max_waiting and ahead_bytes > min_ahead_bytes:
+                        done, future = waiting.popleft()
+                        ahead_bytes -= int(done.places.size.sum())
+                        yield done, future.result()
+                while waiting:
                     done, future = waiting.popleft()
-                    ahead_bytes -= int(done.places.size.sum())
                     yield done, future.result()
-            while waiting:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        except BrokenProcessPool as error:
-            self.pool = None
-            raise UserError(
-                "A data worker must not be killed, but one was; perhaps memory ran out. Resume from "
-                "the last checkpoint, with fewer `--num-workers`: the samples will be the same."
-            ) from error
         finally:
             for _, future in waiting:
                 future.cancel()

@@ -2,10 +2,9 @@
 
 Both read what ``fairseq-train`` would stream: the files of a folder, cut into documents.
 
-    corpora              which files there are, in which order, and which corpus each belongs to
-    inspection           the command; census counts, lengths makes histograms and pictures of them,
-                         inspection_report says it
-    cleaning             the command; judging is what workers do, with repairs of a text; duplicates finds
-                         copies, writing writes, cleaning_report says what was dropped
-    reports              tables and numbers as both print them
+    corpus_files    which files there are, in which order, and which corpus each belongs to
+    inspect/        command; census counts, lengths makes histograms and pictures of them, report says it
+    clean/          command; judging is what workers do, with repairs of a text; duplicates finds copies,
+                    writing writes, report says what was dropped
+    tables          tables and numbers as both print them
 """

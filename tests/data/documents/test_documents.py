@@ -7,22 +7,21 @@ from pathlib import Path
 from typing import Iterable
 
 import pytest
-import zstandard
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents import documents
-from metaseq_plugin.data.documents.documents import (
+from metaseq_plugin.data.documents import reading
+from metaseq_plugin.data.documents.inputs import find_inputs
+from metaseq_plugin.data.documents.parsing import BadDocumentError, parse
+from metaseq_plugin.data.documents.reading import (
     SECTION_BYTES,
-    BadDocumentError,
     RawDocument,
     SplitDocuments,
     open_input,
-    parse,
     read_documents,
 )
-from metaseq_plugin.data.documents.inputs import find_inputs
 
 
 def read(path: Path, split: SplitDocuments = SplitDocuments.section) -> list[RawDocument]:
@@ -80,7 +79,7 @@ def test_packed_files_give_the_same(tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"{n} \u00e9\n", "id": n}) for n in range(20_000)]
     plain = "\n\n".join(lines).encode()  # blank lines are no records
     half = len(plain) // 2
-    frames = [zstandard.ZstdCompressor().compress(part) for part in (plain[:half], plain[half:])]
+    frames = [zstd.compress(part) for part in (plain[:half], plain[half:])]
     expected = [f"{n} \u00e9\n" for n in range(20_000)]
     for name, content in (
         ("a.jsonl", plain),
@@ -129,7 +128,8 @@ BAD = {
     "cut gzip": ("a.jsonl.gz", gzip.compress(GOOD * 9_999)[:-9], "must be readable, but .* is not .Compressed file ended"),
     "bad gzip": ("a.jsonl.gz", b"no gzip at all", "must be readable, but .* is not"),
     "damaged gzip": ("a.jsonl.gz", gzip.compress(GOOD * 9)[:12] + b"\xff" * 40, "must be readable, but .* is not"),
-    "cut zstd": ("a.jsonl.zst", zstandard.compress(GOOD * 9_999)[:-9], "ends in the middle of a zstd frame"),
+    "cut zstd": ("a.jsonl.zst", zstd.compress(GOOD * 9_999)[:-9], "ended before the end-of-stream"),
+    "cut second frame": ("a.jsonl.zst", zstd.compress(GOOD) + zstd.compress(GOOD * 9_999)[:-9], "ended before"),
     "bad zstd": ("a.txt.zst", b"no zstd at all", "must be readable, but .* is not"),
 }  # fmt: skip
 
@@ -145,7 +145,7 @@ def test_bad_content_is_named_by_file_and_line(name: str, tmp_path: Path) -> Non
 def test_a_document_has_a_greatest_length_and_reading_goes_on_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 1_000)
+    monkeypatch.setattr(reading, "MAX_DOCUMENT_BYTES", 1_000)
     record = b'{"text": "' + b"x" * 5_000 + b'"}\n'
     first, long, *rest = read(write(tmp_path / "a.jsonl", GOOD + record + GOOD + record[:-1]))
     assert texts([first, rest[0]]) == ["fine"] * 2

@@ -18,10 +18,11 @@ from fairseq.data import Dictionary, indexed_dataset
 from metaseq_plugin import cli
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.binarized.writer import BinarizedWriter
-from metaseq_plugin.data.documents.documents import RawDocument
+from metaseq_plugin.data.documents import chunks
+from metaseq_plugin.data.documents.reading import RawDocument
 from metaseq_plugin.data.prepare import command as prepare
-from metaseq_plugin.data.prepare import corpus_tokens
 from metaseq_plugin.data.prepare import vocabulary as train_vocabulary
+from metaseq_plugin.storage import atomic
 from metaseq_plugin.tokenizers.dictionary import token_dtype
 from metaseq_plugin.tokenizers.open import BPE_NAMES, from_folder
 from tests.data.trained import real_texts, write_jsonl
@@ -43,7 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_tokens, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 20_000)
 
 
 def run(*argv: object) -> None:
@@ -173,11 +174,11 @@ def cut_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
     [
         (prepare, "train_vocabulary", 0),
         (np, "savez", 0),
-        (corpus_tokens, "read_documents", 0),
+        (chunks, "read_documents", 0),
         (prepare, "merge_chunks", 0),
         (BinarizedWriter, "close", 1),
         (prepare, "_publish", 0),
-        (Path, "replace", 3),
+        (atomic, "rename", 3),
     ],
 )
 def test_an_interrupted_run_goes_on(
@@ -346,9 +347,9 @@ def test_wrong_options(
 
 # name -> (the corpus, what the sentence says)
 WRONG_CORPUS = {
-    "no bytes": (b"", "must hold text, but have no document that is not empty"),
-    "only blank lines": (b"\n\n\n", "must hold text, but have no document"),
-    "only empty text": (b'{"text": ""}\n' * 3, "must hold text, but have no document"),
+    "no bytes": (b"", "must hold text, but all their documents are empty"),
+    "only blank lines": (b"\n\n\n", "must hold text, but all their documents"),
+    "only empty text": (b'{"text": ""}\n' * 3, "must hold text, but all their documents"),
     "one document": (b'{"text": "all there is"}\n', "at least two different documents.* but hold 1,"),
     "one document many times": (b'{"text": "all there is"}\n' * 9, "but hold 9, all equal"),
     "bad record late": (b'{"text": "good %d"}\n' * 20_000 + b'{"text": 1}\n', "Line 20001 of"),

@@ -14,12 +14,12 @@ from typing import Any, Iterator, List
 
 import numpy as np
 import pytest
-import zstandard
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import SplitDocuments, read_documents
+from metaseq_plugin.data.documents.reading import SplitDocuments, read_documents
 from metaseq_plugin.data.streaming import index, line_scan
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.index import cache_names, find_index, indexed
@@ -39,7 +39,7 @@ def test_parts_find_what_reading_finds(
     part: int,
     read: int,
 ) -> None:
-    """The same documents as ``documents.read_documents``, however the file is cut into parts."""
+    """The same documents as ``reading.read_documents``, however the file is cut into parts."""
     name = "x.txt" if by_blank_line else "x.jsonl"
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(("\n".join(lines) + "\n" * ends_with_newline).encode())
@@ -92,9 +92,7 @@ def texts_of(path: Path, cache_dir: str | None = None) -> List[str]:
 def test_packed_files_are_unpacked_once(tmp_path: Path, packing: str) -> None:
     texts = [f"document {number}" for number in range(50)]
     content = write_jsonl(tmp_path / "plain.jsonl", texts).read_bytes()
-    pack: Any = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[
-        packing
-    ]
+    pack: Any = {"": bytes, ".gz": gzip.compress, ".zst": zstd.compress}[packing]
     path = tmp_path / f"c.jsonl{packing}"
     path.write_bytes(pack(content))
     assert texts_of(path) == texts
@@ -300,9 +298,9 @@ def test_corpora_are_numbered_through_their_shards(tmp_path: Path) -> None:
 
 def test_parse_is_what_prepare_uses() -> None:
     """One parser for both ways into a model: a change of one is a change of both."""
-    from metaseq_plugin.data.documents import documents
+    from metaseq_plugin.data.documents import parsing
     from metaseq_plugin.data.prepare import corpus_tokens
     from metaseq_plugin.data.streaming import tokens
 
-    assert tokens.parse_fields is documents.parse_fields
-    assert corpus_tokens.parse is documents.parse
+    assert tokens.parse_fields is parsing.parse_fields
+    assert corpus_tokens.parse is parsing.parse

@@ -106,8 +106,10 @@ Sample = Tuple[int, Tuple[int, ...], Tuple[int, ...]]  # id, source, target, wit
 
 
 def samples_of(batch: Dict[str, Any]) -> List[Sample]:
-    """The rows of a batch; none of ``{}``."""
-    if not batch:
+    """The rows of a batch; none of one without targets."""
+    if batch["nsentences"] == 0:
+        assert batch["ntokens"] == 0
+        assert not batch["target"].ne(PAD).any()
         return []
     rows = zip(batch["id"].tolist(), batch["net_input"]["src_tokens"], batch["target"])
     samples = []
@@ -165,9 +167,9 @@ class Fleet:
         dealt = [next(epoch) for epoch in self.epochs]
         self.updates += 1
         assert len({len(batches) for batches in dealt}) == 1
-        # A rank without a batch in the last round has its {} first.
-        rounds = zip(*(sorted(batches, key=bool, reverse=True) for batches in dealt))
-        return [sample for batches in rounds for batch in batches for sample in samples_of(batch)]
+        return [
+            sample for batches in zip(*dealt) for batch in batches for sample in samples_of(batch)
+        ]
 
     def state(self) -> str:
         """As a checkpoint holds it; the same on every rank."""

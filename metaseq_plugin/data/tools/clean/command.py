@@ -21,15 +21,15 @@ from functools import partial
 from pathlib import Path
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import SplitDocuments
-from metaseq_plugin.data.prepare.corpus_tokens import progress_bar, read_chunks
+from metaseq_plugin.data.documents.chunks import progress_bar, read_chunks
+from metaseq_plugin.data.documents.reading import SplitDocuments
 from metaseq_plugin.data.processes import MAX_WORKERS, available_cores, in_order
-from metaseq_plugin.data.tools.clean.duplicates import Seen
+from metaseq_plugin.data.tools.clean.duplicates import StayingDocuments
 from metaseq_plugin.data.tools.clean.judging import Judged, Reason, Rules, judge
 from metaseq_plugin.data.tools.clean.report import CleaningReport
 from metaseq_plugin.data.tools.clean.writing import CorpusWriter
-from metaseq_plugin.data.tools.corpora import TOKENIZER, CorpusFile, corpus_files
-from metaseq_plugin.data.tools.reports import show
+from metaseq_plugin.data.tools.corpus_files import TOKENIZER, CorpusFile, corpus_files
+from metaseq_plugin.data.tools.tables import show
 from metaseq_plugin.storage import json_file
 from metaseq_plugin.storage.atomic import check_destination, new_folder
 
@@ -109,8 +109,8 @@ def _clean(
     files: list[CorpusFile], rules: Rules, num_workers: int, folder: Path, report: CleaningReport
 ) -> None:
     """Write what stays of ``files`` into ``folder`` and tell ``report`` of every document."""
-    seen = Seen(rules.threshold)
-    places: list[tuple[str, int]] = []  # of those in ``seen``: file and line
+    staying = StayingDocuments(rules.threshold)
+    places: list[tuple[str, int]] = []  # of those in ``staying``: file and line
     num_bytes = sum(file.path.stat().st_size for file in files)
     with (
         CorpusWriter(files, folder, rules.split_documents) as writer,
@@ -120,22 +120,24 @@ def _clean(
         for num_read, documents in in_order(partial(judge, rules=rules), chunks, num_workers):
             bar.update(num_read)
             for document in documents:
-                document = _held_against(document, seen, places)
+                document = _held_against(document, staying, places)
                 if document.reason is None:
-                    seen.add(document.digest, document.minima)
+                    staying.add(document.digest, document.minima)
                     places.append((report.name_of[document.path], document.line))
                     writer.write(document.path, document.output)
                 report.add(document)
     report.check_any_stays()
 
 
-def _held_against(document: Judged, seen: Seen, places: list[tuple[str, int]]) -> Judged:
-    """``document`` with the reason to drop it, if it is a copy of one of those in ``seen``."""
+def _held_against(
+    document: Judged, staying: StayingDocuments, places: list[tuple[str, int]]
+) -> Judged:
+    """``document`` with the reason to drop it, if it is a copy of one of those in ``staying``."""
     if document.reason is not None:
         return document
-    reason, number = Reason.copy, seen.exact_copy_of(document.digest)
+    reason, number = Reason.copy, staying.exact_copy_of(document.digest)
     if number is None and document.minima is not None:
-        reason, number = Reason.near_copy, seen.near_copy_of(document.minima)
+        reason, number = Reason.near_copy, staying.near_copy_of(document.minima)
     if number is None:
         return document
     name, line = places[number]

@@ -6,8 +6,8 @@ containment of documents"; Leskovec, Rajaraman and Ullman, "Mining of Massive Da
 (2) ``signature``: NUM_PERMUTATIONS minima of permuted hashes of the set, in the worker processes. Two
     signatures agree at a share of places that estimates the Jaccard similarity J of the sets, |A ∩ B| /
     |A ∪ B|, with a standard deviation of √(J (1 - J) / NUM_PERMUTATIONS);
-(3) ``Seen.first_copy``: candidates come from an index of bands of the signature, and those whose
-    signature agrees well enough are copies.
+(3) ``StayingDocuments.near_copy_of``: candidates come from an index of bands of the signature, and those
+    whose signature agrees well enough are copies.
 
 Documents are asked about in the order of the corpus and only those that stay are indexed, so the
 answer does not depend on the number of workers. The index is in memory: about INDEX_BYTES a
@@ -55,7 +55,7 @@ def signature(text: str) -> np.ndarray:
     return minima.hashvalues
 
 
-class Seen:
+class StayingDocuments:
     """The documents that stay, numbered from 0.
 
     Args:

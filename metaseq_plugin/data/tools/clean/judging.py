@@ -12,17 +12,9 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from metaseq_plugin.data.documents.documents import (
-    SHORT_ENOUGH,
-    TEXT,
-    UTF8,
-    BadDocumentError,
-    RawDocument,
-    SplitDocuments,
-    document_format,
-    parse,
-)
-from metaseq_plugin.data.prepare.corpus_tokens import Chunk
+from metaseq_plugin.data.documents.chunks import Chunk
+from metaseq_plugin.data.documents.parsing import SHORT_ENOUGH, TEXT, UTF8, BadDocumentError, parse
+from metaseq_plugin.data.documents.reading import RawDocument, SplitDocuments, document_format
 from metaseq_plugin.data.tools.clean.duplicates import digest, signature
 from metaseq_plugin.data.tools.clean.repairs import (
     WHITE_SPACE,

@@ -7,8 +7,8 @@ from typing import Any, Mapping, Sequence
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.tools.clean.judging import Judged, Reason
 from metaseq_plugin.data.tools.clean.repairs import REPAIRS
-from metaseq_plugin.data.tools.corpora import CorpusFile
-from metaseq_plugin.data.tools.reports import Cell, number, share, table
+from metaseq_plugin.data.tools.corpus_files import CorpusFile
+from metaseq_plugin.data.tools.tables import Cell, number, share, table
 
 MAX_EXAMPLES = 20  # of each reason, in the report's file
 MAX_NAMES = 5  # of files left empty, on the terminal

@@ -5,18 +5,21 @@ is not made. Packed bytes depend on nothing but the text: no times, no threads.
 """
 
 import gzip
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-import zstandard
+from backports import zstd
 
-from metaseq_plugin.data.documents.documents import SplitDocuments, document_format
-from metaseq_plugin.data.tools.corpora import CorpusFile
+from metaseq_plugin.data.documents.reading import SplitDocuments, document_format
+from metaseq_plugin.data.tools.corpus_files import CorpusFile
+from metaseq_plugin.storage import atomic
 
 GZIP_LEVEL = 6
-ZSTD_LEVEL = 3
+ZSTD_OPTIONS: dict[int, int] = {
+    zstd.CompressionParameter.compression_level: 3,
+    zstd.CompressionParameter.checksum_flag: 1,
+}
 
 
 class CorpusWriter:
@@ -51,22 +54,16 @@ class CorpusWriter:
     def _open(self, path: str) -> None:
         target = self.targets[path]
         target.parent.mkdir(parents=True, exist_ok=True)
-        raw = self._open_files.enter_context(target.open("wb"))
-        self._open_files.callback(_flush, raw)
+        raw = target.open("wb")
+        self._open_files.callback(atomic.flush, target)  # a full disk is noticed here at the latest
+        self._open_files.enter_context(raw)
         if target.name.lower().endswith(".gz"):
             packed: Any = gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0)
         elif target.name.lower().endswith(".zst"):
-            compressor = zstandard.ZstdCompressor(ZSTD_LEVEL, write_checksum=True)
-            packed = compressor.stream_writer(raw, closefd=False)
+            packed = zstd.ZstdFile(raw, "wb", options=ZSTD_OPTIONS)
         else:
             packed = None
         self._stream = raw if packed is None else self._open_files.enter_context(packed)
         is_text = document_format(target) == ".txt"
         by_blank_line = self.split_documents is SplitDocuments.blank_line
         self._separator = b"\n" if is_text and by_blank_line else b""
-
-
-def _flush(stream: Any) -> None:
-    """Wait until the disk has it: a full one is noticed here at the latest."""
-    stream.flush()
-    os.fsync(stream.fileno())

@@ -14,9 +14,10 @@ from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from metaseq_plugin.data.documents.documents import BadDocumentError, Fault, RawDocument, parse
-from metaseq_plugin.data.prepare.corpus_tokens import Chunk
-from metaseq_plugin.data.tools.corpora import CorpusFile
+from metaseq_plugin.data.documents.chunks import Chunk
+from metaseq_plugin.data.documents.parsing import BadDocumentError, Fault, parse
+from metaseq_plugin.data.documents.reading import RawDocument
+from metaseq_plugin.data.tools.corpus_files import CorpusFile
 from metaseq_plugin.data.tools.inspect.lengths import Lengths
 from metaseq_plugin.tokenizers.base import Tokenizer
 

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any, Iterator, Optional
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.documents import Fault, SplitDocuments
-from metaseq_plugin.data.prepare.corpus_tokens import Chunk, progress_bar, read_chunks
+from metaseq_plugin.data.documents.chunks import Chunk, progress_bar, read_chunks
+from metaseq_plugin.data.documents.parsing import Fault
+from metaseq_plugin.data.documents.reading import SplitDocuments
 from metaseq_plugin.data.processes import MAX_WORKERS, available_cores, in_order
-from metaseq_plugin.data.tools.corpora import corpus_files
+from metaseq_plugin.data.tools.corpus_files import corpus_files
 from metaseq_plugin.data.tools.inspect.census import Census, Counter
 from metaseq_plugin.data.tools.inspect.lengths import PLOT_OPTION, plot
 from metaseq_plugin.data.tools.inspect.report import as_json, as_text
-from metaseq_plugin.data.tools.reports import show
+from metaseq_plugin.data.tools.tables import show
 from metaseq_plugin.storage import json_file
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.byte_level import MERGES_OPTION, VOCAB_OPTION

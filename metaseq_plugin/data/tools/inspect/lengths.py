@@ -9,7 +9,7 @@ from typing import Mapping
 import numpy as np
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.tools.reports import Cell, share, table
+from metaseq_plugin.data.tools.tables import Cell, share, table
 
 NUM_BINS = 40  # the last holds half a terabyte
 BAR_WIDTH = 32  # characters

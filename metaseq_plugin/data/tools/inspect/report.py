@@ -4,7 +4,7 @@ import math
 from typing import Any, Optional
 
 from metaseq_plugin.data.tools.inspect.census import MAX_FAULTS, Census, CorpusCensus
-from metaseq_plugin.data.tools.reports import Cell, number, share, table
+from metaseq_plugin.data.tools.tables import Cell, number, share, table
 
 VERSION = 1
 MAX_CORPORA = 20  # rows of the table

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metaseq_plugin.data.tools.clean import duplicates
-from metaseq_plugin.data.tools.clean.duplicates import Seen, digest, shingles, signature
+from metaseq_plugin.data.tools.clean.duplicates import StayingDocuments, digest, shingles, signature
 from tests.data.tools.corpus import essays, nearly
 
 
@@ -41,33 +41,33 @@ def test_a_signature_does_not_depend_on_batches(monkeypatch: pytest.MonkeyPatch)
 
 def test_near_copies_are_found_and_others_are_not() -> None:
     texts = essays(300)
-    seen = Seen(0.8)
+    staying = StayingDocuments(0.8)
     for text in texts:
-        assert seen.exact_copy_of(digest(text)) is None
-        assert seen.near_copy_of(signature(text)) is None
-        seen.add(digest(text), signature(text))
+        assert staying.exact_copy_of(digest(text)) is None
+        assert staying.near_copy_of(signature(text)) is None
+        staying.add(digest(text), signature(text))
     near = [nearly(text, 1) for text in texts]  # 5 of 116 shingles differ: similarity 0.92
     assert all(jaccard(a, b) == pytest.approx(111 / 121) for a, b in zip(texts, near))
-    found = [seen.near_copy_of(signature(text)) for text in near]
-    assert [seen.exact_copy_of(digest(text)) for text in texts] == list(range(300))
+    found = [staying.near_copy_of(signature(text)) for text in near]
+    assert [staying.exact_copy_of(digest(text)) for text in texts] == list(range(300))
     # 14 bands of 9: a similarity of 0.92 is missed once in 4,000; below 0.8 the estimate may still say no.
     assert sum(a == b for a, b in enumerate(found)) >= 298
     far = [nearly(text, 10) for text in texts]  # 50 of 116 shingles differ: similarity 0.4
     assert all(jaccard(a, b) < 0.45 for a, b in zip(texts, far))
-    assert [seen.near_copy_of(signature(text)) for text in far] == [None] * 300
+    assert [staying.near_copy_of(signature(text)) for text in far] == [None] * 300
 
 
 def test_the_first_of_several_counts() -> None:
     text = essays(1)[0]
-    seen = Seen(0.5)
+    staying = StayingDocuments(0.5)
     for other in (nearly(text, 1), nearly(text, 2), text):
-        seen.add(digest(other), signature(other))
-    assert seen.near_copy_of(signature(text)) == 0
+        staying.add(digest(other), signature(other))
+    assert staying.near_copy_of(signature(text)) == 0
 
 
 def test_a_threshold_of_one_finds_exact_copies_only() -> None:
     text = essays(1)[0]
-    seen = Seen(1)
-    seen.add(digest(text), None)
-    assert seen.near_copy_of(signature(text)) is None
-    assert seen.exact_copy_of(digest(text)) == 0
+    staying = StayingDocuments(1)
+    staying.add(digest(text), None)
+    assert staying.near_copy_of(signature(text)) is None
+    assert staying.exact_copy_of(digest(text)) == 0

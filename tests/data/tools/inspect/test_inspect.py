@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from metaseq_plugin import cli
-from metaseq_plugin.data.documents import documents
-from metaseq_plugin.data.prepare import corpus_tokens
+from metaseq_plugin.data.documents import chunks, reading
 from metaseq_plugin.data.prepare.vocabulary import train_vocabulary
 from metaseq_plugin.data.tools.clean import command as cleaning
 from metaseq_plugin.data.tools.inspect import command as inspection
@@ -27,7 +26,7 @@ from tests.data.trained import real_texts
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    paths = [documents.RawDocument("a.txt", 1, 0, text.encode()) for text in real_texts()[:3]]
+    paths = [reading.RawDocument("a.txt", 1, 0, text.encode()) for text in real_texts()[:3]]
     train_vocabulary("opt_bpe", paths, 400, folder, 1, 1)
     from_folder(folder).save(folder)
     return folder
@@ -35,7 +34,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_tokens, "CHUNK_BYTES", 5_000)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 5_000)
 
 
 def texts_of(seed: int, count: int) -> list[str]:
@@ -108,7 +107,7 @@ def test_every_number_is_the_corpus_s(num_workers: int, tmp_path: Path, tokenize
 def test_of_equally_long_documents_the_first_are_shown(
     chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_tokens, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", chunk_bytes)
     texts = ["x" * 20] * 5 + ["x" * 30] + ["x" * 20] * 25
     longest = inspected(write(tmp_path / "d", {"a.jsonl": as_jsonl(texts)}), tmp_path)["longest"]
     assert [row["line"] for row in longest] == [6, 1, 2, 3, 4, 5, 7, 8, 9, 10]
@@ -158,7 +157,7 @@ def test_names_that_no_terminal_can_show_are_escaped(
 def test_files_that_cannot_be_read_do_not_stop_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 10_000)
+    monkeypatch.setattr(reading, "MAX_DOCUMENT_BYTES", 10_000)
     data = write(
         tmp_path / "data",
         {

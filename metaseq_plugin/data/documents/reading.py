@@ -1,26 +1,19 @@
-"""Documents out of text and JSONL files, in order, in bounded memory, with their places.
+"""Text and JSONL files cut into documents, in order, in bounded memory, with their places.
 
-The steps:
-(1) ``read_documents`` streams one file (``compressed`` unpacks it on the fly) and cuts it into
-    ``RawDocument``s, bytes that know the line and the byte they came from;
-(2) ``parse`` makes text of one, or says which line of which file is bad. Reading goes on behind
-    a bad document, so a caller may leave it out.
+``read_documents`` streams one file (``compressed`` unpacks it on the way) and cuts it into
+``RawDocument``s, bytes that know the line and the byte they came from; ``parsing`` makes text of one.
 
-A line of ``.jsonl`` is an object whose "text" is one document. How a ``.txt`` file is cut is the
-user's choice, ``SplitDocuments``.
+A line of ``.jsonl`` is a document. How a ``.txt`` file is cut is the user's choice, ``SplitDocuments``.
 """
 
-import json
 from enum import Enum
-from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Iterator, List, NamedTuple, Optional, Sequence
+from typing import BinaryIO, Iterator, NamedTuple, Optional
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.documents.compressed import DAMAGED, unpacked
 
 FORMATS = (".txt", ".jsonl")
-TEXT = ("text",)  # the keys of a record, as a rule
 FORMAT_OF = {form + packing: form for form in FORMATS for packing in ("", ".gz", ".zst")}
 SUFFIXES = tuple(FORMAT_OF)
 # About 4,000 tokens of English: several documents even in a small file, so that some can be held
@@ -50,25 +43,6 @@ class RawDocument(NamedTuple):
     is_cut: bool = False  # longer than MAX_DOCUMENT_BYTES: content is how it begins
 
 
-class Fault(NamedTuple):
-    """What is wrong with a document, and where."""
-
-    path: str
-    line: int
-    offset: int  # of the first bad byte
-    rule: str  # what it must be
-    found: str
-
-
-UTF8, SHORT_ENOUGH = "UTF-8", f"shorter than {MAX_DOCUMENT_BYTES:,} bytes"  # two of the rules
-
-
-class BadDocumentError(UserError):
-    """A document that has no text to give; its sentence names file, line and byte."""
-
-    fault: Fault  # set once made, because Python pickles an error by its sentence
-
-
 class Line(NamedTuple):
     """One line with its end, or a piece of one that is longer than the limit."""
 
@@ -81,11 +55,6 @@ def document_format(path: Path) -> Optional[str]:
     """ ".txt" or ".jsonl" whether packed or not; None for a file that is neither."""
     name = path.name.lower()
     return next((form for suffix, form in FORMAT_OF.items() if name.endswith(suffix)), None)
-
-
-@lru_cache(maxsize=1024)
-def _is_jsonl(path: str) -> bool:
-    return document_format(Path(path)) == ".jsonl"
 
 
 def _unreadable(path: Path, reason: object) -> UserError:
@@ -180,82 +149,3 @@ def _ends_cut_document(line: Line, is_blank: bool, split: SplitDocuments) -> boo
     if split is SplitDocuments.blank_line:
         return is_blank
     return split is SplitDocuments.line and line.content.endswith(b"\n")
-
-
-def _bad(
-    document: RawDocument, position: int, rule: str, found: str, remedy: str
-) -> BadDocumentError:
-    """The error for a bad byte at ``position`` of the document."""
-    line = document.line + document.content.count(b"\n", 0, position)
-    offset = document.offset + position
-    error = BadDocumentError(
-        f"Line {line} of '{document.path}' must be {rule}, but {found} "
-        f"(byte {offset} of the file). {remedy}"
-    )
-    error.fault = Fault(document.path, line, offset, rule, found)
-    return error
-
-
-def parse(document: RawDocument) -> str:
-    """The text of ``document``; UserError with file and line if it has none."""
-    return parse_fields(document, TEXT)[0]
-
-
-def parse_fields(document: RawDocument, keys: Sequence[str]) -> List[str]:
-    """The strings under ``keys`` of a JSON record, or all of a document of plain text."""
-    content = document.content
-    if document.is_cut:
-        remedy = "Cut it, or, if it is a .txt file, set `--split-documents section`."
-        raise _bad(document, 0, SHORT_ENOUGH, "begins a document that is not", remedy)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = content[error.start]
-        raise _bad(
-            document,
-            error.start,
-            UTF8,
-            f"has the byte 0x{byte:02X}",
-            "Convert the file to UTF-8.",
-        ) from error
-    if _is_jsonl(document.path):
-        return _strings_of_record(document, text, keys)
-    if "\0" in text:
-        remedy = "Leave out binary files; convert UTF-16 to UTF-8."
-        raise _bad(document, content.index(b"\0"), "text", "has a NUL byte", remedy)
-    if len(keys) > 1:
-        raise _bad(document, 0, f"JSON with {_quoted(keys)}", "is plain text", "Set JSONL files.")
-    return [text]
-
-
-def _quoted(keys: Sequence[str]) -> str:
-    return " and ".join(f'"{key}"' for key in keys)
-
-
-def _printable(text: str) -> str:
-    """``text`` with escapes for control characters and for what no terminal can show."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _strings_of_record(document: RawDocument, line: str, keys: Sequence[str]) -> List[str]:
-    kind = "a string" if len(keys) == 1 else "strings"
-    rule, remedy = f"a JSON object with {kind} {_quoted(keys)}", "Mend or remove the line."
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise _bad(document, 0, rule, f"is not JSON ({error})", remedy) from error
-    if not isinstance(record, dict):
-        raise _bad(document, 0, rule, f"is a {type(record).__name__}", remedy)
-    for key in keys:
-        if key not in record:
-            names = ", ".join(_printable(name) for name in list(record)[:5]) or "nothing"
-            raise _bad(document, 0, rule, f'has no "{key}" (it has {names[:80]})', remedy)
-        text = record[key]
-        if not isinstance(text, str):
-            raise _bad(document, 0, rule, f'its "{key}" is a {type(text).__name__}', remedy)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            found = f'its "{key}" has the lone surrogate U+{ord(text[error.start]):04X}'
-            raise _bad(document, 0, rule, found, remedy) from error
-    return [record[key] for key in keys]
