@@ -198,7 +198,7 @@ def test_longest_inputs_are_taken(opt: OPT) -> None:
 
 LOADING: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "nothing there": (lambda run, tmp: OPT.from_pretrained(tmp / "none"), "The model must exist, but .*none does not"),
-    "empty folder": (lambda run, tmp: OPT.from_pretrained(tmp), "must hold one of checkpoint_best.pt"),
+    "empty folder": (lambda run, tmp: OPT.from_pretrained(tmp), "must be a Hugging Face folder with config.json or hold a checkpoint such as checkpoint_best.pt"),
     "data folder missing": (lambda run, tmp: OPT.from_pretrained(run, data=tmp / "none"), "`data` must be a folder"),
     "other dictionary": (lambda run, tmp: OPT.from_pretrained(run, data=write_data(tmp, 64)), "must give the model's 40 types, but in .* gives 64"),
     "dtype unknown": (lambda run, tmp: OPT.from_pretrained(run, dtype="int8"), "`dtype` must be one of float32, float16, bfloat16, but is int8"),

@@ -195,7 +195,7 @@ def test_checkpoint_refused(made: Made, tmp_path: Path, name: str) -> None:
 
 
 USES: dict[str, tuple[Callable[[Made], tuple], str]] = {
-    "SRC missing": (lambda m: ("nowhere", "new", "--to", "hf"), "SRC must exist, but nowhere does not"),
+    "SRC missing": (lambda m: ("nowhere", "new", "--to", "hf"), "The model must exist, but nowhere does not"),
     "SRC already hf": (lambda m: (m.hf, "new", "--to", "hf"), "is of hf already. Set --to fairseq or --to metaseq"),
     "SRC already fairseq": (lambda m: (m.checkpoint, "new", "--to", "fairseq"), "is of fairseq already. Set --to hf or --to metaseq"),
     "DST exists": (lambda m: (m.hf, m.ours, "--to", "fairseq"), "DST must not exist yet, but .* --overwrite"),
@@ -255,4 +255,4 @@ def test_command_prints_one_sentence_and_exits_with_two(
 ) -> None:
     monkeypatch.setattr(cli, "SUBCOMMANDS", {"convert": cli.SUBCOMMANDS["convert"]})
     assert cli.main(["convert", str(tmp_path / "none"), str(tmp_path / "new"), "--to", "hf"]) == 2
-    assert capsys.readouterr().err.startswith("metaseq convert: error: SRC must exist, but")
+    assert capsys.readouterr().err.startswith("metaseq convert: error: The model must exist, but")

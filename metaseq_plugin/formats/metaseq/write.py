@@ -14,10 +14,9 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from metaseq_plugin.checkpoint.manifest import FileName
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import build_state
-from metaseq_plugin.formats.hf.weights import cast
-from metaseq_plugin.formats.metaseq.files import file_name
 from metaseq_plugin.formats.metaseq.flat import plan, shard_of, write_metadata
 from metaseq_plugin.formats.metaseq.names import (
     VERSION,
@@ -29,6 +28,7 @@ from metaseq_plugin.formats.metaseq.optimizer import (
     history_for_metaseq,
     to_metaseq,
 )
+from metaseq_plugin.formats.tensors import compact
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.storage.lazy import Tensors, piece_of, twin
 from metaseq_plugin.tokenizers.files import METASEQ_MERGES, METASEQ_VOCAB
@@ -74,9 +74,14 @@ def write_metaseq(
     for part in range(layout.num_parts):
         cut = {what: fuse_projections(_part_of(t, part, layout)) for what, t in held.items()}
         for shard in range(layout.num_shards):
-            name = file_name(STEM, part, layout.num_parts, shard, layout.num_shards)
-            torch.save(_state(cut, cfg, layout, shard, optimizer), folder / name)
-            files.append(name)
+            name = FileName(
+                STEM,
+                # What there is only one of has no suffix.
+                part if layout.num_parts * layout.num_shards > 1 else None,
+                shard if layout.num_shards > 1 else None,
+            )
+            torch.save(_state(cut, cfg, layout, shard, optimizer), folder / str(name))
+            files.append(str(name))
     return files
 
 
@@ -101,8 +106,8 @@ class Held(NamedTuple):
 
 def _whole(part: Mapping[str, Tensors]) -> Held:
     """A model part in one file; ``part`` has the weights under "" and the moments by their names."""
-    model = {name: cast(name, tensor, None) for name, tensor in part[""].items()}
-    return Held(model, lambda moment, name: cast(name, part[moment][name], None), None)
+    model = {name: compact(tensor) for name, tensor in part[""].items()}
+    return Held(model, lambda moment, name: compact(part[moment][name]), None)
 
 
 def _flattened(part: Mapping[str, Tensors], shard: int, num_shards: int) -> Held:
