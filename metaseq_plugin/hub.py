@@ -20,7 +20,6 @@ from torch import nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.model import Model, read_model
-from metaseq_plugin.formats.tensors import compact
 from metaseq_plugin.formats.write import check_dictionary_size
 from metaseq_plugin.generation.decoding import next_token_scores
 from metaseq_plugin.generation.generator import Generator
@@ -28,6 +27,7 @@ from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.search import Hypothesis, StopRule
 from metaseq_plugin.generation.settings import Settings, check_settings
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
+from metaseq_plugin.storage import torch_file
 from metaseq_plugin.tasks.opt_language_modeling import load_dictionary
 from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, Tokenizer
 from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
@@ -87,7 +87,7 @@ def build_model(
         model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary))
     # One after the other: of each only what the model keeps is held when the next one is read.
     placed = {
-        name: compact(tensor.to(device=device, dtype=dtype))
+        name: torch_file.own_memory(tensor.to(device=device, dtype=dtype))
         for name, tensor in source.tensors.items()
     }
     # Not the model's own method: fairseq's cannot put tensors in the place of meta ones.

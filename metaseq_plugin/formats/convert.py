@@ -31,7 +31,7 @@ import torch
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT
 from metaseq_plugin.formats.hf.config import CONFIG_FILE
-from metaseq_plugin.formats.metaseq.write import STEM, Layout
+from metaseq_plugin.formats.metaseq.write import STEM
 from metaseq_plugin.formats.model import METASEQ, Model, read_model
 from metaseq_plugin.formats.tensors import count_parameters, num_bytes
 from metaseq_plugin.formats.write import (
@@ -42,6 +42,7 @@ from metaseq_plugin.formats.write import (
     moment_bytes,
     plan_writing,
 )
+from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.storage.atomic import check_destination, new_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

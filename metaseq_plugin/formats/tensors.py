@@ -1,7 +1,7 @@
 """Tensors of a model whatever its format: the check that they are all there, their sizes, their data type.
 
 Every reader brings tensors under our names and holds them against the model (``check_tensors``); every
-writer takes them in the data type asked for (``in_dtype``), each in a storage of its own (``compact``).
+writer takes them in the data type asked for (``in_dtype``).
 """
 
 import math
@@ -74,12 +74,6 @@ def count_parameters(tensors: Mapping[str, Tensor]) -> Tuple[int, str]:
 def widest_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     """The data type that holds every tensor's values."""
     return max((t.dtype for t in tensors.values()), key=lambda dtype: dtype.itemsize)
-
-
-def compact(tensor: Tensor) -> Tensor:
-    """``tensor`` in a storage of its own: a view would keep, and save, all that it is a view of."""
-    is_own = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor.contiguous() if is_own else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def in_dtype(tensors: Tensors, dtype: Optional[torch.dtype]) -> Tensors:

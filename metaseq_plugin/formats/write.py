@@ -16,10 +16,11 @@ from metaseq_plugin.formats.hf.names import to_hf
 from metaseq_plugin.formats.hf.weights import write_weights
 from metaseq_plugin.formats.metaseq import optimizer as metaseq_optimizer
 from metaseq_plugin.formats.metaseq.optimizer import MOMENTS, Optimizer
-from metaseq_plugin.formats.metaseq.write import Layout, check_layout, write_metaseq
+from metaseq_plugin.formats.metaseq.write import write_metaseq
 from metaseq_plugin.formats.model import FAIRSEQ, HF, METASEQ, Model
-from metaseq_plugin.formats.tensors import compact, in_dtype, num_bytes, widest_dtype
-from metaseq_plugin.storage import json_file
+from metaseq_plugin.formats.tensors import in_dtype, num_bytes, widest_dtype
+from metaseq_plugin.layout.layout import Layout, check_divides
+from metaseq_plugin.storage import json_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
 from metaseq_plugin.tasks.opt_language_modeling import load_dictionary
 from metaseq_plugin.tokenizers.base import DICTIONARY_FILE as DICT
@@ -57,7 +58,9 @@ Written = Tuple[List[str], str]  # weight files, and the tokenizer in words
 def plan_writing(model: Model, request: Request, to: str) -> Plan:
     """Look at everything that can be refused before anything is written."""
     if to == METASEQ:
-        check_layout(request.layout, model.cfg.decoder_attention_heads)
+        request.layout.check()
+        heads = model.cfg.decoder_attention_heads
+        check_divides(request.layout.model_parallel_size, {"the heads": heads})
     ids = None
     if model.format == FAIRSEQ and model.data is not None:
         ids = load_dictionary(str(model.data)).indices
@@ -74,12 +77,12 @@ def write_fairseq(folder: Path, model: Model, plan: Plan, request: Request) -> W
     note = fairseq_tokenizer(source, folder, vocab_size)
     check_dictionary_size(len(load_dictionary(str(folder))), vocab_size, source)
     # In the model's own order, as fairseq would have saved it.
-    held = {name: compact(tensor) for name, tensor in plan.tensors.items()}
+    held = {name: torch_file.own_memory(tensor) for name, tensor in plan.tensors.items()}
     state = build_state(held, fairseq_cfg(model.cfg, request.dst))
     if plan.optimizer is not None:
         state["last_optimizer_state"] = metaseq_optimizer.to_fairseq(plan.optimizer, list(held))
         state["optimizer_history"] = [plan.optimizer.history]
-    torch.save(state, folder / FAIRSEQ_CHECKPOINT)
+    torch_file.write(folder / FAIRSEQ_CHECKPOINT, state)
     return [FAIRSEQ_CHECKPOINT], note
 
 

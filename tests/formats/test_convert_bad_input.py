@@ -210,7 +210,7 @@ USES: dict[str, tuple[Callable[[Made], tuple], str]] = {
     "parts for fairseq": (lambda m: (m.hf, "new", "--to", "fairseq", "--model-parallel-size", "2"), "`--model-parallel-size` must come with --to metaseq"),
     "shards for hf": (lambda m: (m.ours, "new", "--to", "hf", "--num-shards", "2"), "`--num-shards` must come with --to metaseq"),
     "no parts": (lambda m: (m.ours, "new", "--to", "metaseq", "--model-parallel-size", "0"), "`--model-parallel-size` must be at least 1"),
-    "heads do not divide": (lambda m: (m.ours, "new", "--to", "metaseq", "--model-parallel-size", "3"), "must divide the model's 4 attention heads, but is 3. Set one of 1, 2, 4"),
+    "heads do not divide": (lambda m: (m.ours, "new", "--to", "metaseq", "--model-parallel-size", "3"), "must divide the heads .4., but is 3. Set one of 1, 2, 4"),
     "size for fairseq": (lambda m: (m.hf, "new", "--to", "fairseq", "--max-shard-size", "1GB"), "`--max-shard-size` must come with --to hf"),
 }  # fmt: skip
 

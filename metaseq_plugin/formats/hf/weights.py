@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.tensors import compact, num_bytes
+from metaseq_plugin.formats.tensors import num_bytes
 from metaseq_plugin.storage import json_file, safetensors_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
 
@@ -106,7 +106,7 @@ def write_weights(folder: Path, tensors: Tensors, max_bytes: int) -> List[str]:
             if len(shards) == 1
             else f"{stem}-{number:05d}-of-{len(shards):05d}.{suffix}"
         )
-        held = {name: compact(tensors[name]) for name in names}
+        held = {name: torch_file.own_memory(tensors[name]).contiguous() for name in names}
         path = folder / file_name
         path.touch()
         mode = path.stat().st_mode  # as the user's umask has it; save_file would make it private

@@ -16,7 +16,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.metaseq.flat import Flat, cut
 from metaseq_plugin.formats.metaseq.names import split_projections
 from metaseq_plugin.formats.metaseq.read import Part, Read, join
-from metaseq_plugin.formats.tensors import compact
+from metaseq_plugin.storage import torch_file
 from metaseq_plugin.storage.lazy import Tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -191,7 +191,9 @@ def to_fairseq(optimizer: Optimizer, names: Sequence[str]) -> Dict[str, Any]:
     entries = {
         index: {
             "step": torch.tensor(optimizer.step, dtype=torch.float32),
-            **{moment: compact(optimizer.moments[moment][name]) for moment in MOMENTS},
+            **{
+                moment: torch_file.own_memory(optimizer.moments[moment][name]) for moment in MOMENTS
+            },
         }
         for index, name in enumerate(names)
     }
