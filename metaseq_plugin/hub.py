@@ -30,6 +30,7 @@ from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from metaseq_plugin.storage import torch_file
 from metaseq_plugin.tasks.opt_language_modeling import load_dictionary
 from metaseq_plugin.tokenizers.base import DICTIONARY_FILE, Tokenizer
+from metaseq_plugin.tokenizers.files import METASEQ_VOCAB
 from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
 
 Prompt = Union[str, Sequence[int]]
@@ -60,9 +61,11 @@ class Scored(NamedTuple):
 
 def dictionary_of(model: Model) -> Dictionary:
     """The model's dictionary, or where no ``dict.txt`` is known one of the right size."""
-    if model.data is not None and (model.data / DICTIONARY_FILE).is_file():
-        dictionary = load_dictionary(str(model.data))
-        check_dictionary_size(len(dictionary), model.vocab_size, model.data)
+    folder = model.data
+    # In a folder of metaseq's, dict.txt does not number the tokens.
+    if folder and (folder / DICTIONARY_FILE).is_file() and not (folder / METASEQ_VOCAB).is_file():
+        dictionary = load_dictionary(str(folder))
+        check_dictionary_size(len(dictionary), model.vocab_size, folder)
         return dictionary
     dictionary = Dictionary()
     for number in range(len(dictionary), model.vocab_size):
