@@ -49,7 +49,7 @@ def read_checkpoint(found: Located) -> Checkpoint:
         )
     cfg = state.get("cfg") or {}
     settings, task = cfg.get("model"), cfg.get("task")
-    name = str(settings.get("_name")) if isinstance(settings, dict) else "an unknown one"
+    name = str(settings.get("_name")) if isinstance(settings, dict) else "an unknown model"
     if not isinstance(settings, dict) or not is_opt(name):
         raise UserError(
             f"The model must be a checkpoint of --arch {ARCH} or {ARCH}_…, but {found.path} is of "

@@ -97,7 +97,7 @@ def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         UserError: a finite value becomes infinite.
     """
     converted = tensor.to(dtype)
-    if _largest(converted) == math.inf and _largest(tensor) < math.inf:
+    if converted is not tensor and _largest(converted) == math.inf and _largest(tensor) < math.inf:
         raise UserError(
             f"`--dtype` must hold every weight, but `{name}` reaches {_largest(tensor):g} and {dtype} "
             f"only {torch.finfo(dtype).max:g}. Set --dtype bfloat16 or float32."

@@ -1,9 +1,9 @@
 """Read a checkpoint of metaseq's, in any of its forms, as the tensors of one whole model.
 
-The steps: (1) map the files (locate.py found them); (2) of each model part, undo the flattening over
-its shards (flat.py), drop what is known to be of no use (names.py) and split the fused projections; (3) hold the names and shapes of each part against what the settings
-describe; (4) join the parts by the one table of cuts (cuts.py). Nothing is copied before a tensor is
-asked for.
+The steps: (1) map the files that locate.py found; (2) of each model part, undo the flattening over its
+shards (flat.py), drop what is known to be of no use (names.py) and split the fused projections; (3) hold
+the names and shapes of each part against what the settings describe; (4) join the parts by the one table
+of cuts (layout/cuts.py). Nothing is copied before a tensor is asked for.
 """
 
 import logging
