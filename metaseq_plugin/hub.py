@@ -1,7 +1,7 @@
 """The Python door: load a model from wherever it lies, continue and score texts with it.
 
     from metaseq_plugin.hub import OPT
-    opt = OPT.from_pretrained("runs/quickstart")     # run folder, checkpoint or Hugging Face folder
+    opt = OPT.from_pretrained("runs/quickstart")     # run folder, checkpoint, HF folder, metaseq's files
     opt.generate(["def main("], max_new_tokens=40, top_p=0.9, seed=1)[0][0].text
     opt.score(["def main():"])[0].scores
 
@@ -12,33 +12,29 @@ with ``</s>``, OPT's document separator: it is put in front unless the ids alrea
 import secrets
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Optional, Sequence, Union
+from typing import Iterator, NamedTuple, Optional, Sequence, Union
 
 import torch
 from fairseq.data import Dictionary
 from torch import nn
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.fairseq import exists, read_checkpoint
-from metaseq_plugin.formats.hf.config import CONFIG_FILE, from_hf_config, vocab_size_of
-from metaseq_plugin.formats.hf.names import EMBEDDING, check_tensors, rename_to_fairseq
-from metaseq_plugin.formats.hf.weights import read_weights
-from metaseq_plugin.formats.model import complete_config, expected_shapes, find_data
+from metaseq_plugin.formats.model import Model, read_model
 from metaseq_plugin.generation.decoding import next_token_scores
 from metaseq_plugin.generation.generator import Generator
 from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.search import Hypothesis, StopRule
 from metaseq_plugin.generation.settings import Settings, check_settings
-from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel, check_config
-from metaseq_plugin.storage import json_file
+from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
+from metaseq_plugin.storage import torch_file
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.dictionary import (
     DICTIONARY_FILE,
-    DICTIONARY_MULTIPLE,
     check_dictionary_size,
     load_dictionary,
     numbered_dictionary,
 )
+from metaseq_plugin.tokenizers.files import METASEQ_VOCAB
 from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
 
 Prompt = Union[str, Sequence[int]]
@@ -67,58 +63,37 @@ class Scored(NamedTuple):
     scores: list[float]  # natural log-probabilities
 
 
-class Source(NamedTuple):
-    """A model read from disk: settings, tensors by our names (mapped, not loaded), data folder."""
-
-    cfg: Any  # OPTConfig, complete
-    tensors: dict[str, torch.Tensor]
-    folder: Optional[Path]
-
-
-def read_source(path: Path, data: Optional[Path]) -> Source:
-    """Find out what lies at ``path`` and read it.
-
-    Raises:
-        UserError: nothing there, not a model, or tensors other than its settings describe.
-    """
-    if not exists(path):
-        raise UserError(f"The model must exist, but {path} does not. Train or download it first.")
-    if data is not None and not data.is_dir():
-        raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
-    if (path / CONFIG_FILE).is_file():
-        config, name = json_file.read(path / CONFIG_FILE), str(path / CONFIG_FILE)
-        cfg = complete_config(from_hf_config(config, name))
-        vocab_size = vocab_size_of(config, DICTIONARY_MULTIPLE, name)
-        tensors = rename_to_fairseq(read_weights(path), str(path))
-        folder: Optional[Path] = data or path
-    else:
-        checkpoint = read_checkpoint(path)
-        cfg = complete_config(checkpoint.model_settings)
-        tensors = checkpoint.tensors
-        vocab_size = len(tensors[EMBEDDING])
-        folder = data or find_data(checkpoint)
-    check_config(cfg)
-    check_tensors(tensors, expected_shapes(cfg, vocab_size), str(path))
-    return Source(cfg, tensors, folder)
-
-
-def dictionary_of(source: Source) -> Dictionary:
+def dictionary_of(model: Model) -> Dictionary:
     """The model's dictionary, or where no ``dict.txt`` is known one of the right size."""
-    vocab_size = len(source.tensors[EMBEDDING])
-    if source.folder is not None and (source.folder / DICTIONARY_FILE).is_file():
-        dictionary = load_dictionary(source.folder)
-        check_dictionary_size(len(dictionary), vocab_size, source.folder)
+    folder = model.data
+    # In a folder of metaseq's, dict.txt does not number the tokens.
+    if folder and (folder / DICTIONARY_FILE).is_file() and not (folder / METASEQ_VOCAB).is_file():
+        dictionary = load_dictionary(folder)
+        check_dictionary_size(len(dictionary), model.vocab_size, folder)
         return dictionary
-    return numbered_dictionary(vocab_size)
+    return numbered_dictionary(model.vocab_size)
+
+
+def tokenizer_of(model: Model) -> Optional[Tokenizer]:
+    """The model's tokenizer, where its folder holds one."""
+    if model.data is None or not has_tokenizer(model.data):
+        return None
+    tokenizer = from_folder(model.data)
+    check_dictionary_size(len(tokenizer), model.vocab_size, model.data)
+    return tokenizer
 
 
 def build_model(
-    source: Source, dictionary: Dictionary, device: torch.device, dtype: torch.dtype
+    source: Model, dictionary: Dictionary, device: torch.device, dtype: torch.dtype
 ) -> OPTLanguageModel:
     """The model on ``device``; its weights are the only copy that is made."""
     with torch.device("meta"):
         model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary))
-    placed = {name: t.to(device=device, dtype=dtype) for name, t in source.tensors.items()}
+    # One after the other: of each only what the model keeps is held when the next one is read.
+    placed = {
+        name: torch_file.own_memory(tensor.to(device=device, dtype=dtype))
+        for name, tensor in source.tensors.items()
+    }
     # Not the model's own method: fairseq's cannot put tensors in the place of meta ones.
     nn.Module.load_state_dict(model, placed, assign=True)
     return model.requires_grad_(False)
@@ -146,17 +121,20 @@ class OPT:
         data: Optional[Union[str, Path]] = None,
         device: Optional[Union[str, torch.device]] = None,
         dtype: Optional[str] = None,
+        trust_pickle: bool = False,
     ) -> "OPT":
         """Load a model.
 
         Args:
-            path: a run folder (its best checkpoint, else its last), a checkpoint in one file or in
-                parts, or a Hugging Face folder.
+            path: whatever `metaseq convert` reads: a run folder (its best checkpoint, else its last),
+                a checkpoint in one file or in parts, a Hugging Face folder, or metaseq's files.
             data: folder with ``dict.txt`` and tokenizer files; default: beside the weights, else
                 the one the model was trained on.
             device: default: the accelerator, else the CPU.
             dtype: "float32", "float16" or "bfloat16"; default: float32 on CPUs, which compute
                 slowly in 16 bits, elsewhere as saved.
+            trust_pickle: let metaseq's files hold more than plain data. Such a file can run any
+                program, so set this only if you trust who made it.
 
         Raises:
             UserError: whatever is wrong with the files, in one sentence.
@@ -165,19 +143,15 @@ class OPT:
             raise UserError(
                 f"`dtype` must be one of {', '.join(DTYPES)}, but is {dtype}. Set float32."
             )
-        source = read_source(Path(path), None if data is None else Path(data))
+        if data is not None and not Path(data).is_dir():
+            raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
+        source = read_model(Path(path), None if data is None else Path(data), trust_pickle)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         place = torch.device(device)
-        saved = source.tensors[EMBEDDING].dtype
-        wanted = torch.float32 if place.type == "cpu" else saved
-        dictionary = dictionary_of(source)
-        model = build_model(source, dictionary, place, DTYPES[dtype] if dtype else wanted)
-        has_one = source.folder is not None and has_tokenizer(source.folder)
-        tokenizer = from_folder(source.folder) if has_one and source.folder else None
-        if tokenizer is not None:
-            assert source.folder is not None
-            check_dictionary_size(len(tokenizer), len(dictionary), source.folder)
+        default = torch.float32 if place.type == "cpu" else source.dtype
+        dictionary, tokenizer = dictionary_of(source), tokenizer_of(source)
+        model = build_model(source, dictionary, place, DTYPES[dtype] if dtype else default)
         return cls(model, dictionary, tokenizer)
 
     def encode(self, text: str) -> list[int]:

@@ -1,20 +1,30 @@
 """The Python door: what it loads, what it returns, and what it refuses."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.tokenizers.open import from_folder
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe
 from tests.fairseq_runs import train, write_data, write_split
+from tests.formats import metaseq_forms as forms
 from tests.formats.folders import run_convert
 
 VOCAB_SIZE = 40
+# Model parts, shards, and the path that is given.
+METASEQ_FORMS = [
+    (1, 1, "checkpoint_last.pt"),
+    (2, 1, "checkpoint_last-model_part-1.pt"),
+    (1, 3, "checkpoint_last.pt"),
+    (2, 3, "."),
+]
 TEXTS = ["the cat sat on the mat\n", "a dog ate the cat's dinner\n", "naïve café ☕\n"] * 8
 
 
@@ -61,6 +71,46 @@ def test_every_source_gives_the_same_model(run: Path, opt: OPT, tmp_path: Path) 
     sampled = opt.generate(PROMPTS, 8, seed=3)
     assert OPT.from_pretrained(tmp_path / "hf").generate(PROMPTS, 8, seed=3) == sampled
     assert len({t for completions in sampled for t in completions[0].tokens}) > 5
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[forms.Weights, Tensor]:
+    """A model's weights, and its logits read from fairseq's checkpoint of them."""
+    folder, weights = tmp_path_factory.mktemp("plain"), forms.weights()
+    forms.write_set(folder / "src", weights)
+    run_convert(folder / "src", folder / "ours", "--to", "fairseq")
+    return weights, logits(OPT.from_pretrained(folder / "ours" / "checkpoint.pt"))
+
+
+@torch.no_grad()
+def logits(opt: OPT) -> Tensor:
+    return opt.model.decoder(torch.arange(2, 34).view(2, 16))[0]
+
+
+@pytest.mark.parametrize(("parts", "shards", "name"), METASEQ_FORMS)
+def test_metaseqs_files_give_the_logits_of_fairseqs(
+    plain: tuple[forms.Weights, Tensor], tmp_path: Path, parts: int, shards: int, name: str
+) -> None:
+    weights, expected = plain
+    forms.write_set(tmp_path, weights, parts, shards, fused=parts > 1, stem="checkpoint_last")
+    (tmp_path / "gpt2-vocab.json").touch()
+    (tmp_path / "dict.txt").write_text("50118 1\n")  # as in Meta's folders, of no use
+    opt = OPT.from_pretrained(tmp_path / name)
+    assert torch.equal(logits(opt), expected)
+    held = [tensor.untyped_storage() for tensor in opt.model.state_dict().values()]
+    assert sum(s.nbytes() for s in held) == sum(t.nbytes for t in weights.values())
+
+
+def test_metaseqs_classes_are_refused_unless_trusted(
+    plain: tuple[forms.Weights, Tensor], tmp_path: Path
+) -> None:
+    weights, expected = plain
+    (path,) = forms.write_set(tmp_path, weights)
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "task_state": Fraction(1, 2)}, path)
+    with pytest.raises(UserError, match=r"asks for fractions\.Fraction, and loading a class"):
+        OPT.from_pretrained(path)
+    assert torch.equal(logits(OPT.from_pretrained(path, trust_pickle=True)), expected)
 
 
 def test_weights_are_the_checkpoints(run: Path, opt: OPT) -> None:
@@ -198,7 +248,7 @@ def test_longest_inputs_are_taken(opt: OPT) -> None:
 
 LOADING: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "nothing there": (lambda run, tmp: OPT.from_pretrained(tmp / "none"), "The model must exist, but .*none does not"),
-    "empty folder": (lambda run, tmp: OPT.from_pretrained(tmp), "must hold one of checkpoint_best.pt"),
+    "empty folder": (lambda run, tmp: OPT.from_pretrained(tmp), "must be a Hugging Face folder with config.json or hold a checkpoint such as checkpoint_best.pt"),
     "data folder missing": (lambda run, tmp: OPT.from_pretrained(run, data=tmp / "none"), "`data` must be a folder"),
     "other dictionary": (lambda run, tmp: OPT.from_pretrained(run, data=write_data(tmp, 64)), "must give the model's 40 types, but in .* gives 64"),
     "dtype unknown": (lambda run, tmp: OPT.from_pretrained(run, dtype="int8"), "`dtype` must be one of float32, float16, bfloat16, but is int8"),

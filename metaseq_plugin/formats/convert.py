@@ -17,8 +17,8 @@ files of metaseq's: whole, in model parts, or in flattened shards. What it is sh
 --to metaseq  DST gets reshard.pt, or reshard-model_part-J[-shardI].pt, and metaseq's tokenizer files.
 
 Weights keep every bit unless --dtype is given. The steps: (1) find out what SRC is, map its tensors and
-hold their names and shapes against the model that the settings describe (sources.py), (2) write
-everything into a temporary folder beside DST and rename it (targets.py).
+hold their names and shapes against the model that the settings describe (model.py), (2) write
+everything into a temporary folder beside DST and rename it (write.py).
 """
 
 import argparse
@@ -31,17 +31,18 @@ import torch
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT
 from metaseq_plugin.formats.hf.config import CONFIG_FILE
-from metaseq_plugin.formats.hf.names import count_parameters, num_bytes
-from metaseq_plugin.formats.metaseq.write import STEM, Layout
+from metaseq_plugin.formats.metaseq.write import STEM
 from metaseq_plugin.formats.model import METASEQ, Model, read_model
+from metaseq_plugin.formats.tensors import count_parameters, num_bytes
 from metaseq_plugin.formats.write import (
     WRITERS,
     Plan,
     Request,
     Written,
     moment_bytes,
-    prepare,
+    plan_writing,
 )
+from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.storage.atomic import check_destination, new_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
             f"`--to` must be another format than SRC's, but {args.src} is of {args.to} already. "
             f"Set {others}; `metaseq reshard` changes into how many files it is cut."
         )
-    plan = prepare(model, request, args.to)
+    plan = plan_writing(model, request, args.to)
     needed = num_bytes(plan.tensors.twins) + moment_bytes(plan) + OTHER_BYTES
     with new_folder(args.dst, needed) as partial:
         written = WRITERS[args.to](partial, model, plan, request)

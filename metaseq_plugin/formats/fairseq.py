@@ -1,91 +1,67 @@
-"""A fairseq checkpoint: found, read, and written with every key that fairseq's loaders ask for."""
+"""A fairseq checkpoint: read, and made with every key that fairseq's loaders ask for."""
 
+import argparse
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple
 
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from metaseq_plugin.checkpoint.manifest import FileName, set_name
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.hf.names import EMBEDDING
-from metaseq_plugin.sizes import ARCH, is_opt
+from metaseq_plugin.formats.locate import Located
+from metaseq_plugin.formats.tensors import EMBEDDING
+from metaseq_plugin.sizes import ARCH, SIZES, fill_size, is_opt
 from metaseq_plugin.storage import torch_file
 
 FAIRSEQ_CHECKPOINT = "checkpoint.pt"  # what a conversion makes
-# Which checkpoint a run folder means, the first that is there.
-IN_FOLDER = ("checkpoint_best.pt", "checkpoint_last.pt", FAIRSEQ_CHECKPOINT)
 
 
 class Checkpoint(NamedTuple):
     """What conversion needs of a checkpoint."""
 
-    path: Path
     model_settings: Dict[str, Any]  # cfg.model
     data: str  # cfg.task.data, or ""
     tensors: Dict[str, Tensor]  # by our names, mapped from the file
 
 
-def exists(path: Path) -> bool:
-    """Whether ``path`` is a file or folder, or names a checkpoint in parts."""
-    return path.exists() or set_name(path).exists
-
-
-def find_checkpoint(src: Path) -> Path:
-    """The checkpoint that ``src``, any path of one or a run folder, means.
-
-    Raises:
-        UserError: none there.
-    """
-    if not src.is_dir():
-        return src
-    for name in IN_FOLDER:
-        if exists(src / name):
-            return src / name
-    raise UserError(
-        f"SRC must hold one of {', '.join(IN_FOLDER)}, but {src} holds none. Give the checkpoint file."
+def read_whole(found: Located) -> Any:
+    """What is saved in ``found``, its tensors whole; of a set without the optimizer's state."""
+    return (
+        CheckpointSet.open(found.path).whole() if found.is_set else torch_file.read(found.files[0])
     )
 
 
-def read_whole(path: Path) -> Any:
-    """What is saved at ``path``, its tensors whole, from one file or from all of a set."""
-    name = set_name(path)
-    parsed = FileName.parse(path.name)
-    is_part = parsed is not None and not parsed.is_whole
-    if name.manifest_path.is_file() or is_part or (name.exists and not path.exists()):
-        return CheckpointSet.open(path).whole()
-    return torch_file.read(path)
-
-
-def read_checkpoint(src: Path) -> Checkpoint:
+def read_checkpoint(found: Located) -> Checkpoint:
     """Read the checkpoint of an OPT that fairseq trained, without loading its tensors.
 
     Raises:
         UserError: unreadable, not a fairseq checkpoint, or of another architecture.
     """
-    path = find_checkpoint(src)
-    state = read_whole(path)
+    state = read_whole(found)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         keys = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else "something else"
         raise UserError(
-            f"SRC must be a fairseq checkpoint with the keys cfg and model, but {path} holds {keys}. "
-            "For a Hugging Face folder set --to fairseq."
+            f"The model must be a fairseq checkpoint with the keys cfg and model, but {found.path} holds "
+            f"{keys}. Give a checkpoint, or the folder of a Hugging Face model."
         )
     cfg = state.get("cfg") or {}
     settings, task = cfg.get("model"), cfg.get("task")
-    name = str(settings.get("_name")) if isinstance(settings, dict) else "no model's"
+    name = str(settings.get("_name")) if isinstance(settings, dict) else "an unknown model"
     if not isinstance(settings, dict) or not is_opt(name):
         raise UserError(
-            f"SRC must be a checkpoint of --arch {ARCH} or {ARCH}_…, but {path} is of "
-            f"{name}. Only OPT models can be converted."
+            f"The model must be a checkpoint of --arch {ARCH} or {ARCH}_…, but {found.path} is of "
+            f"{name}. Give the checkpoint of an OPT."
         )
     if EMBEDDING not in state["model"]:
         raise UserError(
-            f"SRC must hold the whole model, but {path} lacks `{EMBEDDING}`. Convert from a complete, "
-            "unmodified checkpoint."
+            f"The model must be whole, but {found.path} lacks `{EMBEDDING}`. Use a complete, unmodified "
+            "checkpoint."
         )
     data = (task.get("data") if isinstance(task, dict) else None) or ""
-    return Checkpoint(path, settings, data, state["model"])
+    return Checkpoint(settings, data, state["model"])
 
 
 def build_state(tensors: Mapping[str, Tensor], cfg: Dict[str, Any]) -> Dict[str, Any]:
@@ -119,3 +95,27 @@ def build_state(tensors: Mapping[str, Tensor], cfg: Dict[str, Any]) -> Dict[str,
         },
         "last_optimizer_state": None,
     }
+
+
+def fairseq_cfg(cfg: Any, data: Path) -> Dict[str, Any]:
+    """A complete fairseq configuration, as a run with default options would have saved it."""
+    arguments = ["", "--task", "opt_language_modeling", "--arch", "opt"]
+    parsed = options.parse_args_and_arch(options.get_training_parser(), arguments)
+    container = OmegaConf.to_container(
+        convert_namespace_to_omegaconf(parsed), resolve=True, enum_to_str=True
+    )
+    assert isinstance(container, dict)
+    container["model"] = {**OmegaConf.to_container(cfg), "_name": arch_of(cfg)}
+    container["task"]["data"] = str(data.resolve())
+    container["task"]["tokens_per_sample"] = cfg.decoder_max_positions
+    return container
+
+
+def arch_of(cfg: Any) -> str:
+    """The name of the size that ``cfg`` has, or the bare ``opt``."""
+    for name in SIZES:
+        size = argparse.Namespace()
+        fill_size(size, f"opt_{name}")
+        if all(cfg[option] == value for option, value in vars(size).items()):
+            return f"opt_{name}"
+    return "opt"

@@ -1,12 +1,13 @@
-"""Find out whose model lies at a path, and read it: fairseq's, Hugging Face's or metaseq's.
+"""The one reader of models: whatever lies at a path comes out as a ``Model``.
+
+The steps: (1) find the files that the path means (locate.py), (2) tell by their content whose they are,
 
     a folder with config.json                              Hugging Face's
-    a file, run folder or set of files whose cfg["model"]
-        is of --arch opt…                                  fairseq's
-        is of transformer_lm…                              metaseq's
+    files whose cfg["model"] is of --arch opt…             fairseq's
+    files whose cfg["model"] is of transformer_lm…         metaseq's
 
-Whatever it was, it comes out as a ``Model``: our settings, tensors by our names that are made when they
-are asked for, and the folder with its tokenizer.
+(3) map them and hold names and shapes of the tensors against the model that the settings describe.
+Tensors are made when they are asked for, so that nothing is in memory yet.
 """
 
 from dataclasses import fields
@@ -17,19 +18,19 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 import torch
 from omegaconf import OmegaConf
 
-from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.fairseq import IN_FOLDER, Checkpoint, exists, read_checkpoint
+from metaseq_plugin.formats.fairseq import read_checkpoint
 from metaseq_plugin.formats.hf.config import CONFIG_FILE, from_hf_config, vocab_size_of
-from metaseq_plugin.formats.hf.names import EMBEDDING, check_tensors, rename_to_fairseq
+from metaseq_plugin.formats.hf.names import rename_to_fairseq
 from metaseq_plugin.formats.hf.weights import read_weights
+from metaseq_plugin.formats.locate import Located, grid_of, is_hf, locate
 from metaseq_plugin.formats.metaseq import optimizer as metaseq_optimizer
-from metaseq_plugin.formats.metaseq.files import Grid, find_files
-from metaseq_plugin.formats.metaseq.names import is_metaseq, plain_settings
+from metaseq_plugin.formats.metaseq.names import is_metaseq, settings_of
 from metaseq_plugin.formats.metaseq.optimizer import Optimizer, read_optimizer
 from metaseq_plugin.formats.metaseq.read import read_metaseq, read_parts
+from metaseq_plugin.formats.tensors import EMBEDDING, check_tensors
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config
 from metaseq_plugin.sizes import fill_size
@@ -55,6 +56,11 @@ class Model(NamedTuple):
     def vocab_size(self) -> int:
         return len(self.tensors.twins[EMBEDDING])
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The data type of the weights."""
+        return self.tensors.twins[EMBEDDING].dtype
+
 
 def read_model(src: Path, data: Optional[Path] = None, trust_pickle: bool = False) -> Model:
     """Read the model at ``src``.
@@ -66,41 +72,26 @@ def read_model(src: Path, data: Optional[Path] = None, trust_pickle: bool = Fals
     Raises:
         UserError: nothing there, not an OPT, damaged or incomplete.
     """
-    if (src / CONFIG_FILE).is_file():
+    if is_hf(src):
         return read_hf(src, data)
-    grid = find(src)
-    state = torch_file.read(grid[0][0], trust_pickle)
-    if (
-        isinstance(state, dict)
-        and "layout" not in state
-        and isinstance(state.get("model"), Mapping)
-    ):
-        settings = plain_settings((state.get("cfg") or {}).get("model"))
-        if is_metaseq(settings or plain_settings(state.get("args")), state["model"]):
-            return read_of_metaseq(grid, data, trust_pickle)
-    return read_fairseq(src, data)
+    found = locate(src)
+    if _is_of_metaseq(found, trust_pickle):
+        return read_of_metaseq(found, data, trust_pickle)
+    return read_fairseq(found, data)
 
 
-def find(src: Path) -> Grid:
-    """The checkpoint's files that ``src`` means, ours before metaseq's."""
-    if src.is_dir():
-        for name in IN_FOLDER:
-            if exists(src / name):
-                return [set_name(src / name).files()[:1]]
-        if not any(src.glob("*.pt")):
-            raise UserError(
-                f"SRC must be a Hugging Face folder with {CONFIG_FILE} or hold a checkpoint such as "
-                f"{', '.join(IN_FOLDER)} or reshard.pt, but {src} holds neither. Give the model's folder."
-            )
-    members = [] if src.exists() else set_name(src).files()
-    return find_files(members[0] if members else src)
+def _is_of_metaseq(found: Located, trust_pickle: bool) -> bool:
+    """Whether the files are metaseq's, by the content of the first; metaseq writes no manifest."""
+    state = {} if found.has_manifest else torch_file.read(found.files[0], trust_pickle)
+    if not isinstance(state, dict) or not isinstance(state.get("model"), Mapping):
+        return False
+    return "layout" not in state and is_metaseq(settings_of(state), state["model"])
 
 
 def read_hf(src: Path, data: Optional[Path]) -> Model:
     """A Hugging Face folder."""
     config, source = json_file.read(src / CONFIG_FILE), str(src / CONFIG_FILE)
     cfg = complete_config(from_hf_config(config, source))
-    check_config(cfg)
     expected = expected_shapes(cfg, vocab_size_of(config, DICTIONARY_MULTIPLE, source))
     tensors = rename_to_fairseq(read_weights(src), str(src))
     check_tensors(tensors, expected, str(src))
@@ -108,44 +99,46 @@ def read_hf(src: Path, data: Optional[Path]) -> Model:
     return Model(HF, str(src), cfg, held, data or src, lambda: None)
 
 
-def read_fairseq(src: Path, data: Optional[Path]) -> Model:
+def read_fairseq(found: Located, data: Optional[Path]) -> Model:
     """A checkpoint that fairseq saved of our model."""
-    source = read_checkpoint(src)
+    source = read_checkpoint(found)
     cfg = complete_config(source.model_settings)
     expected = expected_shapes(cfg, len(source.tensors[EMBEDDING]))
-    check_tensors(source.tensors, expected, str(source.path))
+    check_tensors(source.tensors, expected, str(found.path))
     tensors = Tensors.of(source.tensors).select(list(expected))
-    folder = data or find_data(source)
-    optimizer = partial(_fairseq_optimizer, source.path, expected)
-    return Model(FAIRSEQ, str(source.path), cfg, tensors, folder, optimizer)
+    # Its own dictionary, else that of the data it was trained on.
+    folders = [found.path.parent, *([Path(source.data.split(":")[0])] if source.data else [])]
+    folder = data or next((folder for folder in folders if (folder / DICT).is_file()), None)
+    optimizer = partial(_fairseq_optimizer, found, expected)
+    return Model(FAIRSEQ, str(found.path), cfg, tensors, folder, optimizer)
 
 
-def _fairseq_optimizer(path: Path, shapes: Dict[str, torch.Size]) -> Optional[Optimizer]:
-    if len(set_name(path).files()) > 1:
+def _fairseq_optimizer(found: Located, shapes: Dict[str, torch.Size]) -> Optional[Optimizer]:
+    if found.is_set:
         names = list(shapes)
         wanted = {name: Piece.whole(shape) for name, shape in shapes.items()}
-        state = state_with_optimizer(CheckpointSet.open(path), wanted, names)
+        state = state_with_optimizer(CheckpointSet.open(found.path), wanted, names)
     else:
-        state = torch_file.read(path)
-        names = (state.get("layout") or {}).get("optimizer_params", list(shapes))
-    return metaseq_optimizer.from_fairseq(state, names, [shapes[n] for n in names], str(path))
+        state = torch_file.read(found.files[0])
+        names = (state.get("layout") or {}).get("optimizer_params") or list(shapes)
+    return metaseq_optimizer.from_fairseq(state, names, [shapes[n] for n in names], str(found.path))
 
 
-def read_of_metaseq(grid: Grid, data: Optional[Path], trust_pickle: bool) -> Model:
+def read_of_metaseq(found: Located, data: Optional[Path], trust_pickle: bool) -> Model:
     """A checkpoint of metaseq's."""
+    grid = grid_of(found.files)
+    first, number = grid[0][0], len(found.files)
 
     def shapes_of(settings: Dict[str, Any], vocab_size: int) -> Dict[str, torch.Size]:
         cfg = complete_config(settings)
-        check_config(cfg)
         if vocab_size % DICTIONARY_MULTIPLE:
             raise UserError(
                 f"`{EMBEDDING}` must have a multiple of {DICTIONARY_MULTIPLE} rows, but in "
-                f"{grid[0][0]} has {vocab_size}. Convert from a complete, unmodified checkpoint."
+                f"{first} has {vocab_size}. Use a complete, unmodified checkpoint."
             )
         return expected_shapes(cfg, vocab_size)
 
     read = read_metaseq(read_parts(grid, trust_pickle), shapes_of)
-    first, number = grid[0][0], sum(map(len, grid))
     label = str(first) + (f" and {number - 1} more" if number > 1 else "")
     cfg = complete_config(read.settings)
     optimizer = partial(read_optimizer, read)
@@ -153,10 +146,15 @@ def read_of_metaseq(grid: Grid, data: Optional[Path], trust_pickle: bool) -> Mod
 
 
 def complete_config(settings: Mapping[str, Any]) -> Any:
-    """``OPTConfig`` as fairseq hands it to the model; what ``settings`` leaves out is its arch's."""
+    """``OPTConfig`` as fairseq hands it to the model; what ``settings`` leaves out is its arch's.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
     known = {f.name for f in fields(OPTConfig)} & settings.keys()
     cfg = OmegaConf.merge(OmegaConf.structured(OPTConfig), {name: settings[name] for name in known})
     fill_size(cfg, cfg._name or "opt")
+    check_config(cfg)
     return cfg
 
 
@@ -165,11 +163,3 @@ def expected_shapes(cfg: Any, vocab_size: int) -> Dict[str, torch.Size]:
     with torch.device("meta"):
         decoder = OPTDecoder(cfg, numbered_dictionary(vocab_size))
     return {f"decoder.{name}": tensor.shape for name, tensor in decoder.state_dict().items()}
-
-
-def find_data(source: Checkpoint) -> Optional[Path]:
-    """The folder with the checkpoint's dictionary: its own, else the one it was trained on."""
-    candidates = [source.path.parent]
-    if source.data:
-        candidates.append(Path(source.data.split(":")[0]))
-    return next((folder for folder in candidates if (folder / DICT).is_file()), None)

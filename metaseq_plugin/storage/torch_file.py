@@ -126,7 +126,11 @@ def write(path: Path, state: Any) -> Facts:
     try:
         file: Any = _HashingFile(path)
         try:
-            torch.save(tree_map_only(Tensor, own_memory, state), file)
+            # A torch.Size would come out of the walk as a tuple.
+            owned = tree_map_only(
+                Tensor, own_memory, state, is_leaf=lambda held: isinstance(held, torch.Size)
+            )
+            torch.save(owned, file)
         except (RuntimeError, OSError):
             file.abandon()
             if file.error is None:

@@ -195,7 +195,7 @@ def test_checkpoint_refused(made: Made, tmp_path: Path, name: str) -> None:
 
 
 USES: dict[str, tuple[Callable[[Made], tuple], str]] = {
-    "SRC missing": (lambda m: ("nowhere", "new", "--to", "hf"), "SRC must exist, but nowhere does not"),
+    "SRC missing": (lambda m: ("nowhere", "new", "--to", "hf"), "The model must exist, but nowhere does not"),
     "SRC already hf": (lambda m: (m.hf, "new", "--to", "hf"), "is of hf already. Set --to fairseq or --to metaseq"),
     "SRC already fairseq": (lambda m: (m.checkpoint, "new", "--to", "fairseq"), "is of fairseq already. Set --to hf or --to metaseq"),
     "DST exists": (lambda m: (m.hf, m.ours, "--to", "fairseq"), "DST must not exist yet, but .* --overwrite"),
@@ -210,7 +210,7 @@ USES: dict[str, tuple[Callable[[Made], tuple], str]] = {
     "parts for fairseq": (lambda m: (m.hf, "new", "--to", "fairseq", "--model-parallel-size", "2"), "`--model-parallel-size` must come with --to metaseq"),
     "shards for hf": (lambda m: (m.ours, "new", "--to", "hf", "--num-shards", "2"), "`--num-shards` must come with --to metaseq"),
     "no parts": (lambda m: (m.ours, "new", "--to", "metaseq", "--model-parallel-size", "0"), "`--model-parallel-size` must be at least 1"),
-    "heads do not divide": (lambda m: (m.ours, "new", "--to", "metaseq", "--model-parallel-size", "3"), "must divide the model's 4 attention heads, but is 3. Set one of 1, 2, 4"),
+    "heads do not divide": (lambda m: (m.ours, "new", "--to", "metaseq", "--model-parallel-size", "3"), "must divide the heads .4., but is 3. Set one of 1, 2, 4"),
     "size for fairseq": (lambda m: (m.hf, "new", "--to", "fairseq", "--max-shard-size", "1GB"), "`--max-shard-size` must come with --to hf"),
 }  # fmt: skip
 
@@ -255,4 +255,4 @@ def test_command_prints_one_sentence_and_exits_with_two(
 ) -> None:
     monkeypatch.setattr(cli, "SUBCOMMANDS", {"convert": cli.SUBCOMMANDS["convert"]})
     assert cli.main(["convert", str(tmp_path / "none"), str(tmp_path / "new"), "--to", "hf"]) == 2
-    assert capsys.readouterr().err.startswith("metaseq convert: error: SRC must exist, but")
+    assert capsys.readouterr().err.startswith("metaseq convert: error: The model must exist, but")

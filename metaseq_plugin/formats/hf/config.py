@@ -84,7 +84,7 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Dict[str, Any]:
             problems.append("`quantization_config` must be absent, but is there")
     if problems:
         raise UserError(
-            f"In {source}: {'; '.join(problems)}. Only OPT models as released can be converted."
+            f"In {source}: {'; '.join(problems)}. Only OPT models as released can be read."
         )
     settings = {ours: config.get(theirs, default) for theirs, (ours, default) in FIELDS.items()}
     word_dim = config.get("word_embed_proj_dim")

@@ -7,15 +7,14 @@
 Written is always safetensors, in several files with an index where one would be too large.
 """
 
-import math
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.formats.tensors import num_bytes
 from metaseq_plugin.storage import json_file, safetensors_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
 
@@ -37,7 +36,7 @@ def read_weights(folder: Path) -> Dict[str, Tensor]:
         if index.exists():
             return _read_shards(folder, index)
     raise UserError(
-        f"SRC must hold {SAFETENSORS} or {TORCH}, but {folder} holds neither. "
+        f"A Hugging Face folder must hold {SAFETENSORS} or {TORCH}, but {folder} holds neither. "
         "Give the folder of a Hugging Face model, downloaded whole."
     )
 
@@ -107,13 +106,13 @@ def write_weights(folder: Path, tensors: Tensors, max_bytes: int) -> List[str]:
             if len(shards) == 1
             else f"{stem}-{number:05d}-of-{len(shards):05d}.{suffix}"
         )
-        held = {name: cast(name, tensors[name], None) for name in names}
+        held = {name: torch_file.own_memory(tensors[name]).contiguous() for name in names}
         path = folder / file_name
         path.touch()
         mode = path.stat().st_mode  # as the user's umask has it; save_file would make it private
         save_file(held, path, metadata={"format": "pt"})
         path.chmod(mode)
-        total += sum(t.numel() * t.element_size() for t in held.values())
+        total += num_bytes(held)
         weight_map.update(dict.fromkeys(names, file_name))
         files.append(file_name)
         del held  # before the next file's tensors are made
@@ -121,37 +120,3 @@ def write_weights(folder: Path, tensors: Tensors, max_bytes: int) -> List[str]:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         json_file.write(folder / (SAFETENSORS + INDEX_SUFFIX), index)
     return files
-
-
-def cast(name: str, tensor: Tensor, dtype: Optional[torch.dtype]) -> Tensor:
-    """``tensor`` in ``dtype``, laid out by itself as both file formats want it.
-
-    Raises:
-        UserError: a finite value becomes infinite.
-    """
-    if dtype is None or dtype == tensor.dtype:
-        is_own = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        return (
-            tensor.contiguous() if is_own else tensor.clone(memory_format=torch.contiguous_format)
-        )
-    converted = tensor.to(dtype).contiguous()
-    if _largest(converted) == math.inf and _largest(tensor) < math.inf:
-        raise UserError(
-            f"`--dtype` must hold every weight, but `{name}` reaches {_largest(tensor):g} and {dtype} "
-            f"only {torch.finfo(dtype).max:g}. Set --dtype bfloat16 or float32."
-        )
-    return converted
-
-
-def _largest(tensor: Tensor) -> float:
-    """Largest magnitude, NaN if there is one; without a temporary of the tensor's size."""
-    low, high = torch.aminmax(tensor)
-    return float(torch.maximum(-low, high))
-
-
-def dtype_of(
-    tensors: Mapping[str, Tensor], dtype: Optional[torch.dtype]
-) -> Tuple[torch.dtype, str]:
-    """The data type to name in ``config.json``: the one asked for, or the widest in the file."""
-    chosen = dtype or max((t.dtype for t in tensors.values()), key=lambda d: d.itemsize)
-    return chosen, str(chosen).removeprefix("torch.")

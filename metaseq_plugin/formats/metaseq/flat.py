@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.hf.names import EMBEDDING
 from metaseq_plugin.formats.metaseq.names import OUTPUT, VERSION
+from metaseq_plugin.formats.tensors import EMBEDDING
 from metaseq_plugin.storage.lazy import Maker, Tensors, stretch, twin
 
 # Modules of fairscale and torch that wrap others and stand between the words of a name.
@@ -77,7 +77,7 @@ def read_metadata(metadata: Any, source: str) -> List[Flat]:
         reason = f"`{own[0]}` is each rank's own" if own else "`numels` and `shapes` differ"
         raise UserError(
             f"`shard_metadata` must describe an OPT, whose shards share every parameter, but in {source} "
-            f"{reason}. Convert from a complete, unmodified checkpoint."
+            f"{reason}. Use a complete, unmodified checkpoint."
         )
     return flats
 

@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.hf.names import EMBEDDING
+from metaseq_plugin.formats.tensors import EMBEDDING
 from metaseq_plugin.storage.lazy import Tensors, concatenated, rows, twin
 from metaseq_plugin.storage.torch_file import StandIn
 
@@ -84,7 +84,13 @@ def is_metaseq(settings: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     return name.startswith(ARCHS) or any(FLAT in key or FUSED in key for key in model)
 
 
-def plain_settings(held: Any) -> Dict[str, Any]:
+def settings_of(state: Mapping[str, Any]) -> Dict[str, Any]:
+    """The model's settings in a file by metaseq's names, wherever the file has them."""
+    settings = _plain_settings((state.get("cfg") or {}).get("model"))
+    return settings or _plain_settings(state.get("args"))
+
+
+def _plain_settings(held: Any) -> Dict[str, Any]:
     """Settings by name from a dict, a Namespace or a stand-in; enumerated values as their text."""
     if isinstance(held, StandIn):
         held = held.state
@@ -131,7 +137,7 @@ def from_metaseq_settings(
     ]
     if problems:
         raise UserError(
-            f"In {source}: {'; '.join(problems)}. Only OPT models as released can be converted."
+            f"In {source}: {'; '.join(problems)}. Only OPT models as released can be read."
         )
     found = {ours: settings[theirs] for ours, theirs in SETTINGS.items() if theirs in settings}
     word_dim, dim = tensors[EMBEDDING].shape[1], found["decoder_embed_dim"]
@@ -181,14 +187,14 @@ def split_projections(tensors: Tensors, source: str) -> Tensors:
         if rest:
             raise UserError(
                 f"`{name}` must hold the rows of k, v and q, but in {source} has {len(held):,}, which "
-                "3 does not divide. Convert from a complete, unmodified checkpoint."
+                "3 does not divide. Use a complete, unmodified checkpoint."
             )
         for i, letter in enumerate(BLOCKS):
             own = name.replace(FUSED, letter)
             if own in tensors:
                 raise UserError(
-                    f"SRC must hold each tensor once, but {source} holds both `{name}` and `{own}`. "
-                    "Convert from a complete, unmodified checkpoint."
+                    f"The model must hold each tensor once, but {source} holds both `{name}` and `{own}`. "
+                    "Use a complete, unmodified checkpoint."
                 )
             makers[own] = rows(tensors, name, i * block, (i + 1) * block)
             twins[own] = twin((block, *held.shape[1:]), held.dtype)

@@ -1,6 +1,6 @@
 """The state of Adam in metaseq's checkpoints and in ours.
 
-Ours has one entry for each parameter. metaseq's has one for each flat tensor (metaseq_flat.py), or
+Ours has one entry for each parameter. metaseq's has one for each flat tensor (flat.py), or
 where nothing is flattened one for each parameter in the order of its model, q, k and v being one. Both
 have the same two moments, so they go the way of the weights: flatten, pad and cut, or the inverse.
 Whatever does not fit exactly is refused, and --drop-optimizer leaves it behind.
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.hf.weights import cast
 from metaseq_plugin.formats.metaseq.flat import Flat, cut
 from metaseq_plugin.formats.metaseq.names import split_projections
 from metaseq_plugin.formats.metaseq.read import Part, Read, join
+from metaseq_plugin.storage import torch_file
 from metaseq_plugin.storage.lazy import Tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -191,7 +191,9 @@ def to_fairseq(optimizer: Optimizer, names: Sequence[str]) -> Dict[str, Any]:
     entries = {
         index: {
             "step": torch.tensor(optimizer.step, dtype=torch.float32),
-            **{moment: cast(name, optimizer.moments[moment][name], None) for moment in MOMENTS},
+            **{
+                moment: torch_file.own_memory(optimizer.moments[moment][name]) for moment in MOMENTS
+            },
         }
         for index, name in enumerate(names)
     }

@@ -1,10 +1,9 @@
 """Read a checkpoint of metaseq's, in any of its forms, as the tensors of one whole model.
 
-The steps: (1) find the files (metaseq_files.py) and map them; (2) of each model part, undo the
-flattening over its shards (metaseq_flat.py), drop what is known to be of no use (metaseq_names.py) and
-split the fused projections; (3) hold the names and shapes of each part against what the settings
-describe; (4) join the parts by the one table of cuts (cuts.py). Nothing is copied before a tensor is
-asked for.
+The steps: (1) map the files that locate.py found; (2) of each model part, undo the flattening over its
+shards (flat.py), drop what is known to be of no use (names.py) and split the fused projections; (3) hold
+the names and shapes of each part against what the settings describe; (4) join the parts by the one table
+of cuts (layout/cuts.py). Nothing is copied before a tensor is asked for.
 """
 
 import logging
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.hf.names import EMBEDDING, check_tensors
-from metaseq_plugin.formats.metaseq.files import Grid
+from metaseq_plugin.formats.locate import Grid
 from metaseq_plugin.formats.metaseq.flat import Flat, read_metadata, unflatten
 from metaseq_plugin.formats.metaseq.names import (
     DROPPED,
@@ -25,9 +23,10 @@ from metaseq_plugin.formats.metaseq.names import (
     OUTPUT,
     VERSION,
     from_metaseq_settings,
-    plain_settings,
+    settings_of,
     split_projections,
 )
+from metaseq_plugin.formats.tensors import EMBEDDING, check_tensors
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.storage import torch_file
@@ -75,21 +74,21 @@ def _read_part(paths: Sequence[Path], trust_pickle: bool) -> Part:
         model = state.get("model") if isinstance(state, dict) else None
         if not isinstance(model, Mapping) or not all(isinstance(t, Tensor) for t in model.values()):
             raise UserError(
-                f"SRC must be a checkpoint whose entry model holds tensors, but {path} is not. "
+                f"The model must be a checkpoint whose entry model holds tensors, but {path} is not. "
                 "Copy or write it again."
             )
         unknown = sorted(map(str, state.keys() - ENTRIES.keys()))
         if unknown:
             raise UserError(
-                f"SRC must hold only what metaseq writes, but {path} has the unknown entry "
-                f"`{unknown[0]}`. Convert from a complete, unmodified checkpoint."
+                f"The model must hold only what metaseq writes, but {path} has the unknown entry "
+                f"`{unknown[0]}`. Use a complete, unmodified checkpoint."
             )
         states.append(state)
     is_flat = any(FLAT in name for name in states[0]["model"])
     described = [state.get("shard_metadata") for state in states]
     if is_flat and None in described:
         raise UserError(
-            f"SRC must say how its flattened parameters are laid out, but {paths[described.index(None)]} "
+            f"The model must say how its flattened parameters are laid out, but {paths[described.index(None)]} "
             "has no `shard_metadata`. Use the file as it was saved, or one with whole tensors."
         )
     if len(paths) > 1 and not is_flat:
@@ -114,8 +113,7 @@ def read_metaseq(
     """
     raw = [_model_of(part) for part in parts]
     split = [split_projections(_drop(t, part.source), part.source) for t, part in zip(raw, parts)]
-    held = plain_settings((parts[0].states[0].get("cfg") or {}).get("model"))
-    held = held or plain_settings(parts[0].states[0].get("args"))
+    held = settings_of(parts[0].states[0])
     settings = from_metaseq_settings(held, split[0].twins, parts[0].source)
     _check_number(len(parts), settings["decoder_ffn_embed_dim"], split[0], parts[0].source)
     vocab_size = len(split[0].twins[EMBEDDING]) * len(parts)
@@ -147,7 +145,7 @@ def _model_of(part: Part) -> Tensors:
             reasons.append("`shard_metadata` is another in each")
         if reasons:
             raise UserError(
-                f"SRC must hold exactly the parameters that its `shard_metadata` describes, but in the "
+                f"The model must hold exactly the parameters that its `shard_metadata` describes, but in the "
                 f"shards of {part.source} {reasons[0]}. Give all the shards of one checkpoint."
             )
     for index, flat in enumerate(part.flats[0]):
@@ -167,7 +165,7 @@ def _drop(tensors: Tensors, source: str) -> Tensors:
         if output.shape != embedding.shape or not torch.equal(output, embedding):
             raise UserError(
                 f"`{OUTPUT}` must equal the token embedding, but in {source} it does not. "
-                "OPT ties them; a model with its own output projection cannot be converted."
+                "OPT ties them; a model with its own output projection cannot be read."
             )
     return tensors.select([name for name in tensors if name not in DROPPED])
 
@@ -182,7 +180,7 @@ def _check_number(num_parts: int, ffn_dim: int, part: Tensors, source: str) -> N
         and ffn_dim // len(bias) != num_parts
     ):
         raise UserError(
-            f"SRC must hold all {ffn_dim // len(bias)} model parts, of which {source} is one, but holds "
+            f"The model must hold all {ffn_dim // len(bias)} model parts, of which {source} is one, but holds "
             f"{num_parts}. Copy the others beside it."
         )
 

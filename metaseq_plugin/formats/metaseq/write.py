@@ -14,10 +14,8 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 import torch
 from torch import Tensor
 
-from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.checkpoint.manifest import FileName
 from metaseq_plugin.formats.fairseq import build_state
-from metaseq_plugin.formats.hf.weights import cast
-from metaseq_plugin.formats.metaseq.files import file_name
 from metaseq_plugin.formats.metaseq.flat import plan, shard_of, write_metadata
 from metaseq_plugin.formats.metaseq.names import (
     VERSION,
@@ -30,34 +28,13 @@ from metaseq_plugin.formats.metaseq.optimizer import (
     to_metaseq,
 )
 from metaseq_plugin.layout.cuts import model_part_piece
+from metaseq_plugin.layout.layout import FULLY_SHARDED, Layout
+from metaseq_plugin.storage import torch_file
 from metaseq_plugin.storage.lazy import Tensors, piece_of, twin
 from metaseq_plugin.tokenizers.files import METASEQ_MERGES, METASEQ_VOCAB
 
 STEM = "reshard"
 FORMAT_VERSION = 3.0
-
-
-class Layout(NamedTuple):
-    """How many files a model is cut into."""
-
-    num_parts: int  # tensor parallelism
-    num_shards: int  # FSDP, of each part
-
-
-def check_layout(layout: Layout, num_heads: int) -> None:
-    """Refuse a number of files that the model cannot be cut into."""
-    for option, number in (
-        ("--model-parallel-size", layout.num_parts),
-        ("--num-shards", layout.num_shards),
-    ):
-        if number < 1:
-            raise UserError(f"`{option}` must be at least 1, but is {number}. Set 1.")
-    if num_heads % layout.num_parts:
-        fits = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
-        raise UserError(
-            f"`--model-parallel-size` must divide the model's {num_heads} attention heads, but is "
-            f"{layout.num_parts}. Set one of {', '.join(map(str, fits))}."
-        )
 
 
 def write_metaseq(
@@ -71,18 +48,23 @@ def write_metaseq(
     """
     held = {"": tensors, **(optimizer.moments if optimizer else {})}
     files = []
-    for part in range(layout.num_parts):
+    for part in range(layout.model_parallel_size):
         cut = {what: fuse_projections(_part_of(t, part, layout)) for what, t in held.items()}
         for shard in range(layout.num_shards):
-            name = file_name(STEM, part, layout.num_parts, shard, layout.num_shards)
-            torch.save(_state(cut, cfg, layout, shard, optimizer), folder / name)
-            files.append(name)
+            name = FileName(
+                STEM,
+                # What there is only one of has no suffix.
+                part if layout.num_ranks > 1 else None,
+                shard if layout.num_shards > 1 else None,
+            )
+            torch_file.write(folder / str(name), _state(cut, cfg, layout, shard, optimizer))
+            files.append(str(name))
     return files
 
 
 def _part_of(tensors: Tensors, part: int, layout: Layout) -> Tensors:
     pieces = {
-        name: model_part_piece(name, held.shape, part, layout.num_parts)
+        name: model_part_piece(name, held.shape, part, layout.model_parallel_size)
         for name, held in tensors.twins.items()
     }
     return Tensors(
@@ -101,8 +83,8 @@ class Held(NamedTuple):
 
 def _whole(part: Mapping[str, Tensors]) -> Held:
     """A model part in one file; ``part`` has the weights under "" and the moments by their names."""
-    model = {name: cast(name, tensor, None) for name, tensor in part[""].items()}
-    return Held(model, lambda moment, name: cast(name, part[moment][name], None), None)
+    model = {name: torch_file.own_memory(tensor) for name, tensor in part[""].items()}
+    return Held(model, lambda moment, name: torch_file.own_memory(part[moment][name]), None)
 
 
 def _flattened(part: Mapping[str, Tensors], shard: int, num_shards: int) -> Held:
@@ -148,12 +130,12 @@ def _metaseq_cfg(cfg: Any, layout: Layout, dtype: torch.dtype) -> Dict[str, Any]
             "fp16": is_half,
             "bf16": dtype == torch.bfloat16,
             "memory_efficient_fp16": is_half,
-            "model_parallel_size": layout.num_parts,
+            "model_parallel_size": layout.model_parallel_size,
         },
         "distributed_training": {
-            "ddp_backend": "fully_sharded",
+            "ddp_backend": FULLY_SHARDED,
             "use_sharded_state": True,
-            "distributed_world_size": layout.num_parts * layout.num_shards,
+            "distributed_world_size": layout.num_ranks,
         },
         "task": {
             "_name": "streaming_language_modeling",
@@ -163,5 +145,5 @@ def _metaseq_cfg(cfg: Any, layout: Layout, dtype: torch.dtype) -> Dict[str, Any]
             "tokens_per_sample": cfg.decoder_max_positions,
             "max_target_positions": cfg.decoder_max_positions,
         },
-        "model": to_metaseq_settings(cfg, layout.num_parts),
+        "model": to_metaseq_settings(cfg, layout.model_parallel_size),
     }

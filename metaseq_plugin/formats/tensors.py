@@ -1,0 +1,111 @@
+"""Tensors of a model whatever its format: the check that they are all there, their sizes, their data type.
+
+Every reader brings tensors under our names and holds them against the model (``check_tensors``); every
+writer takes them in the data type asked for (``in_dtype``).
+"""
+
+import math
+from typing import Iterable, List, Mapping, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.storage.lazy import Maker, Tensors, twin
+
+EMBEDDING = "decoder.embed_tokens.weight"
+# A longer list hides the first entries, which tell most.
+MAX_NAMED = 5
+
+
+def check_tensors(
+    found: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: str
+) -> None:
+    """Refuse tensors that are not exactly the model's, by name.
+
+    Args:
+        found: tensors under our names.
+        expected: the shape of every tensor of the model.
+        source: the file or folder to name in the message.
+    """
+    problems = []
+    missing = expected.keys() - found.keys()
+    if missing:
+        problems.append(f"lacks {_listed(missing)}")
+    extra = found.keys() - expected.keys()
+    if extra:
+        problems.append(f"has the unknown {_listed(extra)}")
+    for name in sorted(expected.keys() & found.keys()):
+        tensor = found[name]
+        if tensor.shape != expected[name]:
+            problems.append(
+                f"has `{name}` of shape {tuple(tensor.shape)} instead of {tuple(expected[name])}"
+            )
+        elif not tensor.is_floating_point():
+            problems.append(f"has `{name}` as {tensor.dtype} instead of floating point")
+    if problems:
+        shown, more = problems[:MAX_NAMED], len(problems) - MAX_NAMED
+        raise UserError(
+            f"The model must have exactly the tensors of the OPT that its settings describe, but {source} "
+            + "; ".join(shown)
+            + (f"; and {more} more" if more > 0 else "")
+            + ". Use a complete, unmodified checkpoint."
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered: List[str] = sorted(names)
+    shown = ", ".join(f"`{name}`" for name in ordered[:MAX_NAMED])
+    more = len(ordered) - MAX_NAMED
+    return shown + (f" and {more} more tensors" if more > 0 else "")
+
+
+def num_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of all tensors together."""
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def count_parameters(tensors: Mapping[str, Tensor]) -> Tuple[int, str]:
+    """Parameters of the model, and their data types in words."""
+    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()})
+    return sum(t.numel() for t in tensors.values()), ", ".join(dtypes)
+
+
+def widest_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The data type that holds every tensor's values."""
+    return max((t.dtype for t in tensors.values()), key=lambda dtype: dtype.itemsize)
+
+
+def in_dtype(tensors: Tensors, dtype: Optional[torch.dtype]) -> Tensors:
+    """The same tensors in ``dtype``; None keeps each one's own."""
+    if dtype is None:
+        return tensors
+
+    def maker(name: str) -> Maker:
+        return lambda: _cast(name, tensors[name], dtype)
+
+    return Tensors(
+        {name: maker(name) for name in tensors},
+        {name: twin(held.shape, dtype) for name, held in tensors.twins.items()},
+    )
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor`` in ``dtype``.
+
+    Raises:
+        UserError: a finite value becomes infinite.
+    """
+    converted = tensor.to(dtype)
+    if converted is not tensor and _largest(converted) == math.inf and _largest(tensor) < math.inf:
+        raise UserError(
+            f"`--dtype` must hold every weight, but `{name}` reaches {_largest(tensor):g} and {dtype} "
+            f"only {torch.finfo(dtype).max:g}. Set --dtype bfloat16 or float32."
+        )
+    return converted
+
+
+def _largest(tensor: Tensor) -> float:
+    """Largest magnitude, NaN if there is one; without a temporary of the tensor's size."""
+    low, high = torch.aminmax(tensor)
+    return float(torch.maximum(-low, high))
