@@ -105,11 +105,10 @@ class Batch:
         self.decoding = Decoding(models, pad)
         self.rows: list[Row] = []
         self.steps = 0
-        self.last = torch.empty(0, dtype=torch.long, device=self.device)  # (R,) chosen last
+        nothing = torch.empty(0, dtype=torch.long, device=self.device)
+        self.last = nothing  # (R,) tokens chosen last
         self.logits: Optional[Tensor] = None  # (R, V) of the next; None: ``last`` is not read yet
-        self.remaining = torch.empty(
-            0, dtype=torch.long, device=self.device
-        )  # (R,) tokens to come, or ≤ 0
+        self.remaining = nothing  # (R,) how many tokens are to come, or ≤ 0
         self.uniforms = torch.empty(0, 0, device=self.device)  # (R, N), a column a step
         self.members: dict[Rule, list[int]] = {}  # which rows follow which rule
         self.places: list[Tensor] = []  # the same on the device
@@ -140,10 +139,10 @@ class Batch:
             index = torch.tensor(origin, device=self.device)
             newcomers.select(index, capacity)
             logits = logits[index]
-        rows = [
-            Row(requests[number], limits[number], self.steps, scores[number] if scores else [])
-            for number in origin
-        ]
+        rows = []
+        for number in origin:
+            kept = scores[number] if requests[number].settings.with_prompt_scores else []
+            rows.append(Row(requests[number], limits[number], self.steps, kept))
         numbers = [request.numbers(limit) for request, limit in zip(requests, limits)]
         self.join(rows, newcomers, logits, numbers)
         return rows
@@ -179,10 +178,8 @@ class Batch:
         self.choose()
         self.remaining = (self.remaining - 1).masked_fill_(self.last == self.eos, 0)
         is_watched = any(row.request.streamed or row.request.stop is not None for row in self.rows)
-        patience = (
-            1 if is_watched else min(self.patience, max(row.remaining() for row in self.rows))
-        )
-        if len(self.unread) >= patience:
+        most = max(row.remaining() for row in self.rows)
+        if is_watched or len(self.unread) >= min(self.patience, most):
             self.read()
         news, self.news = self.news, []
         return news
