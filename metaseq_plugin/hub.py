@@ -9,10 +9,9 @@ A prompt is a string, or a list of token ids for models without tokenizer files.
 with ``</s>``, OPT's document separator: it is put in front unless the ids already begin with it.
 """
 
-import secrets
 from dataclasses import fields
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple, Optional, Sequence, Union
 
 import torch
 from fairseq.data import Dictionary
@@ -20,11 +19,9 @@ from torch import nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.model import Model, read_model
-from metaseq_plugin.generation.decoding import next_token_scores
 from metaseq_plugin.generation.generator import Generator
-from metaseq_plugin.generation.sampling import count_repeats
-from metaseq_plugin.generation.search import Hypothesis, StopRule
-from metaseq_plugin.generation.settings import Settings, check_settings
+from metaseq_plugin.generation.settings import Hypothesis, Settings, check_settings
+from metaseq_plugin.generation.stopping import StopTexts
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from metaseq_plugin.storage import torch_file
 from metaseq_plugin.tokenizers.base import Tokenizer
@@ -40,10 +37,6 @@ from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
 Prompt = Union[str, Sequence[int]]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# A batch holds at most so many tokens, new ones and padding included, and so many rows. In fp32 the
-# keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch.
-MAX_BATCH_TOKENS = 16_384
-MAX_BATCH_ROWS = 64
 SPELLED = {name: name for name in ("max_new_tokens", *(f.name for f in fields(Settings)))}
 
 
@@ -210,27 +203,22 @@ class OPT:
         """
         settings = Settings(
             min_new_tokens, temperature, top_k, top_p, beam, num_samples, length_penalty,
-            seed=secrets.randbits(63) if seed is None else seed,
-            with_scores=with_scores,
+            seed=seed, with_scores=with_scores,
         )  # fmt: skip
         check_settings(settings, max_new_tokens, SPELLED, len(self.dictionary))
         stops = self.check_stops(stop, beam)
         rows = self.rows_of(prompts)
-        repeats = count_repeats(rows)
-        found: list[list[Completion]] = [[] for _ in rows]
-        for batch in self.batches(rows, max_new_tokens, num_samples * beam, batch_size):
-            continued = self.generator.generate(
-                [rows[i] for i in batch],
-                [max_new_tokens] * len(batch),
-                settings,
-                self.stop_rule(stops) if stops else None,
-                [repeats[i] for i in batch],
-            )
-            for index, continuations in zip(batch, continued):
-                found[index] = [
-                    self.completion(rows[index], h, stops) for h in continuations.hypotheses
-                ]
-        return found
+        continued = self.generator.generate(
+            rows,
+            [max_new_tokens] * len(rows),
+            settings,
+            StopTexts(stops, self.decode) if stops else None,
+            batch_size,
+        )
+        return [
+            [self.completion(row, hypothesis, stops) for hypothesis in continuations.hypotheses]
+            for row, continuations in zip(rows, continued)
+        ]
 
     def score(self, inputs: Sequence[Prompt], batch_size: Optional[int] = None) -> list[Scored]:
         """Log-probability of every token of every input, the first one given ``</s>``.
@@ -239,26 +227,8 @@ class OPT:
             UserError: an input that cannot be read.
         """
         rows = self.rows_of(inputs)
-        # An input's last token is scored, not read.
-        self.generator.check_prompts([row[:-1] or row for row in rows])
-        self.generator.check_prompts([row[-1:] for row in rows])
-        found: list[Scored] = [Scored([], []) for _ in rows]
-        for batch in self.batches(rows, 0, 1, batch_size):
-            for index, scores in zip(batch, self.score_batch([rows[i] for i in batch])):
-                found[index] = Scored(rows[index][1:], scores)
-        return found
-
-    @torch.inference_mode()
-    def score_batch(self, rows: Sequence[list[int]]) -> list[list[float]]:
-        longest = max(map(len, rows))
-        if longest == 1:  # nothing behind the leading </s>
-            return [[] for _ in rows]
-        device = self.model.output_weight.device
-        padded = [row + [self.dictionary.pad()] * (longest - len(row)) for row in rows]
-        tokens = torch.tensor(padded, device=device)  # (B, T)
-        features = self.model.decoder.extract_features(tokens[:, :-1])  # (B, T - 1, E)
-        scores = next_token_scores(self.model, features, tokens[:, 1:]).tolist()
-        return [values[: len(row) - 1] for values, row in zip(scores, rows)]
+        scores = self.generator.score(rows, batch_size)
+        return [Scored(row[1:], values) for row, values in zip(rows, scores)]
 
     def rows_of(self, inputs: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each input behind one ``</s>``."""
@@ -267,34 +237,9 @@ class OPT:
             raise UserError(
                 f'`prompts` must be a list of at least one prompt, but is {given}. Set ["text"].'
             )
-        eos = self.dictionary.eos()
-        rows = []
-        for number, prompt in enumerate(inputs):
-            tokens = self.encode(prompt) if isinstance(prompt, str) else [int(t) for t in prompt]
-            if not tokens:
-                raise UserError(
-                    f"A prompt must have at least one token, but prompt {number} has none. "
-                    f"Set [{eos}], which is </s>, to begin a new document."
-                )
-            rows.append(tokens if tokens[0] == eos else [eos, *tokens])
-        return rows
-
-    def batches(
-        self, rows: Sequence[list[int]], new_tokens: int, width: int, batch_size: Optional[int]
-    ) -> Iterator[list[int]]:
-        """Indices of ``rows`` in batches of similar length; ``width`` continuations each."""
-        if batch_size is not None and batch_size < 1:
-            raise UserError(f"`batch_size` must be at least 1, but is {batch_size}. Set 8, say.")
-        most = max(1, (batch_size or MAX_BATCH_ROWS) // width)
-        batch: list[int] = []
-        for index in sorted(range(len(rows)), key=lambda i: len(rows[i])):
-            tokens = (len(rows[index]) + new_tokens) * width * (len(batch) + 1)
-            too_many = batch_size is None and tokens > MAX_BATCH_TOKENS
-            if batch and (len(batch) == most or too_many):
-                yield batch
-                batch = []
-            batch.append(index)
-        yield batch
+        return self.generator.begun(
+            [self.encode(p) if isinstance(p, str) else [int(t) for t in p] for p in inputs]
+        )
 
     def check_stops(self, stop: Union[str, Sequence[str]], beam: int) -> list[str]:
         stops = [stop] if isinstance(stop, str) else list(stop)
@@ -305,15 +250,6 @@ class OPT:
                 f"but is {stops}{'' if '' in stops else ', and ' + reason}. Leave it out."
             )
         return stops
-
-    def stop_rule(self, stops: Sequence[str]) -> StopRule:
-        """Whether the text of new tokens holds one of ``stops``."""
-
-        def holds_one(tokens: list[int]) -> bool:
-            text = self.decode(tokens)
-            return any(stop in text for stop in stops)
-
-        return holds_one
 
     def completion(
         self, prompt: list[int], hypothesis: Hypothesis, stops: Sequence[str]

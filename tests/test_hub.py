@@ -155,14 +155,6 @@ def test_equal_prompts_get_different_samples_in_whatever_batches(opt: OPT) -> No
     assert len({tuple(c[0].tokens) for c in whole}) == 4
 
 
-def test_batches_hold_similar_lengths_within_the_limits(opt: OPT) -> None:
-    rows = [[2] * length for length in (5, 900, 3, 1000, 4)]
-    assert list(opt.batches(rows, 100, 1, None)) == [[2, 4, 0, 1, 3]]
-    assert list(opt.batches(rows, 100, 6, None)) == [[2, 4, 0], [1, 3]]
-    assert list(opt.batches(rows, 10_000, 2, None)) == [[2], [4], [0], [1], [3]]
-    assert list(opt.batches(rows, 100, 1, 2)) == [[2, 4], [0, 1], [3]]
-
-
 def test_beam_returns_its_hypotheses_best_first(opt: OPT) -> None:
     for completions in opt.generate(PROMPTS, 7, beam=3):
         means = [sum(c.scores) / len(c.scores) for c in completions]
@@ -195,6 +187,21 @@ def test_stop_cuts_the_text_and_ends_the_row(text_opt: OPT) -> None:
     assert cut.tokens == free.tokens[: len(cut.tokens)]
     assert stop in text_opt.decode(cut.tokens)
     assert stop not in text_opt.decode(cut.tokens[:-1])
+
+
+def test_stop_text_completed_by_the_last_allowed_token(text_opt: OPT) -> None:
+    settings: dict[str, Any] = {"temperature": 0.0, "min_new_tokens": 12}
+    (free,) = text_opt.generate(["the cat"], 12, **settings)[0]
+    assert free.text is not None
+    assert free.finish_reason == "length"
+    stop = free.text[-2:]
+    where = free.text.find(stop)
+    size = next(n for n in range(1, 13) if stop in text_opt.decode(free.tokens[:n]))
+    (cut,) = text_opt.generate(["the cat"], size, temperature=0.0, min_new_tokens=size, stop=stop)[
+        0
+    ]
+    assert (cut.text, cut.finish_reason) == (free.text[:where], "stop")
+    assert cut.tokens == free.tokens[:size]
 
 
 def test_without_tokenizer_text_is_none(opt: OPT) -> None:

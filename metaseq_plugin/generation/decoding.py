@@ -1,6 +1,6 @@
 """One or several models stepping through a batch of continuations, each with its cache.
 
-Legend: R rows (continuations), T prompt tokens with padding, V vocabulary.
+Legend: R rows (continuations), T prompt tokens with padding, E features, V vocabulary, N positions.
 
 Prompts are padded on the left, so that every row's last token is in the last column and all rows
 take their first new token in the same step. The decoder gives padding no position and no attention.
@@ -36,6 +36,14 @@ def next_token_scores(model: OPTLanguageModel, features: Tensor, targets: Tensor
     return torch.cat(scores).view_as(targets)
 
 
+def average(outputs: list[Tensor], normalized: bool = False) -> Tensor:
+    """Log of several models' mean probability; of one model its output as it is."""
+    if len(outputs) == 1:
+        return outputs[0]
+    log_probs = outputs if normalized else [output.log_softmax(-1) for output in outputs]
+    return torch.stack(log_probs).logsumexp(0) - math.log(len(outputs))
+
+
 class Decoding:
     """The models' common state: a batch of continuations, all equally long counting padding.
 
@@ -47,9 +55,13 @@ class Decoding:
         self.pad = pad
         self.caches: list[KVCache] = []
 
+    def room(self, prompt: Sequence[int]) -> int:
+        """Most new tokens behind ``prompt``: one more than the models read, for the last is not read."""
+        return min(model.max_positions() for model in self.models) + 1 - len(prompt)
+
     def prefill(
         self, prompts: Sequence[Sequence[int]], capacity: int, with_scores: bool
-    ) -> tuple[Tensor, Optional[Tensor]]:
+    ) -> tuple[Tensor, list[list[float]]]:
         """Read all prompts in one forward pass.
 
         Args:
@@ -57,7 +69,7 @@ class Decoding:
             with_scores: also score the prompts' tokens after their first.
 
         Returns:
-            Logits of the first new token, (R, V), and scores (R, T - 1) or None.
+            Logits of the first new token, (R, V), and per prompt the scores, none unless asked for.
         """
         device = self.models[0].output_weight.device
         tokens = pad_left(prompts, self.pad, device)  # (R, T)
@@ -72,7 +84,11 @@ class Decoding:
             if with_scores:
                 scores.append(next_token_scores(model, features[:, :-1], tokens[:, 1:]))
             self.caches.append(cache)
-        return self.average(logits), self.average(scores, normalized=True) if scores else None
+        found: list[list[float]] = [[] for _ in prompts]
+        if with_scores:
+            rows = average(scores, normalized=True).tolist()  # (R, T - 1), left padding first
+            found = [row[len(row) + 1 - len(prompt) :] for row, prompt in zip(rows, prompts)]
+        return average(logits), found
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read one token per row, (R,); logits of the next, (R, V). Padding is for finished rows."""
@@ -80,19 +96,23 @@ class Decoding:
         for model, cache in zip(self.models, self.caches):
             features = model.decoder.extract_features(tokens[:, None], cache)  # (R, 1, E)
             logits.append(model.decoder.output_layer(features[:, -1]).float())
-        return self.average(logits)
-
-    def average(self, outputs: list[Tensor], normalized: bool = False) -> Tensor:
-        """Log of the models' mean probability; with one model its output as it is."""
-        if len(outputs) == 1:
-            return outputs[0]
-        log_probs = outputs if normalized else [output.log_softmax(-1) for output in outputs]
-        return torch.stack(log_probs).logsumexp(0) - math.log(len(outputs))
+        return average(logits)
 
     def select(self, rows: Tensor, capacity: Optional[int] = None) -> None:
         """Go on with ``rows`` only, (R',) indices of present rows; they may repeat."""
         for cache in self.caches:
             cache.select(rows, capacity)
+
+    def join(self, newcomers: "Decoding", longest: int, new_tokens: int) -> None:
+        """Go on with the rows of ``newcomers`` too, behind the present ones.
+
+        Args:
+            longest: the longest present row in tokens; padding in front of it is dropped.
+            new_tokens: how many more tokens to make room for.
+        """
+        for cache, other in zip(self.caches, newcomers.caches):
+            capacity = max(longest, other.length) + new_tokens
+            cache.join(other, cache.length - longest, capacity)
 
     def reorder(self, rows: Tensor, start: int) -> None:
         """Rearrange the rows, (R,), which share their first ``start`` tokens with whom they replace."""

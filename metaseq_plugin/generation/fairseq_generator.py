@@ -27,8 +27,8 @@ from fairseq.dataclass.configs import GenerationConfig
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.generation.generator import Continuations, Generator
-from metaseq_plugin.generation.settings import Settings, check_settings
+from metaseq_plugin.generation.generator import Generator
+from metaseq_plugin.generation.settings import Continuations, Settings, check_settings
 from metaseq_plugin.models.opt import OPTLanguageModel
 
 SPELLED = {
@@ -152,7 +152,10 @@ class FairseqGenerator:
             source = torch.cat([source[:, :1], prefix_tokens.to(source)], 1)  # (B, 1 + prefix)
         prompts = [[token for token in row if token != self.pad] for row in source.tolist()]
         limits = [int(self.max_len_a * len(prompt) + self.max_len_b) for prompt in prompts]
-        found = self.generator.generate(prompts, limits, self.settings)
+        rows = (
+            len(prompts) * self.settings.num_samples * self.settings.beam
+        )  # fairseq's batch is one
+        found = self.generator.generate(prompts, limits, self.settings, batch_size=rows)
         return [
             self.as_fairseq(prompt, continuations) for prompt, continuations in zip(prompts, found)
         ]

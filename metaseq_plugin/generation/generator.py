@@ -1,38 +1,60 @@
-"""Continue a batch of prompts: one forward pass over all of them, then one token a step.
+"""Continue and score any number of prompts, in batches of similar length.
 
     generator = Generator([model], dictionary)
     generator.generate([[2, 31414, 232]], [20], Settings(temperature=0.0))
+    generator.score([[2, 31414, 232]])
 
-What a prompt is continued with does not depend on the other prompts of its batch: padding is seen by
-no one, and random numbers belong to a prompt (``sampling.py``).
+Legend: B rows, T tokens with padding, E features.
+
+What a prompt is continued with does not depend on the other prompts, nor on how they are batched: see
+``batch.py``, whose steps a batch is continued by.
 """
 
-import secrets
-from typing import NamedTuple, Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 import torch
 from fairseq.data import Dictionary
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.generation.decoding import Decoding
+from metaseq_plugin.generation.batch import Batch, Request, Row
+from metaseq_plugin.generation.beam import search_beams
+from metaseq_plugin.generation.decoding import average, next_token_scores
 from metaseq_plugin.generation.sampling import count_repeats
-from metaseq_plugin.generation.search import (
-    Hypothesis,
-    Problem,
-    StopRule,
-    sample_rows,
-    search_beams,
-)
-from metaseq_plugin.generation.settings import Settings
+from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
+from metaseq_plugin.generation.stopping import StopRule
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.linear import store_for_decoding_
 
+# A batch holds at most so many tokens, new ones and padding included, and so many rows. In fp32 the
+# keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch.
+MAX_BATCH_TOKENS = 16_384
+MAX_BATCH_ROWS = 64
 
-class Continuations(NamedTuple):
-    """Of one prompt: samples in order, or beam search's hypotheses from the best on."""
 
-    hypotheses: list[Hypothesis]
-    prompt_scores: list[float]  # of the prompt's tokens after the first; empty unless asked for
+def batches(
+    lengths: Sequence[int], new_tokens: int, width: int, batch_size: Optional[int]
+) -> Iterator[list[int]]:
+    """Indices of prompts in batches of similar length.
+
+    Args:
+        lengths: tokens of each prompt.
+        new_tokens: most that a prompt may get.
+        width: rows per prompt.
+        batch_size: most rows at once; None: as many as ``MAX_BATCH_TOKENS`` and ``MAX_BATCH_ROWS`` allow.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"`batch_size` must be at least 1, but is {batch_size}. Set 8, say.")
+    most = max(1, (batch_size or MAX_BATCH_ROWS) // width)
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        tokens = (lengths[index] + new_tokens) * width * (len(batch) + 1)
+        too_many = batch_size is None and tokens > MAX_BATCH_TOKENS
+        if batch and (len(batch) == most or too_many):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 class Generator:
@@ -77,52 +99,98 @@ class Generator:
                     "holds it. Leave it out; batches are padded here."
                 )
 
-    @torch.inference_mode()
+    def begun(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Each prompt behind one ``</s>``, unless it begins with it."""
+        for number, prompt in enumerate(prompts):
+            if not prompt:
+                raise UserError(
+                    f"A prompt must have at least one token, but prompt {number} has none. "
+                    f"Set [{self.eos}], which is </s>, to begin a new document."
+                )
+        return [list(p) if p[0] == self.eos else [self.eos, *p] for p in prompts]
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
         limits: Sequence[int],
         settings: Settings,
         stop: Optional[StopRule] = None,
-        repeats: Optional[Sequence[int]] = None,
+        batch_size: Optional[int] = None,
     ) -> list[Continuations]:
-        """Continue all ``prompts`` as one batch.
+        """Continue all ``prompts``.
 
         Args:
             prompts: token ids, the leading ``</s>`` included.
-            limits: most new tokens, per prompt; capped so that the model can read them.
+            limits: most new tokens, per prompt; capped so that the models can read them.
             stop: asked after each new token of each row; not for beam search.
-            repeats: for prompts that are one of several batches, what ``count_repeats`` says of all.
+            batch_size: most rows at once; None: as many as fit into ``MAX_BATCH_TOKENS``.
 
         Raises:
             UserError: a prompt that is empty, too long, or outside the vocabulary.
         """
-        if not prompts:
-            return []
         self.check_prompts(prompts)
-        # The last new token is predicted but not read, hence one more than the model holds.
-        room = [self.longest + 1 - len(prompt) for prompt in prompts]
-        limits = [min(pair) for pair in zip(limits, room)]
-        longest = max(map(len, prompts))
-        capacity = longest + max(limits)
-        decoding = Decoding(self.models, self.pad)
-        multiplies = settings.num_samples > 1 or settings.beam > 1  # rows, after the prompts
-        logits, scores = decoding.prefill(
-            prompts, longest if multiplies else capacity, settings.with_prompt_scores
-        )
-        problem = Problem(
-            decoding, prompts, repeats or count_repeats(prompts), limits, settings,
-            self.pad, self.eos, logits, capacity,
-        )  # fmt: skip
-        if settings.beam > 1:
-            assert stop is None, "stop rules are for sampling"
-            found = search_beams(problem)
-        else:
-            seed = secrets.randbits(63) if settings.seed is None else settings.seed
-            found = sample_rows(problem, seed, stop)
-        rows = [[]] * len(prompts) if scores is None else scores.tolist()
-        return [
-            # Left padding comes first; a prompt of t tokens has t - 1 scores.
-            Continuations(hypotheses, row[len(row) - len(prompt) + 1 :])
-            for hypotheses, row, prompt in zip(found, rows, prompts)
+        requests = [
+            Request(prompt, limit, settings, repeat, stop)
+            for prompt, limit, repeat in zip(prompts, limits, count_repeats(prompts))
         ]
+        found: dict[int, Continuations] = {}
+        lengths, width = [len(prompt) for prompt in prompts], settings.num_samples * settings.beam
+        for batch in batches(lengths, max(limits, default=0), width, batch_size):
+            found.update(zip(batch, self.continue_batch([requests[i] for i in batch], settings)))
+        return [found[index] for index in range(len(prompts))]
+
+    @torch.inference_mode()
+    def continue_batch(
+        self, requests: Sequence[Request], settings: Settings
+    ) -> list[Continuations]:
+        """Continue requests of the same settings together."""
+        if settings.beam > 1:
+            assert requests[0].stop is None, "stop rules are for sampling"
+            prompts, limits = zip(*((r.prompt, r.limit) for r in requests))
+            return search_beams(self.models, prompts, limits, settings, self.pad, self.eos)
+        batch = Batch(self.models, self.pad, self.eos)
+        rows = batch.admit(requests)
+        while batch.rows:
+            batch.step()
+        n = settings.num_samples
+        return [
+            Continuations([hypothesis(row) for row in rows[i : i + n]], rows[i].prompt_scores)
+            for i in range(0, len(rows), n)
+        ]
+
+    def score(
+        self, rows: Sequence[Sequence[int]], batch_size: Optional[int] = None
+    ) -> list[list[float]]:
+        """Natural log-probability of each row's every token behind its first.
+
+        Raises:
+            UserError: a row that is empty, too long, or outside the vocabulary.
+        """
+        # A row's last token is scored, not read.
+        self.check_prompts([row[:-1] or row for row in rows])
+        self.check_prompts([row[-1:] for row in rows])
+        found: dict[int, list[float]] = {}
+        for batch in batches([len(row) for row in rows], 0, 1, batch_size):
+            found.update(zip(batch, self.score_batch([rows[i] for i in batch])))
+        return [found[index] for index in range(len(rows))]
+
+    @torch.inference_mode()
+    def score_batch(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        longest = max(map(len, rows))
+        if longest == 1:  # nothing behind the leading </s>
+            return [[] for _ in rows]
+        padded = [[*row, *[self.pad] * (longest - len(row))] for row in rows]
+        tokens = torch.tensor(padded, device=self.models[0].output_weight.device)  # (B, T)
+        scores = []
+        for model in self.models:
+            features = model.decoder.extract_features(tokens[:, :-1])  # (B, T - 1, E)
+            scores.append(next_token_scores(model, features, tokens[:, 1:]))
+        found = average(scores, normalized=True).tolist()
+        return [values[: len(row) - 1] for values, row in zip(found, rows)]
+
+
+def hypothesis(row: Row) -> Hypothesis:
+    """What a finished row is."""
+    assert row.finish_reason is not None
+    rank = row.request.settings.rank(sum(row.scores), len(row.tokens))
+    return Hypothesis(row.tokens, row.scores, rank, row.finish_reason)

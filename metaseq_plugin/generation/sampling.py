@@ -1,6 +1,6 @@
 """Choosing the next token from logits, reproducibly and independently of the rest of the batch.
 
-Legend: R rows (one continuation each), V vocabulary.
+Legend: R rows (one continuation each), V vocabulary, N tokens looked at.
 
 A row uses one uniform number per token: the token at which its cumulative probability passes that
 number. The numbers of a row come from a counter-based generator keyed by seed, prompt and number of
@@ -16,9 +16,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaseq_plugin.generation.settings import Settings
+
 # Where only top-p truncates, the CPU looks at so many of the likeliest tokens before it sorts all:
 # at V = 50,272 a full sort takes several times as long as the softmax and the choice together.
 FIRST_LOOK = 1024
+
+
+class Rule(NamedTuple):
+    """How a token is taken; rows of equal rules are chosen for together."""
+
+    blocked: tuple[int, ...]  # tokens that must not be taken
+    temperature: float  # 0: the likeliest is taken
+    top_k: int
+    top_p: float
+    with_scores: bool
+
+    @classmethod
+    def of(cls, settings: Settings, blocked: tuple[int, ...]) -> "Rule":
+        if settings.is_greedy:
+            return cls(blocked, 0.0, 0, 1.0, settings.with_scores)
+        return cls(
+            blocked, settings.temperature, settings.top_k, settings.top_p, settings.with_scores
+        )
 
 
 class Choice(NamedTuple):
@@ -39,56 +59,42 @@ def count_repeats(prompts: Sequence[Sequence[int]]) -> list[int]:
 
 
 def uniform_numbers(
-    seed: int,
-    prompts: Sequence[Sequence[int]],
-    repeats: Sequence[int],
-    num_samples: int,
-    lengths: Sequence[int],
+    seed: int, prompt: Sequence[int], repeat: int, num_samples: int, length: int
 ) -> Tensor:
-    """Numbers in [0, 1) for every sample of every prompt, (prompts × num_samples, max(lengths)).
+    """Numbers in [0, 1) for every sample of a prompt, (num_samples, length).
 
     Args:
-        repeats: as ``count_repeats``; a prompt given again gets further samples, not the same ones.
-        lengths: how many numbers, per prompt.
+        repeat: as ``count_repeats``; a prompt given again gets further samples, not the same ones.
     """
-    table = np.zeros((len(prompts) * num_samples, max(lengths)), dtype=np.float32)
-    for number, (prompt, repeat, length) in enumerate(zip(prompts, repeats, lengths)):
-        for sample in range(num_samples):
-            name = f"{seed} {repeat * num_samples + sample} {list(prompt)}"
-            key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
-            row = np.random.Generator(np.random.Philox(key=key))
-            table[number * num_samples + sample, :length] = row.random(length, dtype=np.float32)
+    table = np.empty((num_samples, length), dtype=np.float32)
+    for sample, row in enumerate(table):
+        name = f"{seed} {repeat * num_samples + sample} {list(prompt)}"
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
+        np.random.Generator(np.random.Philox(key=key)).random(dtype=np.float32, out=row)
     return torch.from_numpy(table)
 
 
-def choose(
-    logits: Tensor,
-    blocked: Sequence[int],
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    uniforms: Optional[Tensor],
-    with_scores: bool,
-) -> Choice:
+def choose(logits: Tensor, rule: Rule, uniforms: Optional[Tensor]) -> Choice:
     """Take one token per row.
 
     Args:
         logits: (R, V) fp32; overwritten.
-        blocked: tokens that must not be taken.
-        uniforms: (R,) in [0, 1), or None to take the likeliest token.
+        uniforms: (R,) in [0, 1); not looked at where the rule is greedy.
 
     Returns:
         Scores are natural log-probabilities under softmax(logits / temperature) before anything is
         blocked or truncated (for the likeliest token: under softmax(logits)).
     """
-    if uniforms is not None and temperature != 1.0:
-        logits = logits.div_(temperature)
-    normalizer = logits.logsumexp(-1) if with_scores else None  # (R,)
-    logits[:, list(blocked)] = -torch.inf
-    if uniforms is None:
+    if rule.temperature not in (0, 1):
+        logits = logits.div_(rule.temperature)
+    normalizer = logits.logsumexp(-1) if rule.with_scores else None  # (R,)
+    for token in rule.blocked:  # one by one: a list would have to be copied to an accelerator
+        logits[:, token] = -torch.inf
+    if rule.temperature == 0:
         best, tokens = logits.max(-1)  # (R,), (R,)
         return Choice(tokens, None if normalizer is None else best - normalizer)
-    tokens = sample(logits, uniforms, top_k, top_p)
+    assert uniforms is not None
+    tokens = sample(logits, uniforms, rule.top_k, rule.top_p)
     if normalizer is None:
         return Choice(tokens, None)
     return Choice(tokens, logits.gather(1, tokens[:, None])[:, 0] - normalizer)

@@ -1,11 +1,11 @@
-"""What a generation asks for, checked once at the door.
+"""What a generation asks for, checked once at the door, and what it gives.
 
 Lengths count new tokens, never the prompt, and ``</s>`` counts as one. A hypothesis that reaches its
 maximum ends there: no ``</s>`` is forced upon it, so its scores are those of real choices.
 """
 
 from dataclasses import dataclass
-from typing import Mapping, Optional
+from typing import Mapping, NamedTuple, Optional
 
 from metaseq_plugin.compat.errors import UserError
 
@@ -40,6 +40,22 @@ class Settings:
     def rank(self, total: float, length: int) -> float:
         """The number that hypotheses are compared by, from the sum of their tokens' scores."""
         return total / length**self.length_penalty if self.normalize else total
+
+
+class Hypothesis(NamedTuple):
+    """One continuation."""
+
+    tokens: list[int]  # new tokens, with the </s> that ended it, if one did
+    scores: list[float]  # natural log-probability of each; empty where none were asked for
+    rank: float  # what hypotheses are compared by; 0 without scores
+    finish_reason: str  # "eos", "length" or "stop"
+
+
+class Continuations(NamedTuple):
+    """Of one prompt: samples in order, or beam search's hypotheses from the best on."""
+
+    hypotheses: list[Hypothesis]
+    prompt_scores: list[float]  # of the prompt's tokens after the first; empty unless asked for
 
 
 def check_settings(

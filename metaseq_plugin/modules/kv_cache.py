@@ -81,3 +81,28 @@ class KVCache:
         old = self.is_pad[:, : self.length].index_select(0, rows)
         self.is_pad = old.new_zeros(len(rows), self.capacity)
         self.is_pad[:, : self.length] = old
+
+    def join(self, other: "KVCache", drop: int, capacity: int) -> None:
+        """Hold the sequences of ``other`` too, behind these; the shorter get padding on the left.
+
+        Args:
+            drop: how many first columns to leave out here, which are padding in every row.
+            capacity: the new one.
+        """
+        mine, theirs = self.length - drop, other.length
+        length = max(mine, theirs)
+        here, there = slice(length - mine, length), slice(length - theirs, length)
+        for held, others in ((self.keys, other.keys), (self.values, other.values)):
+            for layer, (old, more) in enumerate(zip(held, others)):
+                rows, heads, _, head_dim = old.shape
+                # Zeros, because a weight of 0 times what is left in empty memory may not be 0.
+                new = old.new_zeros(rows + len(more), heads, capacity, head_dim)
+                new[:rows, :, here] = old[:, :, drop : self.length]
+                new[rows:, :, there] = more[:, :, :theirs]
+                held[layer] = new
+        rows = len(self.is_pad)
+        is_pad = self.is_pad.new_ones(rows + len(other.is_pad), capacity)
+        is_pad[:rows, here] = self.is_pad[:, drop : self.length]
+        is_pad[rows:, there] = other.is_pad[:, :theirs]
+        self.is_pad, self.length, self.capacity = is_pad, length, capacity
+        self.has_pad = self.has_pad or other.has_pad or mine != theirs

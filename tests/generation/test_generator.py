@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.generation.generator import Continuations, Generator
-from metaseq_plugin.generation.settings import Settings
+from metaseq_plugin.generation.generator import Generator, batches
+from metaseq_plugin.generation.settings import Continuations, Settings
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.kv_cache import KVCache
 from tests.opt_models import KINDS, PAD, TINY, VOCAB_SIZE, config, decoder, dictionary, hf_twin
@@ -275,6 +275,48 @@ def test_stop_rule_ends_its_row_only() -> None:
     assert found[1].hypotheses[0].finish_reason == "stop"
     assert_same(found[0], free[0])
     assert_same(found[2], free[2])
+
+
+def test_stop_rule_is_asked_of_the_last_allowed_token_too() -> None:
+    machine = generator(tiny_model())
+    (free,) = machine.generate([[EOS, 5]], [6], GREEDY)
+    tokens = free.hypotheses[0].tokens
+    (found,) = machine.generate([[EOS, 5]], [6], GREEDY, stop=lambda seen: seen == tokens)
+    assert found.hypotheses[0].tokens == tokens
+    assert free.hypotheses[0].finish_reason == "length"
+    assert found.hypotheses[0].finish_reason == "stop"
+
+
+def test_batches_hold_similar_lengths_within_the_limits() -> None:
+    lengths = [5, 900, 3, 1000, 4]
+    assert list(batches(lengths, 100, 1, None)) == [[2, 4, 0, 1, 3]]
+    assert list(batches(lengths, 100, 6, None)) == [[2, 4, 0], [1, 3]]
+    assert list(batches(lengths, 10_000, 2, None)) == [[2], [4], [0], [1], [3]]
+    assert list(batches(lengths, 100, 1, 2)) == [[2, 4], [0, 1], [3]]
+    assert list(batches([], 100, 1, None)) == []
+
+
+def test_batches_do_not_change_what_is_generated_or_scored() -> None:
+    machine = generator(tiny_model())
+    prompts = random_prompts(7, longest=12)
+    settings = Settings(seed=2, num_samples=2)
+    together = machine.generate(prompts, [8] * 7, settings)
+    for one, other in zip(machine.generate(prompts, [8] * 7, settings, batch_size=5), together):
+        assert_same(one, other)
+    for scores, expected in zip(machine.score(prompts, batch_size=2), machine.score(prompts)):
+        assert scores == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_scores_are_log_probabilities_of_full_forward_passes(count: int) -> None:
+    models = [tiny_model(std=std) for std in (0.2, 0.3)[:count]]
+    prompts = random_prompts(5, longest=12)
+    for prompt, scores in zip(prompts, generator(*models).score(prompts)):
+        expected = []
+        for length in range(1, len(prompt)):
+            probs = [log_probs(model, prompt[:length]).exp()[prompt[length]] for model in models]
+            expected.append(math.log(sum(probs) / count))
+        assert scores == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

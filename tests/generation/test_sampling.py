@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from metaseq_plugin.generation.sampling import (
     FIRST_LOOK,
+    Rule,
     choose,
     count_repeats,
     sample,
@@ -78,8 +79,7 @@ def test_each_token_is_taken_for_its_share_of_the_numbers(top_k: int, top_p: flo
 
 
 def test_random_numbers_are_uniform_and_rows_unrelated() -> None:
-    prompts = [[2, i] for i in range(200)]
-    numbers = uniform_numbers(1, prompts, [0] * 200, 2, [64] * 200)
+    numbers = torch.cat([uniform_numbers(1, [2, i], 0, 2, 64) for i in range(200)])
     assert numbers.shape == (400, 64)
     counts = torch.histc(numbers, bins=20, min=0, max=1)
     expected = numbers.numel() / 20
@@ -90,16 +90,16 @@ def test_random_numbers_are_uniform_and_rows_unrelated() -> None:
 
 
 def test_numbers_belong_to_seed_prompt_and_sample() -> None:
-    both = uniform_numbers(5, [[2, 7], [2, 9]], [0, 0], 3, [8, 8])
-    alone = uniform_numbers(5, [[2, 9]], [0], 3, [8])
-    longer = uniform_numbers(5, [[2, 9]], [0], 3, [20])
-    fewer = uniform_numbers(5, [[2, 9]], [0], 1, [8])
-    again = uniform_numbers(5, [[2, 9]], [1], 3, [8])
-    other = uniform_numbers(6, [[2, 9]], [0], 3, [8])
-    assert torch.equal(both[3:], alone)
-    assert torch.equal(longer[:, :8], alone)
-    assert torch.equal(fewer, alone[:1])
-    rows = torch.cat([both, again, other])
+    first = uniform_numbers(5, [2, 7], 0, 3, 8)
+    second = uniform_numbers(5, [2, 9], 0, 3, 8)
+    longer = uniform_numbers(5, [2, 9], 0, 3, 20)
+    fewer = uniform_numbers(5, [2, 9], 0, 1, 8)
+    again = uniform_numbers(5, [2, 9], 1, 3, 8)
+    other = uniform_numbers(6, [2, 9], 0, 3, 8)
+    assert torch.equal(uniform_numbers(5, [2, 9], 0, 3, 8), second)
+    assert torch.equal(longer[:, :8], second)
+    assert torch.equal(fewer, second[:1])
+    rows = torch.cat([first, second, again, other])
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(rows, 2))
 
 
@@ -110,15 +110,15 @@ def test_repeats_are_counted() -> None:
 def test_scores_are_of_the_untruncated_distribution_at_the_temperature() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 0.5]])
     uniforms = torch.tensor([0.99])
-    choice = choose(logits.clone(), [1], 0.5, 1, 1.0, uniforms, with_scores=True)
+    choice = choose(logits.clone(), Rule((1,), 0.5, 1, 1.0, True), uniforms)
     assert choice.tokens.tolist() == [2]  # 1 is blocked, and of the rest one is left
     expected = (logits / 0.5).log_softmax(-1)[0, 2]
     assert choice.scores is not None
     torch.testing.assert_close(choice.scores[0], expected)
-    greedy = choose(logits.clone(), [], 0.0, 0, 1.0, None, with_scores=True)
+    greedy = choose(logits.clone(), Rule((), 0.0, 0, 1.0, True), None)
     assert greedy.scores is not None
     torch.testing.assert_close(greedy.scores[0], logits.log_softmax(-1)[0, 1])
-    assert choose(logits.clone(), [], 0.0, 0, 1.0, None, with_scores=False).scores is None
+    assert choose(logits.clone(), Rule((), 0.0, 0, 1.0, False), None).scores is None
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
@@ -126,5 +126,5 @@ def test_blocked_tokens_are_never_taken(uniform: float) -> None:
     logits = torch.tensor([[9.0, 0.0, 1.0, 9.0]])
     for top_k, top_p in ((0, 1.0), (4, 1.0), (0, 0.99)):
         row = logits.clone()
-        choice = choose(row, [0, 3], 1.0, top_k, top_p, torch.tensor([uniform]), False)
+        choice = choose(row, Rule((0, 3), 1.0, top_k, top_p, False), torch.tensor([uniform]))
         assert choice.tokens.item() in (1, 2)

@@ -1,0 +1,260 @@
+"""Rows that are continued together, one token a step; they may join and leave at any step.
+
+    batch = Batch(models, pad, eos)
+    rows = batch.admit([Request([2, 31414, 232], 20, Settings(temperature=0.0))])
+    while batch.rows:
+        for new in batch.step():
+            print(new.row.request.prompt, new.token, new.row.finish_reason)
+
+Legend: P prompts admitted together, n samples per prompt, R rows, V vocabulary, N numbers still to use.
+
+What a prompt is continued with depends neither on the other rows nor on when it was admitted: padding is
+seen by no one, and random numbers belong to a prompt (``sampling.py``). A step (1) lets the models read
+what the step before chose, (2) chooses a token for every row, those of equal rules together, (3) asks
+which rows have finished. A finished row is given padding until half of the rows have finished; then the
+others go on alone.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+from typing import NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad as widen
+
+from metaseq_plugin.generation.decoding import Decoding
+from metaseq_plugin.generation.sampling import Rule, choose, uniform_numbers
+from metaseq_plugin.generation.settings import Settings
+from metaseq_plugin.generation.stopping import StopRule
+from metaseq_plugin.models.opt import OPTLanguageModel
+
+# Asking an accelerator what it chose makes the host wait for it. A CPU is asked always, and so is an
+# accelerator while a row is streamed or has a stop rule.
+STEPS_BETWEEN_QUESTIONS = 8
+
+
+class Request(NamedTuple):
+    """A prompt to be continued, in its own way."""
+
+    prompt: Sequence[int]  # token ids, the leading </s> included
+    limit: int  # most new tokens; capped so that the models can read them
+    settings: Settings  # for sampling: ``beam`` is 1
+    repeat: int = 0  # how many equal prompts, whose samples must differ, came before
+    stop: Optional[StopRule] = None  # asked after each new token
+    streamed: bool = False  # whether each token is wanted at once
+
+    def numbers(self, limit: int) -> Tensor:
+        """The random numbers of its samples, (n, limit), or none where nothing is left to chance."""
+        settings = self.settings
+        if settings.is_greedy:
+            return torch.empty(settings.num_samples, 0)
+        seed = secrets.randbits(63) if settings.seed is None else settings.seed
+        return uniform_numbers(seed, self.prompt, self.repeat, settings.num_samples, limit)
+
+
+@dataclass(eq=False)
+class Row:
+    """One sample of a request, and what is known of it so far."""
+
+    request: Request
+    limit: int
+    begun: int  # the batch's steps when it was admitted
+    prompt_scores: list[float]  # of the prompt's tokens after the first, where asked for
+    tokens: list[int] = field(default_factory=list)  # new ones, with the </s> that ended it
+    scores: list[float] = field(default_factory=list)  # of each, where asked for
+    finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled"; None: it goes on
+
+    def take(self, token: int, score: float, eos: int) -> None:
+        """Append a new token, and find out whether it is the last."""
+        self.tokens.append(token)
+        if self.request.settings.with_scores:
+            self.scores.append(score)
+        if token == eos:
+            self.finish_reason = "eos"
+        elif self.request.stop is not None and self.request.stop(self.tokens):
+            self.finish_reason = "stop"
+        elif len(self.tokens) == self.limit:
+            self.finish_reason = "length"
+
+    def remaining(self) -> int:
+        """How many more tokens it may get."""
+        return self.limit - len(self.tokens) if self.finish_reason is None else 0
+
+
+class News(NamedTuple):
+    """A token that a row has got; ``row.finish_reason`` says whether it is the row's last."""
+
+    row: Row
+    token: int
+    score: Optional[float]  # natural log-probability, where the row's settings ask for it
+
+
+class Batch:
+    """The rows under way.
+
+    Attributes:
+        rows: those that go on, and finished ones that have not left yet; empty when all have finished.
+    """
+
+    def __init__(self, models: Sequence[OPTLanguageModel], pad: int, eos: int) -> None:
+        self.pad = pad
+        self.eos = eos
+        self.device = models[0].output_weight.device
+        self.patience = 1 if self.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
+        self.decoding = Decoding(models, pad)
+        self.rows: list[Row] = []
+        self.steps = 0
+        nothing = torch.empty(0, dtype=torch.long, device=self.device)
+        self.last = nothing  # (R,) tokens chosen last
+        self.logits: Optional[Tensor] = None  # (R, V) of the next; None: ``last`` is not read yet
+        self.remaining = nothing  # (R,) how many tokens are to come, or ≤ 0
+        self.uniforms = torch.empty(0, 0, device=self.device)  # (R, N), a column a step
+        self.members: dict[Rule, list[int]] = {}  # which rows follow which rule
+        self.places: list[Tensor] = []  # the same on the device
+        self.unread: list[tuple[Tensor, Tensor]] = []  # tokens (R,) and scores (R,), step by step
+        self.news: list[News] = []
+
+    @torch.inference_mode()
+    def admit(self, requests: Sequence[Request]) -> list[Row]:
+        """Read the prompts, all in one forward pass; their rows, ``num_samples`` per request in order.
+
+        Prompts must have passed ``Generator.check_prompts``, settings ``check_settings``.
+        """
+        self.read()
+        self.keep([index for index, row in enumerate(self.rows) if row.finish_reason is None])
+        prompts = [request.prompt for request in requests]
+        limits = [min(r.limit, self.decoding.room(r.prompt)) for r in requests]
+        samples = [request.settings.num_samples for request in requests]
+        longest = max(map(len, prompts))
+        capacity = longest + max(limits)
+        newcomers = Decoding(self.decoding.models, self.pad)
+        logits, scores = newcomers.prefill(
+            prompts,
+            capacity if max(samples) == 1 else longest,
+            any(request.settings.with_prompt_scores for request in requests),
+        )
+        origin = [number for number, n in enumerate(samples) for _ in range(n)]  # (R,)
+        if len(origin) > len(prompts):
+            index = torch.tensor(origin, device=self.device)
+            newcomers.select(index, capacity)
+            logits = logits[index]
+        rows = []
+        for number in origin:
+            kept = scores[number] if requests[number].settings.with_prompt_scores else []
+            rows.append(Row(requests[number], limits[number], self.steps, kept))
+        numbers = [request.numbers(limit) for request, limit in zip(requests, limits)]
+        self.join(rows, newcomers, logits, numbers)
+        return rows
+
+    def join(
+        self, rows: list[Row], newcomers: Decoding, logits: Tensor, numbers: list[Tensor]
+    ) -> None:
+        """Take ``rows`` in, R' of them: their caches, logits (R', V) and random numbers, (n, …) each."""
+        most = max(row.remaining() for row in self.rows + rows)
+        if self.rows:
+            self.advance()
+            assert self.logits is not None
+            logits = torch.cat([self.logits, logits])
+            longest = max(len(row.request.prompt) + len(row.tokens) for row in self.rows)
+            self.decoding.join(newcomers, longest, most)
+        else:
+            self.decoding = newcomers
+        self.logits = logits
+        self.rows = self.rows + rows
+        self.last = torch.full((len(self.rows),), self.pad, device=self.device)
+        self.remaining = torch.tensor([row.remaining() for row in self.rows], device=self.device)
+        tables = [self.uniforms, *(table.to(self.device) for table in numbers)]
+        self.uniforms = torch.cat([widen(t, (0, most - t.size(1))) for t in tables])  # (R, N)
+
+    @torch.inference_mode()
+    def step(self) -> list[News]:
+        """Choose a token for every row; what has become known since the last call, in order.
+
+        That is one token per row that goes on, each time on a CPU or while a row is streamed or has a
+        stop rule; else several at once after several steps.
+        """
+        self.advance()
+        self.choose()
+        self.remaining = (self.remaining - 1).masked_fill_(self.last == self.eos, 0)
+        is_watched = any(row.request.streamed or row.request.stop is not None for row in self.rows)
+        most = max(row.remaining() for row in self.rows)
+        if is_watched or len(self.unread) >= min(self.patience, most):
+            self.read()
+        news, self.news = self.news, []
+        return news
+
+    @torch.inference_mode()
+    def cancel(self, row: Row) -> None:
+        """Continue ``row`` no further; it keeps what it has got."""
+        if row.finish_reason is None:
+            row.finish_reason = "cancelled"
+            if not self.unread:
+                self.dismiss()
+
+    def advance(self) -> None:
+        """Let the models read the tokens chosen last, unless they have."""
+        if self.logits is None:
+            self.logits = self.decoding.step(self.last.masked_fill(self.remaining <= 0, self.pad))
+
+    def choose(self) -> None:
+        """Take the next token of every row, finished ones included: what they get is not looked at."""
+        assert self.logits is not None
+        members: dict[Rule, list[int]] = {}
+        for index, row in enumerate(self.rows):
+            settings = row.request.settings
+            is_early = self.steps - row.begun < settings.min_new_tokens
+            rule = Rule.of(settings, (self.pad, self.eos) if is_early else (self.pad,))
+            members.setdefault(rule, []).append(index)
+        if members != self.members:
+            self.members = members
+            self.places = [torch.tensor(rows, device=self.device) for rows in members.values()]
+        self.last = torch.empty_like(self.remaining)
+        scores = torch.zeros(len(self.rows), device=self.device)
+        for rule, place in zip(members, self.places):
+            rows = slice(None) if len(members) == 1 else place
+            uniforms = None if rule.temperature == 0 else self.uniforms[rows, 0]
+            choice = choose(self.logits[rows], rule, uniforms)
+            self.last[rows] = choice.tokens
+            if choice.scores is not None:
+                scores[rows] = choice.scores
+        self.unread.append((self.last, scores))
+        self.logits = None
+        self.uniforms = self.uniforms[:, 1:]
+        self.steps += 1
+
+    def read(self) -> None:
+        """Bring what was chosen to the host, and let rows go that it has finished."""
+        if not self.unread:
+            return
+        tokens, scores = (torch.stack(column).tolist() for column in zip(*self.unread))
+        self.unread = []
+        for step_tokens, step_scores in zip(tokens, scores):
+            for row, token, score in zip(self.rows, step_tokens, step_scores):
+                if row.finish_reason is None:
+                    row.take(token, score, self.eos)
+                    self.news.append(News(row, token, row.scores[-1] if row.scores else None))
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """Let finished rows leave where that is worth a copy of the others, or give them padding."""
+        finished = [index for index, row in enumerate(self.rows) if row.finish_reason is not None]
+        if 2 * len(finished) >= len(self.rows):
+            self.keep([index for index, row in enumerate(self.rows) if row.finish_reason is None])
+        elif finished:
+            self.remaining[torch.tensor(finished, device=self.device)] = 0
+
+    def keep(self, present: list[int]) -> None:
+        """Go on with these rows only."""
+        if len(present) == len(self.rows):
+            return
+        index = torch.tensor(present, dtype=torch.long, device=self.device)
+        self.rows = [self.rows[i] for i in present]
+        self.last, self.remaining, self.uniforms = (
+            state[index] for state in (self.last, self.remaining, self.uniforms)
+        )
+        self.logits = None if self.logits is None else self.logits[index]
+        if present:
+            self.decoding.select(index)
+        else:
+            self.decoding, self.logits = Decoding(self.decoding.models, self.pad), None

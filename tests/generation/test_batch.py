@@ -1,0 +1,235 @@
+"""Rows that join and leave at any step get what they would get alone, each by its own settings."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaseq_plugin.generation.batch import Batch, Request, Row
+from metaseq_plugin.generation.settings import Settings
+from metaseq_plugin.models.opt import OPTLanguageModel
+from tests.generation.test_generator import EOS, GREEDY, random_prompts, tiny_model
+from tests.opt_models import KINDS, PAD
+
+VOCAB_SIZE = 24
+MODELS = {kind: tiny_model(VOCAB_SIZE, 0.2, kind).eval() for kind in KINDS}
+SETTINGS = [
+    GREEDY,
+    Settings(temperature=0.0, min_new_tokens=6, with_scores=False),
+    Settings(seed=1),
+    Settings(seed=2, min_new_tokens=9),
+    Settings(seed=3, num_samples=3),
+    Settings(seed=4, temperature=0.6, top_k=7, with_prompt_scores=True),
+    Settings(seed=5, temperature=1.4, top_p=0.8, with_scores=False),
+]
+
+
+def empty(kind: str, patience: int = 1) -> Batch:
+    """Asked every ``patience`` steps what it has chosen, as an accelerator's is."""
+    batch = Batch([MODELS[kind]], PAD, EOS)
+    batch.patience = patience
+    return batch
+
+
+def finish(batch: Batch) -> None:
+    while batch.rows:
+        batch.step()
+
+
+def alone(kind: str, request: Request) -> list[Row]:
+    batch = empty(kind)
+    rows = batch.admit([request])
+    finish(batch)
+    return rows
+
+
+def assert_as_alone(kind: str, rows: list[Row]) -> None:
+    """``rows`` are one request's; cancelled ones have the beginning."""
+    for row, expected in zip(rows, alone(kind, rows[0].request), strict=True):
+        assert row.finish_reason is not None
+        count = len(row.tokens)
+        assert row.tokens == expected.tokens[:count]
+        if row.finish_reason != "cancelled":
+            assert (count, row.finish_reason) == (len(expected.tokens), expected.finish_reason)
+        assert row.scores == pytest.approx(expected.scores[: len(row.scores)], abs=1e-5)
+        assert len(row.scores) == (count if row.request.settings.with_scores else 0)
+        assert row.prompt_scores == pytest.approx(expected.prompt_scores, abs=1e-5)
+
+
+def requests(count: int, longest: int, seed: int, choice: Settings) -> list[Request]:
+    prompts = random_prompts(count, longest, VOCAB_SIZE, seed)
+    return [Request(prompt, 8 + 3 * i, choice) for i, prompt in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("longest", [(4, 18), (18, 4)], ids=["longer", "shorter"])
+@pytest.mark.parametrize("choice", SETTINGS[:4], ids=["greedy", "early", "sampled", "blocked"])
+def test_admitted_in_the_middle_as_alone(
+    kind: str, longest: tuple[int, int], choice: Settings
+) -> None:
+    batch = empty(kind)
+    first = batch.admit(requests(3, longest[0], 1, choice))
+    for _ in range(4):
+        batch.step()
+    second = batch.admit(requests(4, longest[1], 2, choice))
+    batch.step()
+    third = batch.admit(requests(1, 9, 3, choice))
+    finish(batch)
+    for row in first + second + third:
+        assert_as_alone(kind, [row])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("patience", [1, 5])
+def test_every_row_by_its_own_settings(kind: str, patience: int) -> None:
+    batch = empty(kind, patience)
+    wanted = [
+        Request(prompt, 20, choice)
+        for prompt, choice in zip(random_prompts(7, 12, VOCAB_SIZE), SETTINGS, strict=True)
+    ]
+    rows = batch.admit(wanted)
+    assert len(batch.rows) == 9
+    finish(batch)
+    assert [row.request for row in rows] == [
+        r for r in wanted for _ in range(r.settings.num_samples)
+    ]
+    for request in wanted:
+        assert_as_alone(kind, [row for row in rows if row.request is request])
+
+
+def test_equal_settings_are_chosen_for_together() -> None:
+    batch = empty("pre-norm")
+    batch.admit(requests(4, 9, 1, SETTINGS[3]))
+    batch.step()
+    assert list(batch.members.values()) == [[0, 1, 2, 3]]
+    batch.admit(requests(2, 9, 2, SETTINGS[3]))
+    batch.admit(requests(1, 9, 3, GREEDY))
+    batch.step()
+    assert list(batch.members.values()) == [[0, 1, 2, 3, 4, 5], [6]]
+    for _ in range(8):  # the first four may end now, the two behind them at the next step
+        batch.step()
+    assert sorted(len(rule.blocked) for rule in batch.members if rule.temperature) == [1, 2]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_step_tells_what_every_row_got(streamed: bool) -> None:
+    batch = empty("pre-norm", patience=3)
+    wanted = [request._replace(streamed=streamed) for request in requests(3, 9, 1, SETTINGS[2])]
+    rows = batch.admit(wanted)
+    told: dict[int, list[tuple[int, object]]] = {id(row): [] for row in rows}
+    counts = []
+    while batch.rows:
+        going = sum(row.finish_reason is None for row in rows)
+        news = batch.step()
+        counts.append(len(news))
+        if streamed:
+            assert counts[-1] == going
+        for new in news:
+            told[id(new.row)].append((new.token, new.score))
+    assert (0 in counts) is not streamed
+    for row in rows:
+        assert told[id(row)] == list(zip(row.tokens, row.scores))
+
+
+@pytest.mark.parametrize("patience", [1, 4])
+def test_cancelled_rows_leave(patience: int) -> None:
+    batch = empty("pre-norm", patience)
+    choice = Settings(temperature=0.0, min_new_tokens=20)
+    rows = batch.admit([Request([EOS, 5 + i], 20, choice) for i in range(4)])
+    batch.step()
+    batch.step()
+    batch.cancel(rows[1])
+    batch.cancel(rows[2])
+    for _ in range(patience):
+        batch.step()
+    assert batch.rows == [rows[0], rows[3]]
+    assert all(len(cache.is_pad) == 2 for cache in batch.decoding.caches)
+    finish(batch)
+    batch.cancel(rows[0])  # it has ended already
+    assert [row.finish_reason for row in rows] == ["length", "cancelled", "cancelled", "length"]
+    for row in rows:
+        assert_as_alone("pre-norm", [row])
+    assert batch.decoding.caches == []
+
+
+def test_columns_that_are_padding_for_all_are_given_up() -> None:
+    """A batch that is never empty does not grow for ever."""
+    batch = empty("pre-norm")
+    choice = Settings(temperature=0.0, min_new_tokens=10)
+    lengths = []
+    for round_number in range(30):
+        rows = batch.admit([Request([EOS, 4 + round_number % 20], 10, choice)])
+        for _ in range(6):
+            batch.step()
+        lengths.append(batch.decoding.caches[0].length)
+        assert len(rows[0].tokens) == 6
+    assert max(lengths) <= 2 + 12
+
+
+class Action(NamedTuple):
+    """Of a schedule: admit ``wanted``, cancel row ``cancelled`` of those there are, take ``steps``."""
+
+    wanted: list[Request]
+    cancelled: int
+    steps: int
+
+
+def every_fifth(tokens: list[int]) -> bool:
+    return tokens[-1] % 5 == 0
+
+
+REQUESTS = st.builds(
+    Request,
+    prompt=st.lists(st.integers(4, VOCAB_SIZE - 1), max_size=24).map(lambda ids: [EOS, *ids]),
+    limit=st.integers(1, 25),
+    settings=st.sampled_from(SETTINGS),
+    repeat=st.integers(0, 1),
+    stop=st.sampled_from([None, None, every_fifth]),
+    streamed=st.booleans(),
+)
+ACTIONS = st.builds(Action, st.lists(REQUESTS, max_size=3), st.integers(0, 30), st.integers(0, 12))
+
+
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    patience=st.sampled_from([1, 3, 8]),
+    schedule=st.lists(ACTIONS, min_size=1, max_size=6),
+)
+@settings(deadline=None, max_examples=60)
+def test_any_schedule_gives_what_each_request_gives_alone(
+    kind: str, patience: int, schedule: list[Action]
+) -> None:
+    batch = empty(kind, patience)
+    admitted: list[list[Row]] = []
+    for action in schedule:
+        if action.wanted:
+            rows = iter(batch.admit(action.wanted))
+            for request in action.wanted:
+                admitted.append([next(rows) for _ in range(request.settings.num_samples)])
+        everyone = [row for rows_of_one in admitted for row in rows_of_one]
+        if action.cancelled < len(everyone):
+            batch.cancel(everyone[action.cancelled])
+        for _ in range(action.steps):
+            if batch.rows:
+                batch.step()
+    finish(batch)
+    for rows_of_one in admitted:
+        assert_as_alone(kind, rows_of_one)
+
+
+def test_several_models_admit_together() -> None:
+    models: list[OPTLanguageModel] = [tiny_model(VOCAB_SIZE, std).eval() for std in (0.2, 0.3)]
+    found = []
+    for steps in (0, 3):
+        batch = Batch(models, PAD, EOS)
+        first = batch.admit(requests(1, 9, 1, GREEDY))
+        for _ in range(steps):
+            batch.step()
+        found.append(first + batch.admit(requests(2, 9, 2, GREEDY)))
+        finish(batch)
+    for one, other in zip(*found):
+        assert one.tokens == other.tokens
+        assert one.scores == pytest.approx(other.scores, abs=1e-5)
+    assert torch.is_inference_mode_enabled() is False
