@@ -13,7 +13,7 @@ from metaseq_plugin.checkpoint.load import scaled_position
 from metaseq_plugin.checkpoint.manifest import SetName
 from metaseq_plugin.checkpoint.reshard import reshard
 from metaseq_plugin.checkpoint.save import stems_to_save
-from metaseq_plugin.compat import checkpoint_sets
+from metaseq_plugin.compat import checkpoint_sets, host
 from metaseq_plugin.hub import OPT
 from tests.checkpoint.test_retention import options
 from tests.fairseq_runs import Ended, run_fairseq, train, write_data
@@ -239,8 +239,8 @@ def test_a_crash_of_one_process_is_kept(five: Run, tmp_path: Path) -> None:
 
 def test_no_crash_file_where_several_processes_train(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[str] = []
-    host: Any = SimpleNamespace(owns=lambda cfg: cfg.is_ours)
-    monkeypatch.setattr("metaseq_plugin.compat.host.registered", lambda: host)
+    owner: Any = SimpleNamespace(owns=lambda cfg: cfg.is_ours)
+    monkeypatch.setattr(host, "registered", lambda: owner)
     save = checkpoint_sets.without_crash_file(lambda trainer, name, extra: saved.append(name))
     for world_size, ours in ((1, True), (2, True), (2, False)):
         cfg = SimpleNamespace(
