@@ -83,7 +83,7 @@ def walks() -> Dict[str, List[str]]:
     ("text", "found"),
     [
         ("see `metaseq_plugin/no.py`", ["metaseq_plugin/no.py", "metaseq_plugin/no.py"]),
-        ("see metaseq_plugin/data/bpe/ and scripts/no.sh", ["metaseq_plugin/data/bpe/", "scripts/no.sh"]),
+        ("see metaseq_plugin/data/cellar/ and scripts/no.sh", ["metaseq_plugin/data/cellar/", "scripts/no.sh"]),
         ("[x](no.md#part)", ["no.md"]),
         ("`layout/no.py`", ["layout/no.py"]),
         ("[x](train.md#part) [y](https://a.b/c) `layout/piece.py` metaseq_plugin/layout/.", []),
