@@ -60,6 +60,11 @@ class IndexedFile(NamedTuple):
     def num_documents(self) -> int:
         return len(self.starts) - 1
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the documents."""
+        return int(self.starts[-1] - self.starts[0])
+
 
 def is_packed(path: Path) -> bool:
     return path.name.lower().endswith((".gz", ".zst"))
