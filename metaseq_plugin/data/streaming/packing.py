@@ -124,27 +124,15 @@ class Packer:
         return tally
 
     def rest(self) -> np.ndarray:
-        """The tally of the documents of no tokens behind the last block."""
-        return self._tally(len(self.ends))
+        """The tally of the documents of no tokens behind the last block; told once."""
+        tally, self.done = self._tally(len(self.ends)), len(self.ends)
+        return tally
 
-
-class Blocks:
-    """The blocks of an epoch from ``packer``'s position on; then ``rest`` is what came behind them."""
-
-    def __init__(self, packer: Packer, tokenised: Iterable[tuple[Range, Tokenised]]) -> None:
-        self.rest: Optional[np.ndarray] = None
-        self._blocks = self._pack(packer, tokenised)
-
-    def __iter__(self) -> Iterator[Block]:
-        return self._blocks
-
-    def _pack(
-        self, packer: Packer, tokenised: Iterable[tuple[Range, Tokenised]]
-    ) -> Iterator[Block]:
+    def blocks(self, tokenised: Iterable[tuple[Range, Tokenised]]) -> Iterator[Block]:
+        """The blocks of all that is ``tokenised``."""
         for run, tokens in tokenised:
-            packer.add(run.corpora, tokens)
-            while (block := packer.take(is_last=False)) is not None:
+            self.add(run.corpora, tokens)
+            while (block := self.take(is_last=False)) is not None:
                 yield block
-        while (block := packer.take(is_last=True)) is not None:
+        while (block := self.take(is_last=True)) is not None:
             yield block
-        self.rest = packer.rest()
