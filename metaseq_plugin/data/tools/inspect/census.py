@@ -212,9 +212,3 @@ class Census:
 
     def lengths(self) -> dict[str, Lengths]:
         return {name: corpus.lengths for name, corpus in self.corpora.items()}
-
-    def lengths_of_all(self) -> Lengths:
-        total = Lengths()
-        for lengths in self.lengths().values():
-            total.merge(lengths)
-        return total
