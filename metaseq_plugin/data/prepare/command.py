@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         return
     try:
         with _work_folder(destdir, plan) as work:
-            counts = _prepare(args, files, plan, work)
+            counts = _prepare(args, files, work)
             _publish(work, destdir, {"plan": plan, **counts})
     except OSError as error:
         raise UserError(
@@ -205,15 +205,14 @@ def _work_folder(destdir: Path, plan: Plan) -> Iterator[Path]:
     shutil.rmtree(work)
 
 
-def _prepare(args: argparse.Namespace, files: list[Path], plan: Plan, work: Path) -> Plan:
+def _prepare(args: argparse.Namespace, files: list[Path], work: Path) -> Plan:
     """Fill ``work / "result"`` with everything but the report; return the counts for it."""
     split_documents = SplitDocuments(args.split_documents)
-    num_bytes = sum(entry["bytes"] for entry in plan["inputs"])
     folder = work / "tokenizer"
     if not folder.exists():
-        _make_tokenizer(args, files, num_bytes, folder)
+        _make_tokenizer(args, files, folder)
     tokenizer = from_folder(folder)
-    with progress_bar("tokenize", num_bytes) as bar:
+    with progress_bar("tokenize", files) as bar:
         chunk_files = tokenize_corpus(
             read_chunks(files, split_documents),
             work / "chunks",
@@ -229,16 +228,14 @@ def _prepare(args: argparse.Namespace, files: list[Path], plan: Plan, work: Path
     return {"dictionary_size": len(tokenizer), "counts": counts}
 
 
-def _make_tokenizer(
-    args: argparse.Namespace, files: list[Path], num_bytes: int, folder: Path
-) -> None:
+def _make_tokenizer(args: argparse.Namespace, files: list[Path], folder: Path) -> None:
     """Copy or train the tokenizer into ``folder``, which appears whole or not at all."""
     split, given = SplitDocuments(args.split_documents), given_files(args)
     with atomic.new_folder(folder, needed_bytes=0) as unfinished:
         if given:
             tokenizer = from_files(args.bpe, *given)
         else:
-            with progress_bar("sample", num_bytes) as bar:
+            with progress_bar("sample", files) as bar:
                 documents = read_with_progress(files, split, bar.update)
                 train_vocabulary(
                     args.bpe, documents, args.vocab_size, unfinished, args.seed, args.workers

@@ -29,7 +29,13 @@ from metaseq_plugin.tokenizers.dictionary import token_dtype
 from metaseq_plugin.tokenizers.open import from_folder
 
 HASH_BYTES = 8
+NO_TEXT = "The inputs must hold text, but all their documents are empty. Name other files."
 SPLITS = ("train", "valid")
+
+
+def seeded_hash(content: bytes, seed: int) -> int:
+    key = blake2b(content, digest_size=HASH_BYTES, key=b"%d" % seed)
+    return int.from_bytes(key.digest(), "little")
 
 
 @lru_cache(maxsize=1)
@@ -57,8 +63,7 @@ def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int
             num_empty += 1
             continue
         encoded = text.encode()
-        key = blake2b(encoded, digest_size=HASH_BYTES, key=b"%d" % seed)
-        hashes.append(int.from_bytes(key.digest(), "little"))
+        hashes.append(seeded_hash(encoded, seed))
         num_bytes.append(len(encoded))
         tokens.append(np.append(tokenizer.encode(text), EOS).astype(dtype))
     with atomic.replacing(path) as unfinished, unfinished.open("wb") as stream:
@@ -105,18 +110,17 @@ def tokenize_corpus(
 def _valid_threshold(chunk_files: list[Path], valid_fraction: float) -> np.uint64:
     """Documents whose hash lies below it are held out; moved where one split would be empty."""
     wanted = np.uint64(int(valid_fraction * 2 ** (8 * HASH_BYTES)))
-    lowest, highest, num_documents = None, None, 0
+    bounds: list[np.uint64] = []
+    num_documents = 0
     for path in chunk_files:
         with np.load(path) as chunk:
             hashes = chunk["hashes"]
         if len(hashes):
             num_documents += len(hashes)
-            lowest = hashes.min() if lowest is None else min(lowest, hashes.min())
-            highest = hashes.max() if highest is None else max(highest, hashes.max())
-    if lowest is None or highest is None:
-        raise UserError(
-            "The inputs must hold text, but all their documents are empty. Name other files."
-        )
+            bounds += [hashes.min(), hashes.max()]
+    if not bounds:
+        raise UserError(NO_TEXT)
+    lowest, highest = min(bounds), max(bounds)
     if lowest == highest:
         raise UserError(
             "The inputs must hold at least two different documents, one of them to validate on, "

@@ -233,12 +233,18 @@ class StreamingEpochs(EpochBatchIterating):
                 )
             return
         state: StreamingState = state_dict["streaming"]
-        check_identity(state["identity"], self.split.identity)
-        names = self.split.corpora.names
-        self._resumed = RoundsState(state["shuffle"], numbers(names, state["seen"]))
+        names = different(state["identity"], self.split.identity)
+        if names:
+            raise UserError(
+                f"A run must resume on the data and settings that it was begun with, but {names} differ "
+                "from the checkpoint's. Set them as they were, or --reset-dataloader to begin the data "
+                "anew."
+            )
+        corpora = self.split.corpora.names
+        self._resumed = RoundsState(state["shuffle"], numbers(corpora, state["seen"]))
         self.shuffle = state_dict["shuffle"]
         self._samples_before = state["samples_before"]
-        self._tally_before = numbers(names, state["seen_before"])
+        self._tally_before = numbers(corpora, state["seen_before"])
         self.skips = Skips(self.skips.skips, *state["skipped"])
 
     # What the batches of the epoch at hand tell.
@@ -285,13 +291,3 @@ class StreamingEpochs(EpochBatchIterating):
 def different(saved: Identity, ours: Identity) -> str:
     """What two splits differ in, in words; empty if they give the same samples."""
     return " and ".join(name for name, value in ours.items() if saved.get(name) != value)
-
-
-def check_identity(saved: Identity, ours: Identity) -> None:
-    """Raise UserError unless a state of ``saved`` means the same samples here."""
-    names = different(saved, ours)
-    if names:
-        raise UserError(
-            f"A run must resume on the data and settings that it was begun with, but {names} differ "
-            "from the checkpoint's. Set them as they were, or --reset-dataloader to begin the data anew."
-        )

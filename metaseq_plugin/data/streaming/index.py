@@ -31,8 +31,7 @@ import numpy as np
 import torch
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.compressed import DAMAGED, unpacked
-from metaseq_plugin.data.documents.reading import document_format, open_input
+from metaseq_plugin.data.documents.reading import DAMAGED, document_format, open_input, unpacked
 from metaseq_plugin.data.processes import available_cores, killed_means, process_pool
 from metaseq_plugin.data.streaming.files import readable
 from metaseq_plugin.data.streaming.line_scan import Part, joined, scan

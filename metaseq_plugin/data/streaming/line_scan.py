@@ -98,10 +98,7 @@ def line_number(path: Path, offset: int) -> int:
     """The number, from 1, of the line that byte ``offset`` of ``path`` lies in."""
     number, left = 1, offset
     with path.open("rb") as stream:
-        while left > 0:
-            content = stream.read(min(left, READ_BYTES))
-            if not content:
-                break
+        while content := stream.read(min(left, READ_BYTES)):
             number += content.count(b"\n")
             left -= len(content)
     return number

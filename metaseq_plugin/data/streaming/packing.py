@@ -1,14 +1,8 @@
 """Documents' tokens to blocks of at most T tokens.
 
-The tokens of the documents, each closed by ``</s>``, form one stream; a block is a range of it:
-
-    none      every T tokens, wherever documents end; the last block of an epoch may be shorter
-    complete  as many whole documents as fit; a document longer than a block is cut into several
-    eos       one document a block; a longer one is cut into several
-
-A block's target is its range and its source the same range one token earlier, so that every token of
-the stream is a target once. What stands before the first token of a document is ``</s>``, the end of
-the one before. These are the blocks of ``token_blocks``, found without knowing what comes.
+The tokens of the documents, each closed by ``</s>``, form one stream, and a block is a range of it. These
+are the blocks of ``binarized/token_blocks.py``, which says what ``none``, ``complete`` and ``eos`` mean, found
+without knowing what comes.
 """
 
 from typing import Iterable, Iterator, NamedTuple, Optional, TypedDict

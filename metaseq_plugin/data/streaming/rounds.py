@@ -53,10 +53,7 @@ def collated(blocks: Sequence[Block], epoch: int, block_size: int) -> Batch:
         "id": torch.tensor(numbers),
         "nsentences": len(blocks),
         "ntokens": int(np.count_nonzero(target != PAD)),  # that have a target
-        "net_input": {
-            "src_tokens": torch.from_numpy(source),
-            "src_lengths": torch.tensor(sizes),
-        },
+        "net_input": {"src_tokens": torch.from_numpy(source), "src_lengths": torch.tensor(sizes)},
         "target": torch.from_numpy(target),
     }
 
@@ -82,12 +79,7 @@ class Rounds:
     """
 
     def __init__(
-        self,
-        packer: Packer,
-        blocks: ShuffledBlocks,
-        share: Share,
-        epoch: int,
-        tally: np.ndarray,
+        self, packer: Packer, blocks: ShuffledBlocks, share: Share, epoch: int, tally: np.ndarray
     ) -> None:
         self.packer, self.blocks, self.share, self.epoch = packer, blocks, share, epoch
         self.tally = tally

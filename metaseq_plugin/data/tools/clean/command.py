@@ -104,12 +104,12 @@ def _clean(
     """Write what stays of ``files`` into ``folder`` and tell ``report`` of every document."""
     staying = StayingDocuments(rules.threshold)
     places: list[tuple[str, int]] = []  # of those in ``staying``: file and line
-    num_bytes = sum(file.path.stat().st_size for file in files)
+    paths = [file.path for file in files]
     with (
         CorpusWriter(files, folder, rules.split_documents) as writer,
-        progress_bar("clean", num_bytes) as bar,
+        progress_bar("clean", paths) as bar,
     ):
-        chunks = read_chunks([file.path for file in files], rules.split_documents)
+        chunks = read_chunks(paths, rules.split_documents)
         for num_read, documents in in_order(partial(judge, rules=rules), chunks, num_workers):
             bar.update(num_read)
             for document in documents:

@@ -19,7 +19,7 @@ class CorpusCounts:
     """Of one corpus."""
 
     def __init__(self) -> None:
-        self.documents = self.bytes = self.documents_kept = self.bytes_kept = 0
+        self.documents = self.documents_kept = self.bytes = self.bytes_kept = 0
         self.dropped: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
 
@@ -35,10 +35,7 @@ class CorpusCounts:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "documents": self.documents,
-            "documents_kept": self.documents_kept,
-            "bytes": self.bytes,
-            "bytes_kept": self.bytes_kept,
+            **vars(self),
             "dropped": {reason.value: self.dropped[reason.value] for reason in Reason},
             "mended": {kind: self.mended[kind] for kind in REPAIRS},
         }

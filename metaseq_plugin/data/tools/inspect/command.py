@@ -75,8 +75,7 @@ def run(args: argparse.Namespace) -> None:
     name = tokenizer.bpe_name if tokenizer else None
     census = Census(files, name is not None, args.token_sample)
     counter = Counter(tokenizer, args.token_sample)
-    num_bytes = sum(file.path.stat().st_size for file in files)
-    with progress_bar("inspect", num_bytes) as bar:
+    with progress_bar("inspect", [file.path for file in files]) as bar:
         for counts in in_order(counter, _chunks(census, split), args.workers):
             bar.update(counts.num_input_bytes)
             census.add(counts)
