@@ -16,6 +16,7 @@ The steps, over chunks of the corpus:
 
 import argparse
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Iterator, Optional
 
@@ -25,7 +26,7 @@ from metaseq_plugin.data.documents.parsing import Fault
 from metaseq_plugin.data.documents.reading import SplitDocuments
 from metaseq_plugin.data.processes import add_workers_option, check_workers, in_order
 from metaseq_plugin.data.tools.corpus_files import CORPUS_HELP, corpus_files
-from metaseq_plugin.data.tools.inspect.census import Census, Counter
+from metaseq_plugin.data.tools.inspect.census import Census, count
 from metaseq_plugin.data.tools.inspect.lengths import PLOT_OPTION, plot
 from metaseq_plugin.data.tools.inspect.report import as_json, as_text
 from metaseq_plugin.data.tools.tables import show
@@ -74,9 +75,9 @@ def run(args: argparse.Namespace) -> None:
     split = SplitDocuments(args.split_documents)
     name = tokenizer.bpe_name if tokenizer else None
     census = Census(files, name is not None, args.token_sample)
-    counter = Counter(tokenizer, args.token_sample)
+    work = partial(count, tokenizer=tokenizer, token_sample=args.token_sample)
     with progress_bar("inspect", [file.path for file in files]) as bar:
-        for counts in in_order(counter, _chunks(census, split), args.workers):
+        for counts in in_order(work, _chunks(census, split), args.workers):
             bar.update(counts.num_input_bytes)
             census.add(counts)
     census.finish()
