@@ -207,19 +207,14 @@ def _work_folder(destdir: Path, plan: Plan) -> Iterator[Path]:
 
 def _prepare(args: argparse.Namespace, files: list[Path], work: Path) -> Plan:
     """Fill ``work / "result"`` with everything but the report; return the counts for it."""
-    split_documents = SplitDocuments(args.split_documents)
     folder = work / "tokenizer"
     if not folder.exists():
         _make_tokenizer(args, files, folder)
     tokenizer = from_folder(folder)
     with progress_bar("tokenize", files) as bar:
+        chunks = read_chunks(files, SplitDocuments(args.split_documents))
         chunk_files = tokenize_corpus(
-            read_chunks(files, split_documents),
-            work / "chunks",
-            folder,
-            args.seed,
-            args.workers,
-            bar.update,
+            chunks, work / "chunks", tokenizer, args.seed, args.workers, bar.update
         )
     result = work / "result"
     shutil.rmtree(result, ignore_errors=True)

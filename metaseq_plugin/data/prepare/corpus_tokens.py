@@ -11,7 +11,7 @@ splits, and neither order nor workers matter.
     chunks/000000.npz    tokens (sum of sizes,), sizes (documents,), hashes (documents,), …
 """
 
-from functools import lru_cache, partial
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Callable, Iterable, Iterator
@@ -26,7 +26,6 @@ from metaseq_plugin.data.processes import in_order
 from metaseq_plugin.storage import atomic
 from metaseq_plugin.tokenizers.base import EOS, Tokenizer
 from metaseq_plugin.tokenizers.dictionary import token_dtype
-from metaseq_plugin.tokenizers.open import from_folder
 
 HASH_BYTES = 8
 NO_TEXT = "The inputs must hold text, but all their documents are empty. Name other files."
@@ -38,23 +37,16 @@ def seeded_hash(content: bytes, seed: int) -> int:
     return int.from_bytes(key.digest(), "little")
 
 
-@lru_cache(maxsize=1)
-def _tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of this process: read once, before the workers are forked."""
-    return from_folder(folder)
-
-
 def _chunk_file(folder: Path, chunk: Chunk) -> Path:
     return folder / f"{chunk.number:06d}.npz"
 
 
-def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int) -> int:
+def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer: Tokenizer, seed: int) -> int:
     """Write the chunk's file; the bytes of input it took.
 
     Raises UserError with file and line at the first bad document.
     """
     path = _chunk_file(folder, chunk)
-    tokenizer = _tokenizer(tokenizer_folder)
     dtype = token_dtype(len(tokenizer))
     tokens, hashes, num_bytes, num_empty = [], [], [], 0
     for document in chunk.documents:
@@ -81,7 +73,7 @@ def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int
 def tokenize_corpus(
     chunks: Iterable[Chunk],
     folder: Path,
-    tokenizer_folder: Path,
+    tokenizer: Tokenizer,
     seed: int,
     num_workers: int,
     advance: Callable[[int], object],
@@ -90,7 +82,6 @@ def tokenize_corpus(
 
     The error raised is that of the first bad document of the corpus, whatever the number of workers.
     """
-    _tokenizer(tokenizer_folder)
     paths: list[Path] = []
 
     def missing() -> Iterator[Chunk]:
@@ -101,7 +92,7 @@ def tokenize_corpus(
             else:
                 yield chunk
 
-    work = partial(tokenize_chunk, folder=folder, tokenizer_folder=tokenizer_folder, seed=seed)
+    work = partial(tokenize_chunk, folder=folder, tokenizer=tokenizer, seed=seed)
     for num_input_bytes in in_order(work, missing(), num_workers):
         advance(num_input_bytes)
     return paths

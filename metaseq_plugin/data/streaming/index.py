@@ -187,7 +187,7 @@ def _build(pool: ProcessPoolExecutor, files: Sequence[tuple[Path, Path]]) -> Non
     scans = [_scan_parts(pool, path, _text_of(path, base)) for path, base in files]
     for (path, base), status, parts in zip(files, before, scans, strict=True):
         found = [part.result() for part in parts]
-        starts = joined(found, document_format(path) == ".txt") if found else np.zeros(0, np.int64)
+        starts = joined(found, document_format(path) == ".txt")
         after = readable(path)
         if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             raise changed(path, f"{status.st_size:,} bytes", f"{after.st_size:,}")

@@ -114,6 +114,6 @@ class Split:
         """About how many blocks an epoch has."""
         means = self.corpora.num_bytes / self.corpora.num_documents
         num_tokens = float(self.drawn @ means) / BYTES_PER_TOKEN
-        if self.settings.break_mode is SampleBreakMode.eos:
-            return max(int(self.drawn.sum()), math.ceil(num_tokens / self.settings.block_size))
-        return math.ceil(num_tokens / self.settings.block_size)
+        num_full = math.ceil(num_tokens / self.settings.block_size)
+        is_eos = self.settings.break_mode is SampleBreakMode.eos
+        return max(int(self.drawn.sum()), num_full) if is_eos else num_full
