@@ -21,8 +21,8 @@ from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.binarized.block_batches import BlockBatches
 from metaseq_plugin.data.binarized.token_blocks import (
+    BlockBatches,
     SampleBreakMode,
     TokenBlocks,
     TokenStream,
