@@ -66,11 +66,10 @@ class OPTHost:
         files = name.files()
         if not name.manifest_path.is_file():
             is_single = len(files) < 2 and Path(path).is_file()
-            if is_single or not files or not is_opt(model_name(open_file(files[0]).state)):
+            if (
+                is_single
+                or not files
+                or not is_opt(open_file(files[0]).settings("model").get("_name"))
+            ):
                 return None
         return CheckpointSet.open(Path(path)).whole()
-
-
-def model_name(state: Dict[str, Any]) -> str:
-    """The registered name of the model that ``state`` is of, or ""."""
-    return str(((state.get("cfg") or {}).get("model") or {}).get("_name") or "")
