@@ -14,7 +14,7 @@ from metaseq_plugin.distributed.fully_sharded import FullyShardedModel
 from metaseq_plugin.distributed.option_checks import check_layout
 from metaseq_plugin.formats.fairseq import build_state, fairseq_cfg, read_whole
 from metaseq_plugin.formats.locate import is_hf, locate
-from metaseq_plugin.formats.metaseq.names import is_metaseqs_own
+from metaseq_plugin.formats.metaseq.names import is_metaseqs_own, settings_of
 from metaseq_plugin.formats.model import read_model
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -72,13 +72,8 @@ class OPTHost:
             found = locate(where)
             state = {} if found.has_manifest else torch_file.read(found.files[0])
             if not is_metaseqs_own(state):
-                is_ours = found.has_manifest or is_opt(model_name(state))
+                is_ours = found.has_manifest or is_opt(settings_of(state).get("_name"))
                 is_more = found.is_set or where.is_dir()
                 return read_whole(found) if is_ours and is_more else None
         model = read_model(where)
         return build_state(model.tensors, fairseq_cfg(model.cfg, model.data or where.parent))
-
-
-def model_name(state: Dict[str, Any]) -> str:
-    """The registered name of the model that ``state`` is of, or ""."""
-    return str(((state.get("cfg") or {}).get("model") or {}).get("_name") or "")
