@@ -31,8 +31,8 @@ from metaseq_plugin.data.streaming.mixing import Mixing
 from metaseq_plugin.data.streaming.rounds import Share
 from metaseq_plugin.data.streaming.split import Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
-from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
-from metaseq_plugin.tokenizers.open import byte_level_bpe
+from metaseq_plugin.tokenizers.base import Tokenizer
+from metaseq_plugin.tokenizers.open import from_options
 
 BLOCK_SIZE, BATCH_SIZE, WINDOW = 2_048, 8, 512
 DOCUMENT_CHARACTERS = 4_000
@@ -70,7 +70,7 @@ def write_corpus(folder: Path, documents: List[str], megabytes: int) -> None:
         os.fsync(stream.fileno())
 
 
-def stream(folder: Path, tokenizer: ByteLevelBPE, num_workers: int) -> StreamingEpochs:
+def stream(folder: Path, tokenizer: Tokenizer, num_workers: int) -> StreamingEpochs:
     corpora = open_corpora(str(folder), "train", None, False)
     settings = Settings(BLOCK_SIZE, SampleBreakMode.none, WINDOW, 1, Mixing())
     reader = Reader(tokenizer, False)
@@ -88,7 +88,7 @@ def whole_epoch(epochs: StreamingEpochs) -> int:
     return sum(batch["ntokens"] for batch in epochs.next_epoch_itr())
 
 
-def rate(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[str]) -> None:
+def rate(options: argparse.Namespace, tokenizer: Tokenizer, documents: List[str]) -> None:
     folder = options.folder / "rate"
     write_corpus(folder, documents, options.rate_mb)
     written = (folder / "train" / "00" / "text.jsonl").read_text().splitlines()
@@ -112,7 +112,7 @@ def rate(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[s
         )
 
 
-def step(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[str]) -> None:
+def step(options: argparse.Namespace, tokenizer: Tokenizer, documents: List[str]) -> None:
     folder = options.folder / "rate"
     write_corpus(folder, documents, options.rate_mb)
     for num_workers in options.workers:
@@ -142,7 +142,7 @@ def forget(path: Path) -> None:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def first(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[str]) -> None:
+def first(options: argparse.Namespace, tokenizer: Tokenizer, documents: List[str]) -> None:
     folder = options.folder / f"large-{options.large_mb}"
     write_corpus(folder, documents, options.large_mb)
     path = folder / "train" / "00" / "text.jsonl"
@@ -163,7 +163,7 @@ def first(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[
         )
 
 
-def resume(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[str]) -> None:
+def resume(options: argparse.Namespace, tokenizer: Tokenizer, documents: List[str]) -> None:
     folder = options.folder / f"large-{options.large_mb}"
     write_corpus(folder, documents, options.large_mb)
     epochs = stream(folder, tokenizer, 0)
@@ -193,7 +193,7 @@ def private_megabytes(pid: int) -> float:
     return kilobytes / 1024
 
 
-def memory(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List[str]) -> None:
+def memory(options: argparse.Namespace, tokenizer: Tokenizer, documents: List[str]) -> None:
     for megabytes in (options.small_mb, options.large_mb):
         folder = options.folder / f"large-{megabytes}"
         write_corpus(folder, documents, megabytes)
@@ -210,7 +210,7 @@ def memory(options: argparse.Namespace, tokenizer: ByteLevelBPE, documents: List
         )
 
 
-PARTS: Dict[str, Callable[[argparse.Namespace, ByteLevelBPE, List[str]], None]] = {
+PARTS: Dict[str, Callable[[argparse.Namespace, Tokenizer, List[str]], None]] = {
     "rate": rate, "step": step, "first": first, "resume": resume, "memory": memory,
 }  # fmt: skip
 
@@ -232,7 +232,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     add("--large-mb", type=int, default=2_000, help="megabytes of the large corpus")
     options = parser.parse_args(arguments)
     documents = documents_of(options.text)
-    tokenizer = byte_level_bpe(options.vocab, options.merges)
+    tokenizer = from_options("opt_bpe", options.vocab, options.merges)
     with tempfile.TemporaryDirectory() as folder:
         options.folder = options.folder or Path(folder)
         for part in options.only:

@@ -24,8 +24,8 @@ import tokenizers as hugging_face
 
 from metaseq_plugin.data.documents.parsing import parse
 from metaseq_plugin.data.documents.reading import SplitDocuments, open_input, read_documents
-from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
-from metaseq_plugin.tokenizers.open import byte_level_bpe
+from metaseq_plugin.tokenizers.base import Tokenizer
+from metaseq_plugin.tokenizers.open import from_options
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe
 
 DEFAULT_VOCAB_SIZE = 8_192
@@ -55,7 +55,7 @@ def main() -> None:
             train_byte_level_bpe(documents, DEFAULT_VOCAB_SIZE, Path(folder))
         vocab = options.vocab or Path(folder) / "vocab.json"
         merges = options.merges or Path(folder) / "merges.txt"
-        ours = byte_level_bpe(str(vocab), str(merges))
+        ours = from_options("opt_bpe", str(vocab), str(merges))
         theirs = hugging_face.ByteLevelBPETokenizer(str(vocab), str(merges))
     compare(ours, theirs, documents, options.rounds)
 
@@ -72,7 +72,7 @@ def standard_library() -> List[str]:
 
 
 def compare(
-    ours: ByteLevelBPE,
+    ours: Tokenizer,
     theirs: hugging_face.ByteLevelBPETokenizer,
     documents: List[str],
     rounds: int,

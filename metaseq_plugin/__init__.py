@@ -20,18 +20,17 @@ from metaseq_plugin.tasks import (  # noqa: E402
     opt_streaming_finetune_language_modeling,
     opt_streaming_language_modeling,
 )
-from metaseq_plugin.tokenizers.fairseq_bpe import opt_bpe, opt_sentencepiece  # noqa: E402
+from metaseq_plugin.tokenizers import fairseq_bpe  # noqa: E402
 
 register(OPTHost())
 
 __all__ = [
     "adamw",
     "chunked_cross_entropy",
+    "fairseq_bpe",
     "opt",
-    "opt_bpe",
     "opt_dummy_lm",
     "opt_language_modeling",
-    "opt_sentencepiece",
     "opt_streaming_finetune_language_modeling",
     "opt_streaming_language_modeling",
 ]

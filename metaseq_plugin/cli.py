@@ -80,7 +80,9 @@ def _add_subparsers(parser: argparse.ArgumentParser) -> Any:
 
 
 def _add_subcommand(subparsers: Any, name: str, module: str) -> None:
-    doc = _docstring(module)
+    # Read from the source, without running it.
+    file = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    doc = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
     subparser = subparsers.add_parser(
         name,
         help=doc.split("\n", 1)[0],
@@ -88,12 +90,6 @@ def _add_subcommand(subparsers: Any, name: str, module: str) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparser.module = module
-
-
-def _docstring(module: str) -> str:
-    """The docstring in the source of ``module``, read without running it."""
-    file = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
-    return ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -186,12 +186,8 @@ class OPT:
         Args:
             max_new_tokens: most new tokens, the ending ``</s>`` included; capped at what the model
                 can read.
-            min_new_tokens: ``</s>`` cannot come before so many.
-            temperature: 0 takes the likeliest token each time.
-            top_k: sample among the k likeliest tokens; 0: among all.
-            top_p: then among the fewest likeliest that together reach this probability.
+            min_new_tokens, temperature, top_k, top_p, num_samples, length_penalty: as in ``Settings``.
             beam: above 1, beam search with so many hypotheses, all returned.
-            num_samples: continuations per prompt.
             seed: gives a prompt the same samples whatever the other prompts are; of equal prompts,
                 the second gets other samples than the first. None: another outcome each time.
             stop: texts that end a continuation, which is cut before them.

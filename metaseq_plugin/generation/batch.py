@@ -214,10 +214,9 @@ class Batch:
         for rule, place in zip(members, self.places):
             rows = slice(None) if len(members) == 1 else place
             uniforms = None if rule.temperature == 0 else self.uniforms[rows, 0]
-            choice = choose(self.logits[rows], rule, uniforms)
-            self.last[rows] = choice.tokens
-            if choice.scores is not None:
-                scores[rows] = choice.scores
+            self.last[rows], chosen_scores = choose(self.logits[rows], rule, uniforms)
+            if chosen_scores is not None:
+                scores[rows] = chosen_scores
         self.unread.append((self.last, scores))
         self.logits = None
         self.uniforms = self.uniforms[:, 1:]

@@ -42,39 +42,43 @@ SPELLED = {
     "length_penalty": "--lenpen",
 }
 
-# Fields of fairseq's GenerationConfig that this generator has no part for: (field, option).
+# Fields of fairseq's GenerationConfig that this generator has no part for.
 REFUSED = (
-    ("match_source_len", "--match-source-len"),
-    ("no_repeat_ngram_size", "--no-repeat-ngram-size"),
-    ("unkpen", "--unkpen"),
-    ("constraints", "--constraints"),
-    ("diverse_beam_groups", "--diverse-beam-groups"),
-    ("diversity_rate", "--diversity-rate"),
-    ("replace_unk", "--replace-unk"),
-    ("print_alignment", "--print-alignment"),
-    ("print_step", "--print-step"),
-    ("lm_path", "--lm-path"),
-    ("retain_iter_history", "--retain-iter-history"),
-    ("retain_dropout", "--retain-dropout"),
-    ("decoding_format", "--decoding-format"),
+    "match_source_len",
+    "no_repeat_ngram_size",
+    "unkpen",
+    "constraints",
+    "diverse_beam_groups",
+    "diversity_rate",
+    "replace_unk",
+    "print_alignment",
+    "print_step",
+    "lm_path",
+    "retain_iter_history",
+    "retain_dropout",
+    "decoding_format",
 )
+
+
+def option_of(field: str) -> str:
+    """The option of a field of fairseq's."""
+    return f"--{field.replace('_', '-')}"
 
 
 def settings_from(cfg: GenerationConfig, seed: Optional[int], vocab_size: int) -> Settings:
     """fairseq's generation options as ours, checked."""
     defaults = GenerationConfig()
     problems = [
-        f"`{option}` must be left out with opt_language_modeling, but is {getattr(cfg, field)}. "
+        f"`{option_of(field)}` must be left out with opt_language_modeling, but is {getattr(cfg, field)}. "
         "This generator has no such part."
-        for field, option in REFUSED
+        for field in REFUSED
         if getattr(cfg, field) != getattr(defaults, field)
     ]
-    for field, option in (
-        ("sampling_topk", "--sampling-topk"),
-        ("sampling_topp", "--sampling-topp"),
-    ):
+    for field in ("sampling_topk", "sampling_topp"):
         if getattr(cfg, field) != getattr(defaults, field) and not cfg.sampling:
-            problems.append(f"`{option}` must come with --sampling, but comes alone. Add it.")
+            problems.append(
+                f"`{option_of(field)}` must come with --sampling, but comes alone. Add it."
+            )
     if cfg.temperature != defaults.temperature and not cfg.sampling and cfg.beam == 1:
         problems.append(
             f"`--temperature` must come with --sampling, but is {cfg.temperature} and comes alone. "
@@ -152,9 +156,8 @@ class FairseqGenerator:
             source = torch.cat([source[:, :1], prefix_tokens.to(source)], 1)  # (B, 1 + prefix)
         prompts = [[token for token in row if token != self.pad] for row in source.tolist()]
         limits = [int(self.max_len_a * len(prompt) + self.max_len_b) for prompt in prompts]
-        rows = (
-            len(prompts) * self.settings.num_samples * self.settings.beam
-        )  # fairseq's batch is one
+        # One batch, as fairseq's.
+        rows = len(prompts) * self.settings.num_samples * self.settings.beam
         found = self.generator.generate(prompts, limits, self.settings, batch_size=rows)
         return [
             self.as_fairseq(prompt, continuations) for prompt, continuations in zip(prompts, found)

@@ -80,7 +80,7 @@ class Generator:
             if not prompt:
                 raise UserError(
                     f"A prompt must have at least one token, but prompt {number} has none. "
-                    "Begin it with </s>."
+                    f"Set [{self.eos}], which is </s>, to begin a new document."
                 )
             if len(prompt) > self.longest:
                 raise UserError(
@@ -100,14 +100,8 @@ class Generator:
                 )
 
     def begun(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Each prompt behind one ``</s>``, unless it begins with it."""
-        for number, prompt in enumerate(prompts):
-            if not prompt:
-                raise UserError(
-                    f"A prompt must have at least one token, but prompt {number} has none. "
-                    f"Set [{self.eos}], which is </s>, to begin a new document."
-                )
-        return [list(p) if p[0] == self.eos else [self.eos, *p] for p in prompts]
+        """Each prompt behind one ``</s>``, unless it begins with it; ``check_prompts`` refuses empty ones."""
+        return [[self.eos, *p] if p and p[0] != self.eos else list(p) for p in prompts]
 
     def generate(
         self,

@@ -41,13 +41,6 @@ class Rule(NamedTuple):
         )
 
 
-class Choice(NamedTuple):
-    """The chosen tokens, (R,), and their scores, (R,), where asked for."""
-
-    tokens: Tensor
-    scores: Optional[Tensor]
-
-
 def count_repeats(prompts: Sequence[Sequence[int]]) -> list[int]:
     """For each prompt, how many of those before it are the same."""
     seen: Counter[tuple[int, ...]] = Counter()
@@ -74,7 +67,9 @@ def uniform_numbers(
     return torch.from_numpy(table)
 
 
-def choose(logits: Tensor, rule: Rule, uniforms: Optional[Tensor]) -> Choice:
+def choose(
+    logits: Tensor, rule: Rule, uniforms: Optional[Tensor]
+) -> tuple[Tensor, Optional[Tensor]]:
     """Take one token per row.
 
     Args:
@@ -82,8 +77,9 @@ def choose(logits: Tensor, rule: Rule, uniforms: Optional[Tensor]) -> Choice:
         uniforms: (R,) in [0, 1); not looked at where the rule is greedy.
 
     Returns:
-        Scores are natural log-probabilities under softmax(logits / temperature) before anything is
-        blocked or truncated (for the likeliest token: under softmax(logits)).
+        The tokens, (R,), and where asked for their scores, (R,): natural log-probabilities under
+        softmax(logits / temperature) before anything is blocked or truncated (for the likeliest
+        token: under softmax(logits)).
     """
     if rule.temperature not in (0, 1):
         logits = logits.div_(rule.temperature)
@@ -92,12 +88,12 @@ def choose(logits: Tensor, rule: Rule, uniforms: Optional[Tensor]) -> Choice:
         logits[:, token] = -torch.inf
     if rule.temperature == 0:
         best, tokens = logits.max(-1)  # (R,), (R,)
-        return Choice(tokens, None if normalizer is None else best - normalizer)
+        return tokens, None if normalizer is None else best - normalizer
     assert uniforms is not None
     tokens = sample(logits, uniforms, rule.top_k, rule.top_p)
     if normalizer is None:
-        return Choice(tokens, None)
-    return Choice(tokens, logits.gather(1, tokens[:, None])[:, 0] - normalizer)
+        return tokens, None
+    return tokens, logits.gather(1, tokens[:, None])[:, 0] - normalizer
 
 
 def sample(logits: Tensor, uniforms: Tensor, top_k: int, top_p: float) -> Tensor:

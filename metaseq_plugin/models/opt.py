@@ -10,6 +10,7 @@ Read it top to bottom: settings (the sizes stand in ``sizes.py``) → attention 
 and parallelism are applied from outside; nothing here knows of them.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -26,6 +27,7 @@ from fairseq.models import (
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from metaseq_plugin.compat.errors import UserError
@@ -35,7 +37,6 @@ from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.initial_weights import fill_all
 from metaseq_plugin.modules.kv_cache import KVCache
 from metaseq_plugin.modules.linear import Linear, linear
-from metaseq_plugin.modules.offload import maybe_offload
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.vocab_shard import VocabShard
 from metaseq_plugin.sizes import SIZES, fill_size
@@ -292,9 +293,10 @@ class OPTDecoder(FairseqDecoder):
             # As numbers, once: of booleans each layer's attention would make its own, B·T·S numbers
             # that it keeps for the backward pass.
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -torch.inf)
+        offloads = self.offload_activations and x.device.type != "cpu"
         for layer in self.layers:
             if self.checkpoint_activations and self.training:
-                with maybe_offload(self.offload_activations, x.device):
+                with save_on_cpu(pin_memory=True) if offloads else nullcontext():
                     # By name: then the mask is not moved to CPU memory once for every layer.
                     x = checkpoint(layer, x, mask=mask, cache=cache, use_reentrant=False)
             else:

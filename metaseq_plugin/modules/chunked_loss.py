@@ -187,15 +187,13 @@ def _chunk(
     ``room`` (n, V) may be used for the logits.
     """
     logits = matmul(x, weight.t(), room)  # (n, V)
-    if dx is None and dw is None:
-        target_lprob = _softmax_(logits, target, shard, with_gradient=False)  # (n, 1)
-    else:
-        target_lprob = _softmax_(logits, target, shard, with_gradient=True)
-        keep = valid.unsqueeze(1)  # (n, 1); masking rows of D is cheaper than rows of V
-        if dx is not None:
-            torch.mul(matmul(logits, weight, room=dx), keep, out=dx)
-        if dw is not None:
-            _add_product(dw, logits.t(), x * keep, beta=0.0 if is_first else 1.0)
+    with_gradient = dx is not None or dw is not None
+    target_lprob = _softmax_(logits, target, shard, with_gradient)  # (n, 1)
+    keep = valid.unsqueeze(1)  # (n, 1); masking rows of D is cheaper than rows of V
+    if dx is not None:
+        torch.mul(matmul(logits, weight, room=dx), keep, out=dx)
+    if dw is not None:
+        _add_product(dw, logits.t(), x * keep, beta=0.0 if is_first else 1.0)
     return (-target_lprob.squeeze(1)).masked_fill_(~valid, 0.0)
 
 

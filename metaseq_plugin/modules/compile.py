@@ -14,8 +14,8 @@ from torch.utils._triton import has_triton
 from metaseq_plugin.compat.errors import UserError
 
 
-def check_compile() -> None:
-    """Refuse where ``torch.compile`` cannot generate code."""
+def compile_layers(layers: nn.ModuleList) -> None:
+    """Compile every layer of ``layers`` in place; UserError where that cannot generate code."""
     if torch.cuda.is_available():
         if not has_triton():
             raise UserError(
@@ -27,10 +27,5 @@ def check_compile() -> None:
             f"`--compile` must find a C++ compiler on this {platform.system()} CPU, but does not. "
             "Install g++, or leave --compile out."
         )
-
-
-def compile_layers(layers: nn.ModuleList) -> None:
-    """Compile every layer of ``layers`` in place."""
-    check_compile()
     for layer in layers:
         layer.compile()

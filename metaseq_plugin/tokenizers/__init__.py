@@ -2,5 +2,5 @@
 
 Read in this order: ``dictionary`` (which symbol has which id), ``base`` (what every tokenizer can do),
 ``files`` (a byte-level BPE on disk), ``byte_level`` and ``sentencepiece`` (the two kinds), ``open`` (the
-door), ``train``, and ``fairseq_bpe/`` (the same behind fairseq's ``--bpe``).
+door), ``train``, and ``fairseq_bpe`` (the same behind fairseq's ``--bpe``).
 """

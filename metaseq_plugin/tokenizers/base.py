@@ -56,7 +56,8 @@ class Tokenizer(ABC):
     """
 
     bpe_name: ClassVar[str]  # the choice of fairseq's --bpe
-    file_names: ClassVar[tuple[str, ...]]  # what it is called in a data or model folder
+    file_names: ClassVar[tuple[str, ...]]  # what they are called in a data or model folder
+    file_options: ClassVar[tuple[str, ...]]  # what names them on a command line
 
     def __init__(self, names: Sequence[str], texts: Sequence[Optional[bytes]]) -> None:
         self.dictionary = make_dictionary(names)

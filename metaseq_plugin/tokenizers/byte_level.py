@@ -42,10 +42,6 @@ SPLIT = (
 BYTE_OF = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
-def _spells_bytes(symbol: str) -> bool:
-    return all(character in BYTE_OF for character in symbol)
-
-
 def _spelled_bytes(symbol: str) -> bytes:
     return bytes(BYTE_OF[character] for character in symbol)
 
@@ -69,6 +65,7 @@ class ByteLevelBPE(Tokenizer):
 
     bpe_name = "opt_bpe"
     file_names = (VOCAB_FILE, MERGES_FILE)
+    file_options = (VOCAB_OPTION, MERGES_OPTION)
 
     def __init__(self, vocab_file: TokenizerFile, merges_file: TokenizerFile) -> None:
         """Read the two files; raises UserError where they are unreadable or do not match."""
@@ -77,7 +74,7 @@ class ByteLevelBPE(Tokenizer):
         merges = parse_merges(self._merges_txt, merges_file, vocab)
         own = list(vocab)[len(SPECIAL_SYMBOLS) :]
         # A symbol that spells no bytes was added by hand (say "<my token>"): it is its own text.
-        texts = [_spelled_bytes(s) if _spells_bytes(s) else s.encode() for s in own]
+        texts = [_spelled_bytes(s) if BYTE_OF.keys() >= set(s) else s.encode() for s in own]
         super().__init__(own, texts)
         # The definition of the right ids.
         self._reference = ReferenceTokenizer(models.BPE(vocab=vocab, merges=merges))

@@ -40,6 +40,7 @@ class SentencePiece(Tokenizer):
 
     bpe_name = "opt_sentencepiece"
     file_names = (MODEL_FILE,)
+    file_options = (MODEL_OPTION,)
 
     def __init__(self, model_file: TokenizerFile) -> None:
         """Read the model; raises UserError where it is unreadable."""

@@ -1,7 +1,6 @@
 """The training of new tokenizers of both kinds, from texts to the tokenizer's files.
 
-A SentencePiece model that we train copies every character (``sentencepiece`` says how far that goes): no
-normalisation, no added or removed spaces, bytes for characters it does not know.
+A SentencePiece model that we train copies every character (``sentencepiece`` says how far that goes).
 """
 
 import io

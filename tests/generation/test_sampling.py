@@ -110,15 +110,15 @@ def test_repeats_are_counted() -> None:
 def test_scores_are_of_the_untruncated_distribution_at_the_temperature() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 0.5]])
     uniforms = torch.tensor([0.99])
-    choice = choose(logits.clone(), Rule((1,), 0.5, 1, 1.0, True), uniforms)
-    assert choice.tokens.tolist() == [2]  # 1 is blocked, and of the rest one is left
+    tokens, scores = choose(logits.clone(), Rule((1,), 0.5, 1, 1.0, True), uniforms)
+    assert tokens.tolist() == [2]  # 1 is blocked, and of the rest one is left
     expected = (logits / 0.5).log_softmax(-1)[0, 2]
-    assert choice.scores is not None
-    torch.testing.assert_close(choice.scores[0], expected)
-    greedy = choose(logits.clone(), Rule((), 0.0, 0, 1.0, True), None)
-    assert greedy.scores is not None
-    torch.testing.assert_close(greedy.scores[0], logits.log_softmax(-1)[0, 1])
-    assert choose(logits.clone(), Rule((), 0.0, 0, 1.0, False), None).scores is None
+    assert scores is not None
+    torch.testing.assert_close(scores[0], expected)
+    _, scores = choose(logits.clone(), Rule((), 0.0, 0, 1.0, True), None)
+    assert scores is not None
+    torch.testing.assert_close(scores[0], logits.log_softmax(-1)[0, 1])
+    assert choose(logits.clone(), Rule((), 0.0, 0, 1.0, False), None)[1] is None
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
@@ -126,5 +126,5 @@ def test_blocked_tokens_are_never_taken(uniform: float) -> None:
     logits = torch.tensor([[9.0, 0.0, 1.0, 9.0]])
     for top_k, top_p in ((0, 1.0), (4, 1.0), (0, 0.99)):
         row = logits.clone()
-        choice = choose(row, Rule((0, 3), 1.0, top_k, top_p, False), torch.tensor([uniform]))
-        assert choice.tokens.item() in (1, 2)
+        tokens, _ = choose(row, Rule((0, 3), 1.0, top_k, top_p, False), torch.tensor([uniform]))
+        assert tokens.item() in (1, 2)

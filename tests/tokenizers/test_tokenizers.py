@@ -16,17 +16,14 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE
-from metaseq_plugin.tokenizers.fairseq_bpe.opt_bpe import OptBPE, OptBPEConfig
-from metaseq_plugin.tokenizers.fairseq_bpe.opt_sentencepiece import (
+from metaseq_plugin.tokenizers.fairseq_bpe import (
+    OptBPE,
+    OptBPEConfig,
     OptSentencePiece,
     OptSentencePieceConfig,
 )
-from metaseq_plugin.tokenizers.open import (
-    BPE_NAMES,
-    byte_level_bpe,
-    from_folder,
-    sentence_piece,
-)
+from metaseq_plugin.tokenizers.open import BPE_NAMES, from_folder, from_options
+from metaseq_plugin.tokenizers.sentencepiece import SentencePiece
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe, train_sentence_pieces
 from tests.data.trained import real_texts
 
@@ -50,6 +47,18 @@ AWKWARD = [
 texts = st.text(
     st.one_of(st.sampled_from(" \n\t\r'<>/s0a\u2581\u00a0\x00\u0301"), st.characters(codec="utf-8"))
 )
+
+
+def byte_level_bpe(vocab: str, merges: str) -> ByteLevelBPE:
+    tokenizer = from_options("opt_bpe", vocab, merges)
+    assert isinstance(tokenizer, ByteLevelBPE)
+    return tokenizer
+
+
+def sentence_piece(model: str) -> SentencePiece:
+    tokenizer = from_options("opt_sentencepiece", model)
+    assert isinstance(tokenizer, SentencePiece)
+    return tokenizer
 
 
 @pytest.fixture(scope="session")
