@@ -5,13 +5,14 @@ writer takes them in the data type asked for (``in_dtype``).
 """
 
 import math
+from functools import partial
 from typing import Iterable, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.storage.lazy import Maker, Tensors, twin
+from metaseq_plugin.storage.lazy import Lazy, Tensors
 
 EMBEDDING = "decoder.embed_tokens.weight"
 # A longer list hides the first entries, which tell most.
@@ -81,21 +82,21 @@ def in_dtype(tensors: Tensors, dtype: Optional[torch.dtype]) -> Tensors:
     if dtype is None:
         return tensors
 
-    def maker(name: str) -> Maker:
-        return lambda: _cast(name, tensors[name], dtype)
-
     return Tensors(
-        {name: maker(name) for name in tensors},
-        {name: twin(held.shape, dtype) for name, held in tensors.twins.items()},
+        {
+            name: Lazy(held.to(dtype), partial(_cast, tensors, name, dtype))
+            for name, held in tensors.twins.items()
+        }
     )
 
 
-def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor`` in ``dtype``.
+def _cast(tensors: Tensors, name: str, dtype: torch.dtype) -> Tensor:
+    """One tensor in ``dtype``.
 
     Raises:
         UserError: a finite value becomes infinite.
     """
+    tensor = tensors[name]
     converted = tensor.to(dtype)
     if converted is not tensor and _largest(converted) == math.inf and _largest(tensor) < math.inf:
         raise UserError(

@@ -17,7 +17,7 @@ from metaseq_plugin.formats.metaseq.flat import Flat, cut
 from metaseq_plugin.formats.metaseq.names import split_projections
 from metaseq_plugin.formats.metaseq.read import Part, Read, join
 from metaseq_plugin.storage import torch_file
-from metaseq_plugin.storage.lazy import Tensors
+from metaseq_plugin.storage.lazy import Lazy, Tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KNOWN = {"state", "param_groups", "loss_scale"}
@@ -126,11 +126,10 @@ def _moments_of_part(part: Part, held: List[List[Tensor]], named: Tensors) -> Te
     flats = part.flats[0] if part.flats else []
     is_flat = all(len(state) == len(flats) and all(t.dim() == 1 for t in state) for state in held)
     if flats and is_flat:
-        found = [_cut(part, index, [state[index] for state in held]) for index in range(len(flats))]
-        return Tensors(
-            {name: make for t in found for name, make in t.makers.items()},
-            {name: held for t in found for name, held in t.twins.items()},
-        )
+        found: Dict[str, Lazy] = {}
+        for index in range(len(flats)):
+            found |= _cut(part, index, [state[index] for state in held])
+        return Tensors(found)
     shapes = [held.shape for held in named.twins.values()]
     if len(held) > 1 or [t.shape for t in held[0]] != shapes:
         refuse(
@@ -139,7 +138,7 @@ def _moments_of_part(part: Part, held: List[List[Tensor]], named: Tensors) -> Te
     return Tensors.of(dict(zip(named, held[0], strict=True)))
 
 
-def _cut(part: Part, index: int, pieces: List[Tensor]) -> Tensors:
+def _cut(part: Part, index: int, pieces: List[Tensor]) -> Dict[str, Lazy]:
     """The parameters' moments of flat parameter ``index``."""
     flat: Flat = part.flats[0][index]
     if part.is_flat:
@@ -148,8 +147,8 @@ def _cut(part: Part, index: int, pieces: List[Tensor]) -> Tensors:
         is_mapped = [len(piece) for piece in pieces] == expected
     else:
         # Merged by Meta's reshard_fsdp, which leaves the last shards' padding where it was.
-        lengths = [flat.numel]
-        is_mapped = len(pieces[0]) >= flat.numel and not pieces[0][flat.numel :].any()
+        lengths = [sum(flat.numels)]
+        is_mapped = len(pieces[0]) >= lengths[0] and not pieces[0][lengths[0] :].any()
     if not is_mapped:
         refuse(part.source, f"`{flat.key}` is of another length than the parameter")
     return cut(flat, pieces, lengths)

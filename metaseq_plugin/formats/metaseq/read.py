@@ -7,6 +7,7 @@ of cuts (layout/cuts.py). Nothing is copied before a tensor is asked for.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
 
@@ -30,7 +31,7 @@ from metaseq_plugin.formats.tensors import EMBEDDING, check_tensors
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.storage import torch_file
-from metaseq_plugin.storage.lazy import Maker, Tensors, twin
+from metaseq_plugin.storage.lazy import Lazy, Tensors, twin
 
 logger = logging.getLogger(__name__)
 
@@ -133,8 +134,7 @@ def _model_of(part: Part) -> Tensors:
     models = [state["model"] for state in part.states]
     if not part.is_flat:
         return Tensors.of(models[0])
-    makers: Dict[str, Maker] = {}
-    twins: Dict[str, Tensor] = {}
+    found: Dict[str, Lazy] = {}
     described = {flat.key for flat in part.flats[0]}
     for model, flats in zip(models, part.flats, strict=True):
         missing = sorted(described - model.keys())
@@ -150,12 +150,10 @@ def _model_of(part: Part) -> Tensors:
             )
     for index, flat in enumerate(part.flats[0]):
         pieces = [model[flat.key] for model in models]
-        found = unflatten([flats[index] for flats in part.flats], pieces, part.source)
-        makers.update(found.makers)
-        twins.update(found.twins)
+        found |= unflatten([flats[index] for flats in part.flats], pieces, part.source)
     if VERSION in models[0]:
-        makers[VERSION], twins[VERSION] = (lambda: models[0][VERSION]), models[0][VERSION]
-    return Tensors(makers, twins)
+        found[VERSION] = Lazy.of(models[0][VERSION])
+    return Tensors(found)
 
 
 def _drop(tensors: Tensors, source: str) -> Tensors:
@@ -187,8 +185,7 @@ def _check_number(num_parts: int, ffn_dim: int, part: Tensors, source: str) -> N
 
 def join(parts: Sequence[Tensors], shapes: Mapping[str, torch.Size]) -> Tensors:
     """Whole tensors of model parts, which have been checked to be the pieces of ``shapes``."""
-    makers: Dict[str, Maker] = {}
-    twins: Dict[str, Tensor] = {}
+    whole: Dict[str, Lazy] = {}
     for name, shape in shapes.items():
         pieces = [model_part_piece(name, shape, rank, len(parts)) for rank in range(len(parts))]
         dtypes = {part.twins[name].dtype for part in parts}
@@ -197,43 +194,36 @@ def join(parts: Sequence[Tensors], shapes: Mapping[str, torch.Size]) -> Tensors:
                 f"`{name}` must have one data type in all model parts, but has "
                 f"{' and '.join(sorted(map(str, dtypes)))}. Give all the parts of one checkpoint."
             )
-        dtype = dtypes.pop()
-        makers[name] = (
-            _same_in_all(parts, name) if pieces[0].is_whole else _joined(parts, name, pieces, dtype)
+        make = (
+            partial(_same_in_all, parts, name)
+            if pieces[0].is_whole
+            else partial(_joined, parts, name, pieces)
         )
-        twins[name] = twin(shape, dtype)
-    return Tensors(makers, twins)
+        whole[name] = Lazy(twin(shape, dtypes.pop()), make)
+    return Tensors(whole)
 
 
-def _joined(
-    parts: Sequence[Tensors], name: str, pieces: Sequence[Piece], dtype: torch.dtype
-) -> Maker:
-    def make() -> Tensor:
-        whole = torch.empty(pieces[0].shape, dtype=dtype)
-        for part, piece in zip(parts, pieces, strict=True):
-            whole[piece.slices] = part[name]
-        return whole
-
-    return make
+def _joined(parts: Sequence[Tensors], name: str, pieces: Sequence[Piece]) -> Tensor:
+    whole = torch.empty(pieces[0].shape, dtype=parts[0].twins[name].dtype)
+    for part, piece in zip(parts, pieces, strict=True):
+        whole[piece.slices] = part[name]
+    return whole
 
 
-def _same_in_all(parts: Sequence[Tensors], name: str) -> Maker:
-    def make() -> Tensor:
-        first = parts[0][name]
-        for rank, part in enumerate(parts[1:], start=1):
-            other = part[name]
-            if torch.equal(first, other):
-                continue
-            difference = float((first.double() - other.double()).abs().max())
-            largest = float(first.double().abs().max())
-            if not difference <= MOST_DIFFERENCE * largest:
-                raise UserError(
-                    f"`{name}` must be the same in all model parts, but part {rank} differs from part 0 "
-                    f"by {difference:.3g}. Give all the parts of one checkpoint."
-                )
-            logger.warning(
-                f"`{name}` of model part {rank} differs from part 0's by {difference:.3g}; part 0's is taken"
+def _same_in_all(parts: Sequence[Tensors], name: str) -> Tensor:
+    first = parts[0][name]
+    for rank, part in enumerate(parts[1:], start=1):
+        other = part[name]
+        if torch.equal(first, other):
+            continue
+        difference = float((first.double() - other.double()).abs().max())
+        largest = float(first.double().abs().max())
+        if not difference <= MOST_DIFFERENCE * largest:
+            raise UserError(
+                f"`{name}` must be the same in all model parts, but part {rank} differs from part 0 "
+                f"by {difference:.3g}. Give all the parts of one checkpoint."
             )
-        return first
-
-    return make
+        logger.warning(
+            f"`{name}` of model part {rank} differs from part 0's by {difference:.3g}; part 0's is taken"
+        )
+    return first
