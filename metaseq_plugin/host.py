@@ -9,14 +9,17 @@ from typing import Any, Dict, Optional
 from metaseq_plugin.checkpoint.load import load_checkpoint
 from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.save import save_checkpoint
-from metaseq_plugin.checkpoint.set import CheckpointSet
-from metaseq_plugin.checkpoint.set_file import open_file
 from metaseq_plugin.distributed import run
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel
 from metaseq_plugin.distributed.option_checks import check_layout
+from metaseq_plugin.formats.fairseq import build_state, fairseq_cfg, read_whole
+from metaseq_plugin.formats.locate import is_hf, locate
+from metaseq_plugin.formats.metaseq.names import is_metaseqs_own, settings_of
+from metaseq_plugin.formats.model import read_model
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.sizes import is_opt
+from metaseq_plugin.storage import torch_file
 
 
 class OPTHost:
@@ -61,16 +64,16 @@ class OPTHost:
         return str((name.files() or [name.manifest_path])[0])
 
     def read(self, path: str) -> Optional[Dict[str, Any]]:
-        """The whole state of a set; None for one file without a manifest, and for others' models."""
-        name = set_name(Path(path))
-        files = name.files()
-        if not name.manifest_path.is_file():
-            is_single = len(files) < 2 and Path(path).is_file()
-            if is_single or not files or not is_opt(model_name(open_file(files[0]).state)):
+        """The whole state of a set, of a folder's model, or of a file of metaseq's."""
+        where = Path(path)
+        if not is_hf(where):
+            if not where.exists() and not set_name(where).exists:
                 return None
-        return CheckpointSet.open(Path(path)).whole()
-
-
-def model_name(state: Dict[str, Any]) -> str:
-    """The registered name of the model that ``state`` is of, or ""."""
-    return str(((state.get("cfg") or {}).get("model") or {}).get("_name") or "")
+            found = locate(where)
+            state = {} if found.has_manifest else torch_file.read(found.files[0])
+            if not is_metaseqs_own(state):
+                is_ours = found.has_manifest or is_opt(settings_of(state).get("_name"))
+                is_more = found.is_set or where.is_dir()
+                return read_whole(found) if is_ours and is_more else None
+        model = read_model(where)
+        return build_state(model.tensors, fairseq_cfg(model.cfg, model.data or where.parent))

@@ -6,11 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import pytest
 import torch
 
+from metaseq_plugin import cli
 from tests.fairseq_runs import Ended, run_fairseq, train, write_data
 
 UPDATES = 4
@@ -54,6 +55,33 @@ def valid_loss(output: str) -> float:
 def test_validate_repeats_what_training_logged(trained: Trained, tmp_path: Path) -> None:
     ended = run("validate", trained, tmp_path, "--batch-size", 4, "--log-format", "json")
     assert valid_loss(ended.output) == valid_loss(trained.ended.output)
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "name"),
+    [
+        ("hf", (), ""),
+        ("metaseq", (), "reshard.pt"),
+        ("metaseq", ("--model-parallel-size", "2", "--num-shards", "2"), "reshard.pt"),
+        ("fairseq", None, ""),  # a run folder
+    ],
+)
+def test_path_may_be_whatever_convert_reads(
+    trained: Trained, tmp_path: Path, to: str, options: Optional[tuple[str, ...]], name: str
+) -> None:
+    folder = trained.save_dir
+    if options is not None:
+        folder = tmp_path / "converted"
+        arguments = [str(trained.checkpoint), str(folder), "--to", to, "--data", str(trained.data)]
+        assert cli.main(["convert", *arguments, *options]) == 0
+    words = {"stdin": "w5 w6 w7\nw9\n"}
+    first, second = (
+        run("interactive", trained, tmp_path, "--beam", 1, "--max-len-b", 8, *path, **words).output
+        for path in ((), ("--path", folder / name))
+    )
+    written = re.findall(r"^[HP]-.*$", first, re.MULTILINE)
+    assert len(written) == 4
+    assert re.findall(r"^[HP]-.*$", second, re.MULTILINE) == written
 
 
 @pytest.mark.slow

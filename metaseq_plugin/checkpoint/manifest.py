@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.layout import Layout
@@ -173,13 +173,13 @@ def set_names(folder: Path) -> List[SetName]:
     return [SetName(folder, stem) for stem in sorted(stems)]
 
 
-def hash_stream(stream: BinaryIO) -> Facts:
-    """Size and checksum of what is left to read."""
-    digest, num_bytes = hashlib.sha256(), 0
-    while chunk := stream.read(CHUNK_BYTES):
-        digest.update(chunk)
-        num_bytes += len(chunk)
-    return Facts(num_bytes, digest.hexdigest())
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def fault_of(path: Path, facts: Facts) -> Optional[str]:
@@ -190,10 +190,8 @@ def fault_of(path: Path, facts: Facts) -> Optional[str]:
             what = "is missing"
         elif path.stat().st_size != facts.num_bytes:
             what = f"has {path.stat().st_size:,} bytes instead of {facts.num_bytes:,}"
-        else:
-            with path.open("rb") as stream:
-                if hash_stream(stream).sha256 != facts.sha256:
-                    what = "has other content (its checksum differs)"
+        elif sha256_of(path) != facts.sha256:
+            what = "has other content (its checksum differs)"
     except OSError as error:
         what = f"cannot be read ({error.strerror})"
     if what is None:

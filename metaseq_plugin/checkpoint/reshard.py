@@ -21,7 +21,6 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.cuts import model_parallel_dim, model_part_piece, shard_piece
 from metaseq_plugin.layout.layout import Layout, check_divides
 from metaseq_plugin.layout.peers import ALONE
-from metaseq_plugin.layout.piece import Piece
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +80,7 @@ def reshard(
 
 def what_is_cut(saved: CheckpointSet) -> Dict[str, int]:
     """What model parts share out, in words -> how much of it there is."""
-    settings: Dict[str, Any] = (saved.first.state.get("cfg") or {}).get("model") or {}
-    heads = settings.get("decoder_attention_heads")
+    heads = saved.first.settings("model").get("decoder_attention_heads")
     cut = {} if heads is None else {"the heads": heads}
     for name, piece in saved.pieces.items():
         dim = model_parallel_dim(name)
@@ -109,23 +107,15 @@ def file_state(
     saved: CheckpointSet, layout: Layout, part: int, shard: int, with_optimizer: bool
 ) -> Dict[str, Any]:
     """What one file of the new set holds."""
-    pieces = {
-        key: piece_in_file(key, piece.shape, part, shard, layout)
-        for key, piece in saved.pieces.items()
-    }
+    pieces = {}
+    for key, piece in saved.pieces.items():
+        of_part = model_part_piece(key, piece.shape, part, layout.model_parallel_size)
+        pieces[key] = shard_piece(of_part, shard, layout.num_shards)
     params = saved.first.optimizer_params if with_optimizer else None
     state = (
         state_with_optimizer(saved, pieces, params) if with_optimizer else saved.state_for(pieces)
     )
     return {**state, "layout": layout_entry(layout, part, shard, pieces, params)}
-
-
-def piece_in_file(
-    name: str, shape: Tuple[int, ...], part: int, shard: int, layout: Layout
-) -> Piece:
-    """What one file of ``layout`` holds of a tensor."""
-    piece = model_part_piece(name, shape, part, layout.model_parallel_size)
-    return shard_piece(piece, shard, layout.num_shards)
 
 
 def describe(layout: Layout) -> str:

@@ -28,7 +28,7 @@ from metaseq_plugin.distributed.run import current
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.held import named_pieces, pieces_of
 from metaseq_plugin.layout.layout import Layout
-from metaseq_plugin.layout.peers import Ranks, all_ranks, on_first, ranks_of
+from metaseq_plugin.layout.peers import all_ranks, on_first, ranks_of
 from metaseq_plugin.layout.piece import Piece
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
             trainer.state_dict()  # this rank's share in gathering it
         return
     started = time.monotonic()
-    ranks = saving_ranks(trainer)
+    # Those that write the set together; this one is among them.
+    ranks = all_ranks() if is_sharded(trainer) else ranks_of(current().grid.model_group)
     name = own_name(trainer)
     stems = on_first(ranks, lambda: stems_to_save(cfg, trainer, epoch_itr, val_loss))
     stems = [f"{stem}{name.stem}" for stem in stems]  # with the user's --checkpoint-suffix
@@ -67,11 +68,6 @@ def save_checkpoint(cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[f
             )
     if ranks.rank == 0:
         delete_old(cfg, name.stem, epoch_itr.end_of_epoch())
-
-
-def saving_ranks(trainer: Any) -> Ranks:
-    """The ranks that write a set together; this one is among them."""
-    return all_ranks() if is_sharded(trainer) else ranks_of(current().grid.model_group)
 
 
 def is_sharded(trainer: Any) -> bool:

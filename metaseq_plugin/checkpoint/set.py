@@ -22,12 +22,7 @@ from metaseq_plugin.checkpoint.manifest import (
     set_name,
     verify,
 )
-from metaseq_plugin.checkpoint.set_file import (
-    Held,
-    Pieces,
-    SavedFile,
-    open_file,
-)
+from metaseq_plugin.checkpoint.set_file import Held, Pieces, SavedFile, open_file
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.fit import check_fits
 from metaseq_plugin.layout.layout import Layout

@@ -43,8 +43,13 @@ class SavedFile(NamedTuple):
             return Layout(
                 entry["model_parallel"][1], entry["shard"][1], entry["data_parallel_size"]
             )
-        options = (self.state.get("cfg") or {}).get("distributed_training") or {}
-        return Layout(1, 1, options.get("distributed_world_size") or 1)
+        return Layout(
+            1, 1, self.settings("distributed_training").get("distributed_world_size") or 1
+        )
+
+    def settings(self, group: str) -> Mapping[str, Any]:
+        """A group of the settings of the run that saved it; {} where the file does not say."""
+        return (self.state.get("cfg") or {}).get(group) or {}
 
     @property
     def optimizer(self) -> Optional[Dict[str, Any]]:

@@ -23,7 +23,3 @@ def keeping_the_device(parse_args_and_arch: Callable[..., Any]) -> Callable[...,
         return result
 
     return wrapper
-
-
-def keep_the_device(options: Any) -> None:
-    options.parse_args_and_arch = keeping_the_device(options.parse_args_and_arch)

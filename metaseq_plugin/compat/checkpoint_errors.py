@@ -26,35 +26,14 @@ def unreadable(path: Union[str, Path], error: Exception) -> UserError:
     )
 
 
-def naming_the_file(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``load_checkpoint_to_cpu``, refusing a file that is no whole checkpoint."""
-
-    @wraps(load)
-    def wrapper(path: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return load(path, *args, **kwargs)
-        except UNREADABLE as error:
-            raise unreadable(path, error) from error
-
-    return wrapper
-
-
-def requiring_restore_file(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``load_checkpoint``, refusing a ``--restore-file`` that names nothing."""
-
-    @wraps(load)
-    def wrapper(cfg: Any, trainer: Any, **kwargs: Any) -> Any:
-        name = cfg.restore_file
-        if name != DEFAULT_RESTORE_FILE:
-            path = Path(name.replace(".pt", f"{trainer.checkpoint_suffix}.pt"))
-            if not path.is_file():
-                raise UserError(
-                    f"`--restore-file` must name a checkpoint, but {path} does not exist. "
-                    "Set one that does, or leave it out to start anew."
-                )
-        return load(cfg, trainer, **kwargs)
-
-    return wrapper
+def check_restore_file(cfg: Any, suffix: str) -> None:
+    """Refuse a ``--restore-file`` that names nothing, with the ``suffix`` that a rank puts before .pt."""
+    path = Path(cfg.restore_file.replace(".pt", f"{suffix}.pt"))
+    if cfg.restore_file != DEFAULT_RESTORE_FILE and not path.is_file():
+        raise UserError(
+            f"`--restore-file` must name a checkpoint, but {path} does not exist. "
+            "Set one that does, or leave it out to start anew."
+        )
 
 
 def requiring_writable(verify: Callable[[str], None]) -> Callable[[str], None]:
@@ -71,8 +50,3 @@ def requiring_writable(verify: Callable[[str], None]) -> Callable[[str], None]:
             ) from error
 
     return wrapper
-
-
-def require_writable_folder(checkpoint_utils: Any) -> None:
-    verify = checkpoint_utils.verify_checkpoint_directory
-    checkpoint_utils.verify_checkpoint_directory = requiring_writable(verify)

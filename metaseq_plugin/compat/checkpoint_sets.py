@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import torch
 
-from metaseq_plugin.compat.checkpoint_errors import naming_the_file, requiring_restore_file
+from metaseq_plugin.compat.checkpoint_errors import UNREADABLE, check_restore_file, unreadable
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.compat.host import host_of, registered
 
@@ -81,19 +81,20 @@ def saving(save: Callable[..., None]) -> Callable[..., None]:
 
 def loading(load: Callable[..., Any]) -> Callable[..., Any]:
     """``load_checkpoint``, or the host's; fairseq's refuses a restore file that is not there."""
-    theirs = requiring_restore_file(load)
 
     @wraps(load)
     def wrapper(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
         host = host_of(trainer.cfg)
-        return (theirs if host is None else host.load)(cfg, trainer, **passthrough)
+        if host is not None:
+            return host.load(cfg, trainer, **passthrough)
+        check_restore_file(cfg, trainer.checkpoint_suffix)
+        return load(cfg, trainer, **passthrough)
 
     return wrapper
 
 
 def reading(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``load_checkpoint_to_cpu`` for any path of a set."""
-    theirs = naming_the_file(load)
+    """``load_checkpoint_to_cpu`` for any path of a set; a file that is no whole checkpoint is refused."""
 
     @wraps(load)
     def wrapper(path: str, arg_overrides: Any = None, load_on_all_ranks: bool = False) -> Any:
@@ -102,14 +103,17 @@ def reading(load: Callable[..., Any]) -> Callable[..., Any]:
         if handed is not None and handed[0] == path:
             return handed[1]
         state = None if host is None else host.read(path)
-        if state is None:
-            return theirs(path, arg_overrides, load_on_all_ranks)
-        # fairseq's own reader brings the settings up to date; the tensors do not concern it.
-        small = {key: value for key, value in state.items() if key not in LARGE}
-        with tempfile.NamedTemporaryFile(suffix=".pt") as file:
-            torch.save(small, file)
-            file.flush()
-            return {**theirs(file.name, arg_overrides), **{key: state[key] for key in LARGE}}
+        try:
+            if state is None:
+                return load(path, arg_overrides, load_on_all_ranks)
+            # fairseq's own reader brings the settings up to date; the tensors do not concern it.
+            small = {key: value for key, value in state.items() if key not in LARGE}
+            with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+                torch.save(small, file)
+                file.flush()
+                return {**load(file.name, arg_overrides), **{key: state[key] for key in LARGE}}
+        except UNREADABLE as error:
+            raise unreadable(path, error) from error
 
     return wrapper
 
@@ -168,20 +172,3 @@ def without_crash_gather(consolidate: Callable[..., None]) -> Callable[..., None
             consolidate(trainer)
 
     return wrapper
-
-
-def keep_sets(checkpoint_utils: Any) -> None:
-    seams: Dict[str, Callable[..., Any]] = {
-        "save_checkpoint": saving,
-        "load_checkpoint": loading,
-        "load_checkpoint_to_cpu": reading,
-        "get_maybe_sharded_checkpoint_filename": naming_a_member,
-    }
-    for name, seam in seams.items():
-        setattr(checkpoint_utils, name, seam(getattr(checkpoint_utils, name)))
-
-
-def spare_a_failed_rank(trainer: Any) -> None:
-    trained = trainer.Trainer
-    trained.save_checkpoint = without_crash_file(trained.save_checkpoint)
-    trained.consolidate_optimizer = without_crash_gather(trained.consolidate_optimizer)

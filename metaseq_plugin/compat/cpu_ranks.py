@@ -70,13 +70,5 @@ def gathering(all_gather_list: Callable[..., List[Any]]) -> Callable[..., List[A
     return wrapper
 
 
-def keep_on_host(trainer: Any) -> None:
-    trainer.Trainer.train_step = staying(trainer.Trainer.train_step)
-
-
-def gather_without_gpu(distributed_utils: Any) -> None:
-    distributed_utils.all_gather_list = gathering(distributed_utils.all_gather_list)
-
-
 def take_any_device(distributed_fairseq_model: Any) -> None:
     distributed_fairseq_model.DistributedDataParallel = AnyDeviceDDP

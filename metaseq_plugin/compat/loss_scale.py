@@ -42,8 +42,3 @@ def bounding_skips(check_overflow: Callable[[Any, Any], None]) -> Callable[[Any,
             raise
 
     return wrapper
-
-
-def bound_skips(dynamic_loss_scaler: Any) -> None:
-    scaler = dynamic_loss_scaler.DynamicLossScaler
-    scaler.check_overflow = bounding_skips(scaler.check_overflow)

@@ -87,18 +87,6 @@ def marking_copies(build: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def check_layout(distributed_utils: Any) -> None:
-    distributed_utils.distributed_init = checking(distributed_utils.distributed_init)
-
-
-def prepare_run(train: Any) -> None:
-    train.main = preparing(train.main)
-
-
-def shard_by_host(fully_sharded_data_parallel: Any) -> None:
-    fully_sharded_data_parallel.fsdp_wrap = sharding(fully_sharded_data_parallel.fsdp_wrap)
-
-
 def leave_sharded_alone(distributed_fairseq_model: Any) -> None:
     module = distributed_fairseq_model
     module.DistributedFairseqModel = leaving_sharded_alone(

@@ -61,10 +61,6 @@ def stop_timeout(wrapper: Any) -> None:
         wrapper._heartbeat_thread.join(0.01)
 
 
-def bound_collectives(distributed_utils: Any) -> None:
-    distributed_utils.distributed_init = bounding_collectives(distributed_utils.distributed_init)
-
-
 def bound_own_work(distributed_timeout_wrapper: Any) -> None:
     heartbeat = distributed_timeout_wrapper.DistributedTimeoutWrapper
     heartbeat._check_heartbeat = check_heartbeat

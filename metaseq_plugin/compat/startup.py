@@ -32,17 +32,35 @@ class Seam:
     """One repair: ``when`` ("before" or "after") ``target`` is imported, call ``function`` of ``module``.
 
     ``module`` is a file of this folder. An "after" function is given the imported target. A function
-    returns None where it has done its work, and the reason where it is not needed.
+    returns None where it has done its work, and the reason where it is not needed. With ``attribute``,
+    that of the target or of a class in it, the function is given it and returns what takes its place.
     """
 
-    __slots__ = ("function", "module", "target", "when")
+    __slots__ = ("attribute", "function", "module", "target", "when")
 
-    def __init__(self, target: str, when: str, module: str, function: str) -> None:
+    def __init__(
+        self, target: str, when: str, module: str, function: str, attribute: str = ""
+    ) -> None:
         self.target, self.when, self.module, self.function = target, when, module, function
+        self.attribute = attribute
 
     @property
     def name(self) -> str:
         return f"{self.module}.{self.function}"
+
+    def apply(self, target: Optional[ModuleType]) -> Optional[str]:
+        """Do it; the reason where it is not needed."""
+        from importlib import import_module
+
+        repair = vars(import_module(f"metaseq_plugin.compat.{self.module}"))[self.function]
+        if target is None:
+            return repair()
+        if not self.attribute:
+            return repair(target)
+        owner, _, name = self.attribute.rpartition(".")
+        holder = vars(target)[owner] if owner else target
+        setattr(holder, name, repair(vars(holder)[name]))
+        return None
 
 
 # fmt: off
@@ -63,34 +81,35 @@ SEAMS = (
     Seam("fairseq.data.iterators", "after", "grouped_batches", "let_streams_group"),
     Seam("fairseq.data.huffman.huffman_coder", "after", "bitarray_rindex", "provide_rindex"),
     Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints", "allow_plain_data"),
-    Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors", "require_writable_folder"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors", "requiring_writable", "verify_checkpoint_directory"),
     Seam("fairseq.models.distributed_fairseq_model", "after", "cpu_ranks", "take_any_device"),
-    Seam("fairseq.trainer", "after", "cpu_ranks", "keep_on_host"),
+    Seam("fairseq.trainer", "after", "cpu_ranks", "staying", "Trainer.train_step"),
     Seam("fairseq.trainer", "after", "one_model", "go_together"),
-    Seam("fairseq.distributed.utils", "after", "cpu_ranks", "gather_without_gpu"),
-    Seam("fairseq.distributed.utils", "after", "rank_timeout", "bound_collectives"),
+    Seam("fairseq.distributed.utils", "after", "cpu_ranks", "gathering", "all_gather_list"),
+    Seam("fairseq.distributed.utils", "after", "rank_timeout", "bounding_collectives", "distributed_init"),
     Seam("fairseq.distributed.utils", "after", "safe_checkpoints", "allow_placeholders"),
     Seam("fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout", "bound_own_work"),
-    Seam("fairseq.optim.dynamic_loss_scaler", "after", "loss_scale", "bound_skips"),
-    Seam("torch.distributed.run", "after", "torchrun_report", "report_in_one_line"),
-    Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "keep_sets"),
-    Seam("fairseq.trainer", "after", "checkpoint_sets", "spare_a_failed_rank"),
-    Seam("fairseq.options", "after", "bf16", "keep_the_device"),
+    Seam("fairseq.optim.dynamic_loss_scaler", "after", "loss_scale", "bounding_skips", "DynamicLossScaler.check_overflow"),
+    Seam("torch.distributed.run", "after", "torchrun_report", "in_one_line", "main"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "saving", "save_checkpoint"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "loading", "load_checkpoint"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "reading", "load_checkpoint_to_cpu"),
+    Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "naming_a_member", "get_maybe_sharded_checkpoint_filename"),
+    Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_file", "Trainer.save_checkpoint"),
+    Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_gather", "Trainer.consolidate_optimizer"),
+    Seam("fairseq.options", "after", "bf16", "keeping_the_device", "parse_args_and_arch"),
     Seam("fairseq.options", "after", "door", "refuse_usage_briefly"),
-    Seam("fairseq.utils", "after", "user_dir", "find_us"),
-    Seam("fairseq_cli.hydra_train", "after", "user_dir", "import_us_first"),
-    Seam("fairseq_cli.eval_lm", "after", "door", "guard"),
-    Seam("fairseq_cli.generate", "after", "door", "guard"),
-    Seam("fairseq_cli.hydra_train", "after", "door", "guard"),
-    Seam("fairseq_cli.interactive", "after", "door", "guard"),
-    Seam("fairseq_cli.preprocess", "after", "door", "guard"),
-    Seam("fairseq_cli.train", "after", "door", "guard"),
-    Seam("fairseq_cli.validate", "after", "door", "guard"),
-    Seam("fairseq.distributed.utils", "after", "parallel_doors", "check_layout"),
-    Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors", "shard_by_host"),
+    Seam("fairseq.utils", "after", "user_dir", "finding_us", "import_user_module"),
+    Seam("fairseq_cli.hydra_train", "after", "user_dir", "importing_first", "cli_main"),
+    *(
+        Seam(f"fairseq_cli.{command}", "after", "door", "guard")
+        for command in ("eval_lm", "generate", "hydra_train", "interactive", "preprocess", "train", "validate")
+    ),
+    Seam("fairseq.distributed.utils", "after", "parallel_doors", "checking", "distributed_init"),
+    Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors", "sharding", "fsdp_wrap"),
     Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"),
     Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors", "mark_copies"),
-    Seam("fairseq_cli.train", "after", "parallel_doors", "prepare_run"),
+    Seam("fairseq_cli.train", "after", "parallel_doors", "preparing", "main"),
 )
 # fmt: on
 
@@ -106,14 +125,11 @@ REPORT: dict[str, dict[str, str]] = {}
 
 def apply_seams(target: str, when: str, module: Optional[ModuleType]) -> None:
     """Run every seam of ``target`` that belongs ``when``, once."""
-    from importlib import import_module
-
     for seam in SEAMS:
         if seam.target == target and seam.when == when:
             done = REPORT.setdefault(target, {})
             if seam.name not in done:
-                repair = vars(import_module(f"metaseq_plugin.compat.{seam.module}"))[seam.function]
-                reason = repair() if module is None else repair(module)
+                reason = seam.apply(module)
                 done[seam.name] = "applied" if reason is None else f"not needed ({reason})"
 
 

@@ -54,7 +54,3 @@ def in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
             raise SystemExit(128 + end.sigval) from None
 
     return wrapper
-
-
-def report_in_one_line(run: Any) -> None:
-    run.main = in_one_line(run.main)

@@ -45,11 +45,3 @@ def importing_first(cli_main: Callable[[], Any]) -> Callable[[], Any]:
         return cli_main()
 
     return wrapper
-
-
-def find_us(utils: Any) -> None:
-    utils.import_user_module = finding_us(utils.import_user_module)
-
-
-def import_us_first(hydra_train: Any) -> None:
-    hydra_train.cli_main = importing_first(hydra_train.cli_main)

@@ -2,10 +2,12 @@
 
     for result in in_order(function, items, num_workers):  # in the order of ``items``
 
+``add_workers_option`` gives a command its ``--workers``, and ``check_workers`` checks it.
 ``process_pool`` makes a pool for work that is handed out in another way: its processes inherit a function,
 which ``call_inherited`` calls there. ``killed_means`` says in one sentence that one of them was killed.
 """
 
+import argparse
 import ctypes
 import multiprocessing
 import os
@@ -42,6 +44,20 @@ def killed_means(sentence: str) -> Iterator[None]:
 def available_cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def add_workers_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=available_cores(), metavar="N",
+        help="processes (default: all cores, %(default)s; the result is the same)")  # fmt: skip
+
+
+def check_workers(num_workers: int) -> None:
+    """Raise UserError for ``--workers`` out of range."""
+    if not 1 <= num_workers <= MAX_WORKERS:
+        raise UserError(
+            f"`--workers` must be between 1 and {MAX_WORKERS:,}, but is {num_workers:,}. "
+            "Set it to the number of cores."
+        )
 
 
 class _Inherited:

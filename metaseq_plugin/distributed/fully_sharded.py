@@ -11,7 +11,7 @@ the last norm.
     each layer    before it runs         yes; --no-reshard-after-forward no  scattered after it ran
     root          at the start           no (the loss projects with it)      scattered at the end
 
-The steps, in ``shard``: (1) the model comes on the meta device, its tensor-parallel cut done; (2) FSDP2
+The steps, in ``Run.wrap``: (1) the model comes on the meta device, its tensor-parallel cut done; (2) FSDP2
 replaces its parameters by shards, which are marked with the piece that they are (``cut_shards``);
 (3) ``FullyShardedModel`` stands around it and is what fairseq's trainer asks for its state; (4) shards
 get memory and initial values, so that no rank ever holds the whole model. Master weights, gradients and moments are
@@ -35,7 +35,6 @@ from metaseq_plugin.layout.cuts import shard_piece
 from metaseq_plugin.layout.fit import check_fits
 from metaseq_plugin.layout.grid import DATA_AXIS, Grid
 from metaseq_plugin.layout.held import (
-    give_memory,
     is_model_part,
     local,
     local_tensors,
@@ -138,22 +137,6 @@ class FullyShardedModel(nn.Module):
         rest = vars(self.module).get("all_reduce_grads")
         if rest is not None:
             rest()
-
-
-def shard(
-    model: nn.Module,
-    grid: Grid,
-    compute_dtype: torch.dtype,
-    use_sharded_state: bool = False,
-    reshard_after_forward: bool = True,
-    cpu_offload: bool = False,
-) -> FullyShardedModel:
-    """Cut ``model``, an OPT on the meta device, over the data-parallel ranks and give it its weights."""
-    cut_shards(model, grid, compute_dtype, reshard_after_forward, cpu_offload)
-    sharded = FullyShardedModel(model, grid, use_sharded_state)
-    give_memory(model, "cpu" if cpu_offload else sharded.device.type)
-    initialise(model)
-    return sharded
 
 
 def cut_shards(

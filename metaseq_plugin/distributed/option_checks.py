@@ -5,7 +5,7 @@
 """
 
 import copy
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, NamedTuple
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.layout import FULLY_SHARDED, check_divides, divisors, indivisible
@@ -52,20 +52,10 @@ NEVER = (
 )
 
 # What only sharding knows.
-SHARDED_ONLY = (
-    Option("--use-sharded-state", lambda c: c.distributed_training.use_sharded_state, ""),
-    Option(
-        "--no-reshard-after-forward", lambda c: c.distributed_training.no_reshard_after_forward, ""
-    ),
-    Option("--cpu-offload", lambda c: c.distributed_training.cpu_offload, ""),
-)
+SHARDED_ONLY = ("use_sharded_state", "no_reshard_after_forward", "cpu_offload")
 
 # The backends that train the parts of a model; slowmo and legacy_ddp all-reduce past the parts.
 PART_BACKENDS = ("pytorch_ddp", "c10d", FULLY_SHARDED)
-
-
-def listed(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values))
 
 
 def combinations(cfg: Any) -> Iterator[str]:
@@ -83,11 +73,12 @@ def combinations(cfg: Any) -> Iterator[str]:
                 f"`--optimizer` must be adamw with {layout}, but is {optimizer}. Only that "
                 "one knows which part of the model's gradient a rank holds; set it."
             )
-    for option in SHARDED_ONLY:
-        if not sharded and option.is_set(cfg):
+    for name in SHARDED_ONLY:
+        if not sharded and cfg.distributed_training[name]:
+            typed = "--" + name.replace("_", "-")
             yield (
-                f"`{option.name}` must come with --ddp-backend fully_sharded, but that is "
-                f"{cfg.distributed_training.ddp_backend}. Set it, or leave {option.name} out."
+                f"`{typed}` must come with --ddp-backend fully_sharded, but that is "
+                f"{cfg.distributed_training.ddp_backend}. Set it, or leave {typed} out."
             )
     if flag(cfg, "sequence_parallel") and not parts:
         yield (
@@ -141,7 +132,7 @@ def check_layout(cfg: Any, world_size: int) -> None:
     if parts < 1:
         problems.append(
             f"`--model-parallel-size` must be at least 1, but is {parts}. "
-            f"Set one of {listed(divisors(world_size))}."
+            f"Set one of {', '.join(map(str, divisors(world_size)))}."
         )
     elif parts > 1:
         problems += [*components(cfg), *sizes(cfg, world_size)]

@@ -13,13 +13,15 @@ Tokens are the last dim but one. For (B, T, D) they are gathered in order; for r
 feed-forward block has them, in the order of ranks, which leave undoes.
 """
 
-from typing import Any, Tuple
+from typing import Any, Callable, Tuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from metaseq_plugin.modules.collectives import all_gather, reduce_scatter
+
+Collective = Callable[[Tensor], Tensor]
 
 
 class Region:
@@ -33,12 +35,18 @@ class Region:
 
     def enter(self, x: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D), or (B, T/tp, D) → (B, T, D) where tokens are cut."""
-        result: Tensor = (_Gather if self.cuts_tokens else _SumGradient).apply(x, self)
+        there, back = (
+            (self.gathered, self.scattered) if self.cuts_tokens else (_nothing, self.summed)
+        )
+        result: Tensor = _Pair.apply(x, there, back)
         return result
 
     def leave(self, y: Tensor) -> Tensor:
         """The other way round, summing over ranks what each has."""
-        result: Tensor = (_Scatter if self.cuts_tokens else _Sum).apply(y, self)
+        there, back = (
+            (self.scattered, self.gathered) if self.cuts_tokens else (self.summed, _nothing)
+        )
+        result: Tensor = _Pair.apply(y, there, back)
         return result
 
     def summed(self, x: Tensor) -> Tensor:
@@ -66,44 +74,18 @@ class Region:
         return own
 
 
-class _SumGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, region: Region) -> Tensor:
-        ctx.region = region
-        return x.view_as(x)
+class _Pair(torch.autograd.Function):
+    """``there`` for activations, and its transpose ``back`` for their gradients."""
 
     @staticmethod
-    def backward(ctx: Any, dx: Tensor) -> Tuple[Tensor, None]:
-        return ctx.region.summed(dx), None
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, region: Region) -> Tensor:
-        return region.summed(y)
+    def forward(ctx: Any, x: Tensor, there: Collective, back: Collective) -> Tensor:
+        ctx.back = back
+        return there(x)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tuple[Tensor, None]:
-        return dy, None
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, None, None]:
+        return ctx.back(gradient), None, None
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, region: Region) -> Tensor:
-        ctx.region = region
-        return region.gathered(x)
-
-    @staticmethod
-    def backward(ctx: Any, dx: Tensor) -> Tuple[Tensor, None]:
-        return ctx.region.scattered(dx), None
-
-
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, region: Region) -> Tensor:
-        ctx.region = region
-        return region.scattered(y)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tuple[Tensor, None]:
-        return ctx.region.gathered(dy), None
+def _nothing(x: Tensor) -> Tensor:
+    return x.view_as(x)

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import nn
 
 from metaseq_plugin.distributed import tensor_parallel
-from metaseq_plugin.distributed.fully_sharded import FullyShardedModel, initialise, shard
+from metaseq_plugin.distributed.fully_sharded import FullyShardedModel, cut_shards, initialise
 from metaseq_plugin.distributed.option_checks import is_sharded
 from metaseq_plugin.layout.grid import SINGLE, Grid, backend_device, build
 from metaseq_plugin.layout.held import give_memory
@@ -59,20 +59,18 @@ class Run(NamedTuple):
             initialise(model)
 
     def wrap(self, model: nn.Module) -> FullyShardedModel:
-        """Shard ``model``."""
+        """Cut ``model``, an OPT on the meta device, over the data-parallel ranks and give it its weights."""
         on_gpu = backend_device() == "cuda"
         if self.cpu_offload and not on_gpu:
             logger.warning(
                 "--cpu-offload has no effect on a CPU: everything is in its memory already"
             )
-        return shard(
-            model,
-            self.grid,
-            self.compute_dtype,
-            use_sharded_state=self.use_sharded_state,
-            reshard_after_forward=self.reshard_after_forward,
-            cpu_offload=self.cpu_offload and on_gpu,
-        )
+        offload = self.cpu_offload and on_gpu
+        cut_shards(model, self.grid, self.compute_dtype, self.reshard_after_forward, offload)
+        sharded = FullyShardedModel(model, self.grid, self.use_sharded_state)
+        give_memory(model, "cpu" if offload else sharded.device.type)
+        initialise(model)
+        return sharded
 
 
 class _Process:

@@ -23,7 +23,7 @@ another forward (row-wise linear layers, the token embedding) and hangs hooks on
 """
 
 from functools import partial
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Tuple
 
 import torch
 import torch.distributed as dist
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from metaseq_plugin.distributed.region import Region
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.grid import Grid, backend_device
-from metaseq_plugin.layout.held import is_model_part, local, mark
+from metaseq_plugin.layout.held import held_piece, is_model_part, local, mark
 from metaseq_plugin.modules.linear import linear
 from metaseq_plugin.modules.vocab_shard import VocabShard
 
@@ -74,17 +74,17 @@ class VocabParallelEmbedding(nn.Module):
         return self.region.leave(x.masked_fill(is_elsewhere.unsqueeze(-1), 0.0))
 
 
-def cut(model: nn.Module, grid: Grid, sequence_parallel: bool) -> None:
+def cut(model: Any, grid: Grid, sequence_parallel: bool) -> None:
     """Leave this rank its part of ``model``, a whole OPT on the meta device, and wire the collectives."""
     group = grid.model_group
     assert group is not None, "tensor parallelism needs a process group"
     decoder: Any = model.decoder
     region = Region(group, sequence_parallel)
-    first_rows = _cut_parameters(decoder, grid)
+    _cut_parameters(decoder, grid)
 
-    decoder.embed_tokens = VocabParallelEmbedding(
-        decoder.embed_tokens, first_rows["embed_tokens.weight"], region
-    )
+    first_row = held_piece(decoder.embed_tokens.weight).start[0]
+    decoder.embed_tokens = VocabParallelEmbedding(decoder.embed_tokens, first_row, region)
+    model.vocab_shard = VocabShard(group, first_row)  # for the criterion
     for layer in decoder.layers:
         layer.self_attn.out_proj = RowParallelLinear(layer.self_attn.out_proj, region)
         layer.fc2 = RowParallelLinear(layer.fc2, region)
@@ -98,23 +98,20 @@ def cut(model: nn.Module, grid: Grid, sequence_parallel: bool) -> None:
     if sequence_parallel:
         decoder.embed_positions.register_forward_pre_hook(partial(_own_tokens, region))
         decoder.forward = _with_even_tokens(decoder, region.size)
-    _set_attributes(model, region, first_rows["embed_tokens.weight"])
+        model.all_reduce_grads = partial(sum_partial_gradients, model, region)
 
 
-def _cut_parameters(decoder: nn.Module, grid: Grid) -> Dict[str, int]:
-    """Replace every parameter by this rank's part, marked; the first row of each that is cut by rows."""
-    first_rows = {}
+def _cut_parameters(decoder: nn.Module, grid: Grid) -> None:
+    """Replace every parameter that is cut by this rank's part, marked."""
     for name, parameter in list(decoder.named_parameters()):
         piece = model_part_piece(
             name, parameter.shape, grid.model_parallel_rank, grid.model_parallel_size
         )
-        first_rows[name] = piece.start[0]
         if not piece.is_whole:
             owner, _, last_word = name.rpartition(".")
             part = nn.Parameter(parameter.detach()[piece.slices].clone())
             mark(part, piece, is_model_part=True)
             setattr(decoder.get_submodule(owner), last_word, part)
-    return first_rows
 
 
 def _enter_input(region: Region, module: nn.Module, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
@@ -175,13 +172,6 @@ def _with_own_dropout(module: nn.Module, rank: int) -> Callable[..., Any]:
             return forward(*args, **kwargs)
 
     return with_own_dropout
-
-
-def _set_attributes(model: Any, region: Region, first_row: int) -> None:
-    """What fairseq's trainer and the criterion ask the model for."""
-    model.vocab_shard = VocabShard(region.group, first_row)
-    if region.cuts_tokens:
-        model.all_reduce_grads = partial(sum_partial_gradients, model, region)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@
 wait for all. A run of one process is ``ALONE``; tests use threads.
 """
 
-from typing import Any, Callable, List, Optional, Protocol, TypeVar
+from typing import Any, Callable, List, Optional, TypeVar
 
 import torch.distributed as dist
 
@@ -13,34 +13,25 @@ from metaseq_plugin.compat.errors import UserError
 T = TypeVar("T")
 
 
-class Ranks(Protocol):
-    """Processes that call the same methods in the same order."""
+class Ranks:
+    """Processes that call the same methods in the same order; this class itself is one alone."""
 
-    rank: int
-    size: int
-
-    def all_gather(self, value: Any) -> List[Any]:
-        """The ``value`` of every rank, in the order of ranks."""
-
-    def barrier(self) -> None:
-        """Return when every rank has called."""
-
-
-class _Alone:
     rank = 0
     size = 1
 
     def all_gather(self, value: Any) -> List[Any]:
+        """The ``value`` of every rank, in the order of ranks."""
         return [value]
 
     def barrier(self) -> None:
-        pass
+        """Return when every rank has called."""
+        self.all_gather(None)
 
 
-ALONE: Ranks = _Alone()
+ALONE = Ranks()
 
 
-class GroupRanks:
+class GroupRanks(Ranks):
     """The ranks of a process group."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
@@ -52,9 +43,6 @@ class GroupRanks:
         gathered: List[Any] = [None] * self.size
         dist.all_gather_object(gathered, value, group=self.group)
         return gathered
-
-    def barrier(self) -> None:
-        self.all_gather(None)
 
 
 def ranks_of(group: Optional[dist.ProcessGroup]) -> Ranks:

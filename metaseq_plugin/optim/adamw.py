@@ -87,16 +87,13 @@ def check_config(cfg: AdamWConfig) -> None:
             f"`--adam-betas` must be two numbers in [0, 1), but is {tuple(cfg.adam_betas)}. "
             "OPT's are '(0.9, 0.95)'."
         )
-    if cfg.adam_eps < 0:
-        problems.append(
-            f"`--adam-eps` must be at least 0, but is {cfg.adam_eps}. Set 1e-8 as OPT did."
-        )
-    if cfg.weight_decay < 0:
-        problems.append(
-            f"`--weight-decay` must be at least 0, but is {cfg.weight_decay}. Set 0.1 as OPT did."
-        )
-    if cfg.lr[0] < 0:
-        problems.append(f"`--lr` must be at least 0, but is {cfg.lr[0]}. OPT-125M's is 6e-4.")
+    for option, value, remedy in (
+        ("--adam-eps", cfg.adam_eps, "Set 1e-8 as OPT did."),
+        ("--weight-decay", cfg.weight_decay, "Set 0.1 as OPT did."),
+        ("--lr", cfg.lr[0], "OPT-125M's is 6e-4."),
+    ):
+        if value < 0:
+            problems.append(f"`{option}` must be at least 0, but is {value}. {remedy}")
     if problems:
         raise UserError("\n".join(problems))
 
@@ -107,6 +104,7 @@ class Fp32StateAdamW(torch.optim.AdamW):
     # fairseq's memory-efficient wrapper puts loaded moments back uncast by itself, but leaves them
     # on the CPU; load_state_dict below does both.
     disable_mem_eff_fp16_loading_hack = True
+    supports_memory_efficient_fp16 = True
 
     @torch.no_grad()
     def step(
@@ -232,10 +230,6 @@ class FairseqAdamW(FairseqOptimizer):
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
         }
-
-    @property
-    def supports_memory_efficient_fp16(self) -> bool:
-        return True
 
     @property
     def supports_flat_params(self) -> bool:

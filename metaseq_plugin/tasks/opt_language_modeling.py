@@ -21,8 +21,8 @@ from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.binarized.block_batches import BlockBatches
 from metaseq_plugin.data.binarized.token_blocks import (
+    BlockBatches,
     SampleBreakMode,
     TokenBlocks,
     TokenStream,
@@ -93,25 +93,32 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model; its longest input must hold a block."""
-        run = current()
-        if not from_checkpoint and not torch.cuda.is_available():
-            give_back_freed_memory() if run.is_fully_sharded else keep_freed_memory()
-        if from_checkpoint and "compile" in cfg:
-            cfg.compile = False  # --compile is for training; generation meets ever new lengths
         if from_checkpoint:
+            if "compile" in cfg:
+                cfg.compile = False  # --compile is for training; generation meets ever new lengths
             model = super().build_model(cfg, from_checkpoint)
-        else:
-            check_vocabulary(len(self.dictionary), run.grid.model_parallel_size)
-            with run.building():
-                model = super().build_model(cfg, from_checkpoint)
-            run.distribute(model, cfg.sequence_parallel)
+            self.longest_input = model.max_positions()
+            return model
+        run = current()
+        if not torch.cuda.is_available():
+            give_back_freed_memory() if run.is_fully_sharded else keep_freed_memory()
+        check_vocabulary(len(self.dictionary), run.grid.model_parallel_size)
+        with run.building():
+            model = super().build_model(cfg)
+        run.distribute(model, cfg.sequence_parallel)
         self.longest_input = model.max_positions()
-        if not from_checkpoint and self.args.tokens_per_sample > self.longest_input:
+        if self.args.tokens_per_sample > self.longest_input:
             raise UserError(
                 f"`--tokens-per-sample` must be at most `--decoder-max-positions` "
                 f"({self.longest_input}), but is {self.args.tokens_per_sample}. Set either."
             )
         return model
+
+    @property
+    def block_size(self) -> int:
+        """In tokens; smaller than asked for where the model was trained on shorter blocks."""
+        asked = int(self.args.tokens_per_sample)
+        return asked if self.longest_input is None else min(asked, self.longest_input)
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
@@ -119,12 +126,9 @@ class OPTLanguageModelingTask(LanguageModelingTask):
         """Cut ``split`` into blocks; with several data folders, epoch decides which."""
         folders = utils.split_paths(self.args.data)
         folder = folders[(epoch - 1) % len(folders)]
-        block_size = self.args.tokens_per_sample
-        if self.longest_input is not None:  # evaluating a model that was trained on shorter blocks
-            block_size = min(block_size, self.longest_input)
         blocks = TokenBlocks(
             TokenStream(find_split(folder, split, combine)),
-            block_size,
+            self.block_size,
             self.args.sample_break_mode,
             self.dictionary.eos(),
         )

@@ -204,11 +204,10 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
                 "`--combine-valid-subsets` must be left out with this task, but is set. Name the splits "
                 "in --valid-subset; each of them is validated by itself."
             )
-        block_size = cfg.tokens_per_sample
-        if self.longest_input is not None:  # evaluating a model that was trained on shorter blocks
-            block_size = min(block_size, self.longest_input)
         mixing = mixing_of(cfg) if trains else Mixing()
-        settings = Settings(block_size, cfg.sample_break_mode, cfg.shuffle_window, cfg.seed, mixing)
+        settings = Settings(
+            self.block_size, cfg.sample_break_mode, cfg.shuffle_window, cfg.seed, mixing
+        )
         corpora = open_corpora(cfg.data, split, cfg.index_cache_dir, cfg.skip_bad_documents)
         opened = Split(corpora, settings, self.reader)
         check_ranks_agree(all_ranks().all_gather(opened.identity))
@@ -217,39 +216,27 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
             self.train_epochs = None
         return self.datasets[split]
 
-    def get_batch_iterator(
+    def get_batch_iterator(self, dataset: FairseqDataset, **asked: Any) -> EpochBatchIterating:
+        """Epochs of this rank's batches."""
+        if isinstance(dataset, StreamingSplit):
+            return self.stream(dataset, **asked)
+        return super().get_batch_iterator(dataset, **asked)  # prompts
+
+    def stream(
         self,
-        dataset: FairseqDataset,
+        dataset: StreamingSplit,
         max_tokens: Optional[int] = None,
         max_sentences: Optional[int] = None,
-        max_positions: Any = None,
-        ignore_invalid_inputs: bool = False,
         required_batch_size_multiple: int = 1,
-        seed: int = 1,
         num_shards: int = 1,
         shard_id: int = 0,
         num_workers: int = 0,
         epoch: int = 1,
-        **kwargs: Any,
-    ) -> EpochBatchIterating:
-        """Epochs of this rank's batches; for the training split always the same object."""
-        if not isinstance(dataset, StreamingSplit):  # prompts
-            return super().get_batch_iterator(
-                dataset,
-                max_tokens,
-                max_sentences,
-                max_positions,
-                ignore_invalid_inputs,
-                required_batch_size_multiple,
-                seed,
-                num_shards,
-                shard_id,
-                num_workers,
-                epoch,
-                **kwargs,
-            )
+        **others: Any,
+    ) -> StreamingEpochs:
+        """``get_batch_iterator`` of a stream; for the training split always the same object."""
         # --valid-subset may name the training split; fairseq says this only where it will train.
-        trains = dataset.trains and "update_epoch_batch_itr" in kwargs
+        trains = dataset.trains and "update_epoch_batch_itr" in others
         if trains and self.train_epochs is not None:
             return self.train_epochs
         block_size = dataset.split.settings.block_size

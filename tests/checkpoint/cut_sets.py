@@ -12,6 +12,7 @@ from metaseq_plugin.checkpoint.manifest import FileName, SetName
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_file import layout_entry
 from metaseq_plugin.layout.layout import Layout
+from metaseq_plugin.layout.peers import Ranks
 from metaseq_plugin.layout.piece import Piece
 from tests.opt_models import TINY, decoder
 
@@ -130,7 +131,7 @@ def cut_state(whole: dict[str, Any], *where: int, data_parallel_size: int = 1) -
     }
 
 
-class ThreadRanks:
+class ThreadRanks(Ranks):
     """A rank of ``run_ranks``."""
 
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, values: List[Any]) -> None:

@@ -23,14 +23,14 @@ from metaseq_plugin.compat import (
     quiet_warnings,
     startup,
 )
+from metaseq_plugin.compat.commands import doctor
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.slow
 def test_every_seam_names_a_module_that_exists_and_reports(run_python: RunPython) -> None:
-    code = "from metaseq_plugin.compat.commands import probe; probe()"
-    done = run_python(code)
+    done = run_python(doctor.PROBE)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])["report"]
     for seam in startup.SEAMS:

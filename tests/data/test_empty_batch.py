@@ -8,8 +8,8 @@ import pytest
 from fairseq.criterions.cross_entropy import CrossEntropyCriterion
 
 from metaseq_plugin.criterions.chunked_cross_entropy import ChunkedCrossEntropyCriterion
-from metaseq_plugin.data.binarized.block_batches import BlockBatches
 from metaseq_plugin.data.binarized.token_blocks import (
+    BlockBatches,
     SampleBreakMode,
     TokenBlocks,
     TokenStream,

@@ -41,10 +41,3 @@ def load_cli() -> ModuleType:
     cli = module_from_spec(spec)
     spec.loader.exec_module(cli)  # type: ignore[union-attr]
     return cli
-
-
-def probe() -> None:
-    """What a child of the doctor runs."""
-    from metaseq_plugin.compat.commands.probe import main as run_probe
-
-    run_probe()

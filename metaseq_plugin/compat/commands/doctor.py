@@ -18,12 +18,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Sequence
 
 # Names, not modules: `from metaseq_plugin.compat import x` would import the parent package.
-from metaseq_plugin.compat.startup import SEAMS, SWITCH
+from metaseq_plugin.compat.startup import REPORT, SEAMS, SWITCH
 
 SUPPORTED_PYTHON = ((3, 10), (3, 12))
 ENOUGH_DISK_BYTES = 2 << 30
@@ -38,6 +38,12 @@ FAIRSEQ_REMEDY = (
     f"{SETUP}, or: {{python}} -m pip install 'pip<24.1' && "
     f"{{python}} -m pip install --no-deps {' '.join(FAIRSEQ_PINS)}"
 )
+# The folder first: `import` of a module below one that is not loaded yet imports the package, too.
+PROBE = """
+from metaseq_plugin.compat.commands import main
+from metaseq_plugin.compat.commands.doctor import probe
+probe()
+"""
 REINSTALL = f"{SETUP}, or reinstall metaseq-plugin with pip."
 
 
@@ -221,13 +227,34 @@ def disk_row() -> Row:
     return Row("Disk", free, str(folder), "LOW", problem)
 
 
+def probe() -> None:
+    """What the child runs: import everything with a seam; the last line it prints is JSON of what it saw."""
+    for target in dict.fromkeys(seam.target for seam in SEAMS):
+        import_module(target)
+    import torch
+
+    devices = {
+        "threads": torch.get_num_threads(),
+        "cuda_build": torch.version.cuda,
+        "cuda": [
+            {
+                "name": torch.cuda.get_device_name(index),
+                "memory_bytes": torch.cuda.get_device_properties(index).total_memory,
+                "capability": torch.cuda.get_device_capability(index),
+            }
+            for index in range(torch.cuda.device_count())
+        ],
+    }
+    sys.stdout.write("\n" + json.dumps({"report": REPORT, "devices": devices}) + "\n")
+
+
 def examine() -> list[Row]:
     """Every row of the table, in order."""
     hook = hook_row()
     rows = [python_row(), *map(version_row, LIBRARIES), hook, disk_row()]
     if hook.problem:  # without it most imports fail on Python >= 3.11, for no other reason
         return rows
-    output, failure = run_child("from metaseq_plugin.compat.commands import probe; probe()")
+    output, failure = run_child(PROBE)
     tokenizers = (
         "import tiktoken, tokenizers, sentencepiece, safetensors, backports.zstd, datasketch"
     )

@@ -23,10 +23,12 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
+from fairseq.data import MonolingualDataset
 from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.empty_batch import Batch, empty_batch
 
 
 class SampleBreakMode(str, Enum):
@@ -40,13 +42,11 @@ class SampleBreakMode(str, Enum):
 def find_split(data: str, split: str, combine: bool) -> List[str]:
     """File prefixes of ``split`` in folder ``data``: one, or with ``combine`` also split1, split2, …"""
     prefixes: List[str] = []
-    while True:
+    while combine or not prefixes:
         prefix = str(Path(data) / split) + (str(len(prefixes)) if prefixes else "")
         if not MMapIndexedDataset.exists(prefix):
             break
         prefixes.append(prefix)
-        if not combine:
-            break
     if not prefixes:
         present = sorted(p.stem for p in Path(data).glob("*.idx"))
         raise UserError(
@@ -189,3 +189,11 @@ class TokenBlocks(torch.utils.data.Dataset):
                     f"Token ids in {data} must be below the {vocab_size:,} types of its dict.txt, "
                     f"but one is {largest:,}. Use the dictionary that the data was made with."
                 )
+
+
+class BlockBatches(MonolingualDataset):
+    """Blocks collated as fairseq's language-modeling task does; fairseq asks for a batch of no blocks too."""
+
+    def collater(self, samples: List[Dict[str, Any]]) -> Batch:
+        """The batch of ``samples``, (B, T)."""
+        return super().collater(samples) if samples else empty_batch(int(self.sizes.max()))

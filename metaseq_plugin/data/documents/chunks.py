@@ -6,7 +6,7 @@
 """
 
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 from tqdm import tqdm
 
@@ -34,7 +34,9 @@ class ProgressBar(tqdm):
     monitor_interval = 0
 
 
-def progress_bar(description: str, num_bytes: int) -> tqdm:
+def progress_bar(description: str, files: Sequence[Path]) -> tqdm:
+    """A bar for the (packed) bytes of ``files``."""
+    num_bytes = sum(path.stat().st_size for path in files)
     return ProgressBar(desc=description, total=num_bytes, unit="B", unit_scale=True)
 
 

@@ -65,14 +65,8 @@ def parse_fields(document: RawDocument, keys: Sequence[str]) -> List[str]:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        byte = content[error.start]
-        raise _bad(
-            document,
-            error.start,
-            UTF8,
-            f"has the byte 0x{byte:02X}",
-            "Convert the file to UTF-8.",
-        ) from error
+        found, remedy = f"has the byte 0x{content[error.start]:02X}", "Convert the file to UTF-8."
+        raise _bad(document, error.start, UTF8, found, remedy) from error
     if _is_jsonl(document.path):
         return _strings_of_record(document, text, keys)
     if "\0" in text:

@@ -1,21 +1,28 @@
 """Text and JSONL files cut into documents, in order, in bounded memory, with their places.
 
-``read_documents`` streams one file (``compressed`` unpacks it on the way) and cuts it into
-``RawDocument``s, bytes that know the line and the byte they came from; ``parsing`` makes text of one.
+``read_documents`` streams one file (``unpacked`` on the way) and cuts it into ``RawDocument``s, bytes that
+know the line and the byte they came from; ``parsing`` makes text of one.
 
 A line of ``.jsonl`` is a document. How a ``.txt`` file is cut is the user's choice, ``SplitDocuments``.
 """
 
+import gzip
+import io
+import zlib
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Iterator, NamedTuple, Optional
 
+from backports import zstd  # Python 3.14 has it as compression.zstd
+
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.compressed import DAMAGED, unpacked
 
 FORMATS = (".txt", ".jsonl")
 FORMAT_OF = {form + packing: form for form in FORMATS for packing in ("", ".gz", ".zst")}
 SUFFIXES = tuple(FORMAT_OF)
+# What reading a damaged file can raise, besides OSError for one that cannot be read at all.
+DAMAGED = (EOFError, zlib.error, zstd.ZstdError, gzip.BadGzipFile)
+BUFFER_BYTES = 1_048_576
 # About 4,000 tokens of English: several documents even in a small file, so that some can be held
 # out, and each longer than the context of any OPT.
 SECTION_BYTES = 16_384
@@ -70,6 +77,20 @@ def open_input(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise _unreadable(path, error.strerror) from error
+
+
+def unpacked(path: Path, raw: BinaryIO) -> BinaryIO:
+    """A buffered reader of the unpacked bytes of ``raw``, the open file ``path``.
+
+    A half-copied corpus must not pass for a short one: both libraries raise EOFError there, and take
+    several frames.
+    """
+    if path.name.lower().endswith(".gz"):
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if path.name.lower().endswith(".zst"):
+        # ZstdFile's own readline is a call of Python's for each line, a quarter of the time.
+        return io.BufferedReader(zstd.ZstdFile(raw), BUFFER_BYTES)
+    return raw
 
 
 def read_documents(path: Path, raw: BinaryIO, split: SplitDocuments) -> Iterator[RawDocument]:

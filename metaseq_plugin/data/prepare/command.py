@@ -34,13 +34,9 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.documents.chunks import progress_bar, read_chunks, read_with_progress
 from metaseq_plugin.data.documents.inputs import find_inputs
 from metaseq_plugin.data.documents.reading import SECTION_BYTES, SplitDocuments
-from metaseq_plugin.data.prepare.corpus_tokens import (
-    SPLITS,
-    merge_chunks,
-    tokenize_corpus,
-)
+from metaseq_plugin.data.prepare.corpus_tokens import SPLITS, merge_chunks, tokenize_corpus
 from metaseq_plugin.data.prepare.vocabulary import DEFAULT_VOCAB_SIZE, train_vocabulary
-from metaseq_plugin.data.processes import MAX_WORKERS, WorkerDiedError, available_cores
+from metaseq_plugin.data.processes import WorkerDiedError, add_workers_option, check_workers
 from metaseq_plugin.storage import atomic, json_file
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, token_dtype
 from metaseq_plugin.tokenizers.open import (
@@ -86,8 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=SplitDocuments.section.value, help="what one document of a .txt file is: the file, "
         f"cut at a blank line about every {SECTION_BYTES:,} bytes (section); the file uncut "
         "(file); what stands between blank lines; a line (default: %(default)s)")  # fmt: skip
-    add("--workers", type=int, default=available_cores(), metavar="N",
-        help="processes (default: all cores, %(default)s; the result is the same)")  # fmt: skip
+    add_workers_option(parser)
     add("--seed", type=int, default=1, metavar="N", help="chooses the documents held out and the "
         "sample that a vocabulary is trained on (default: %(default)s)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace another dataset in --destdir")
@@ -104,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         return
     try:
         with _work_folder(destdir, plan) as work:
-            counts = _prepare(args, files, plan, work)
+            counts = _prepare(args, files, work)
             _publish(work, destdir, {"plan": plan, **counts})
     except OSError as error:
         raise UserError(
@@ -117,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
 def check_options(args: argparse.Namespace) -> None:
     """Raise UserError for the first option that is out of range or contradicts another."""
     check_file_options(args)
+    check_workers(args.workers)
     if args.vocab_size is not None and given_files(args):
         raise UserError(
             f"`--vocab-size` must be left out when tokenizer files are given, but is "
@@ -124,7 +120,6 @@ def check_options(args: argparse.Namespace) -> None:
         )
     ranges = (
         ("--vocab-size", args.vocab_size, MIN_VOCAB_SIZE, MAX_VOCAB_SIZE),
-        ("--workers", args.workers, 1, MAX_WORKERS),
         ("--seed", args.seed, 0, 2**63),
     )
     for option, value, lowest, highest in ranges:
@@ -210,22 +205,16 @@ def _work_folder(destdir: Path, plan: Plan) -> Iterator[Path]:
     shutil.rmtree(work)
 
 
-def _prepare(args: argparse.Namespace, files: list[Path], plan: Plan, work: Path) -> Plan:
+def _prepare(args: argparse.Namespace, files: list[Path], work: Path) -> Plan:
     """Fill ``work / "result"`` with everything but the report; return the counts for it."""
-    split_documents = SplitDocuments(args.split_documents)
-    num_bytes = sum(entry["bytes"] for entry in plan["inputs"])
     folder = work / "tokenizer"
     if not folder.exists():
-        _make_tokenizer(args, files, num_bytes, folder)
+        _make_tokenizer(args, files, folder)
     tokenizer = from_folder(folder)
-    with progress_bar("tokenize", num_bytes) as bar:
+    with progress_bar("tokenize", files) as bar:
+        chunks = read_chunks(files, SplitDocuments(args.split_documents))
         chunk_files = tokenize_corpus(
-            read_chunks(files, split_documents),
-            work / "chunks",
-            folder,
-            args.seed,
-            args.workers,
-            bar.update,
+            chunks, work / "chunks", tokenizer, args.seed, args.workers, bar.update
         )
     result = work / "result"
     shutil.rmtree(result, ignore_errors=True)
@@ -234,16 +223,14 @@ def _prepare(args: argparse.Namespace, files: list[Path], plan: Plan, work: Path
     return {"dictionary_size": len(tokenizer), "counts": counts}
 
 
-def _make_tokenizer(
-    args: argparse.Namespace, files: list[Path], num_bytes: int, folder: Path
-) -> None:
+def _make_tokenizer(args: argparse.Namespace, files: list[Path], folder: Path) -> None:
     """Copy or train the tokenizer into ``folder``, which appears whole or not at all."""
     split, given = SplitDocuments(args.split_documents), given_files(args)
     with atomic.new_folder(folder, needed_bytes=0) as unfinished:
         if given:
             tokenizer = from_files(args.bpe, *given)
         else:
-            with progress_bar("sample", num_bytes) as bar:
+            with progress_bar("sample", files) as bar:
                 documents = read_with_progress(files, split, bar.update)
                 train_vocabulary(
                     args.bpe, documents, args.vocab_size, unfinished, args.seed, args.workers

@@ -11,7 +11,7 @@ splits, and neither order nor workers matter.
     chunks/000000.npz    tokens (sum of sizes,), sizes (documents,), hashes (documents,), …
 """
 
-from functools import lru_cache, partial
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Callable, Iterable, Iterator
@@ -26,29 +26,27 @@ from metaseq_plugin.data.processes import in_order
 from metaseq_plugin.storage import atomic
 from metaseq_plugin.tokenizers.base import EOS, Tokenizer
 from metaseq_plugin.tokenizers.dictionary import token_dtype
-from metaseq_plugin.tokenizers.open import from_folder
 
 HASH_BYTES = 8
+NO_TEXT = "The inputs must hold text, but all their documents are empty. Name other files."
 SPLITS = ("train", "valid")
 
 
-@lru_cache(maxsize=1)
-def _tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of this process: read once, before the workers are forked."""
-    return from_folder(folder)
+def seeded_hash(content: bytes, seed: int) -> int:
+    key = blake2b(content, digest_size=HASH_BYTES, key=b"%d" % seed)
+    return int.from_bytes(key.digest(), "little")
 
 
 def _chunk_file(folder: Path, chunk: Chunk) -> Path:
     return folder / f"{chunk.number:06d}.npz"
 
 
-def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int) -> int:
+def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer: Tokenizer, seed: int) -> int:
     """Write the chunk's file; the bytes of input it took.
 
     Raises UserError with file and line at the first bad document.
     """
     path = _chunk_file(folder, chunk)
-    tokenizer = _tokenizer(tokenizer_folder)
     dtype = token_dtype(len(tokenizer))
     tokens, hashes, num_bytes, num_empty = [], [], [], 0
     for document in chunk.documents:
@@ -57,8 +55,7 @@ def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int
             num_empty += 1
             continue
         encoded = text.encode()
-        key = blake2b(encoded, digest_size=HASH_BYTES, key=b"%d" % seed)
-        hashes.append(int.from_bytes(key.digest(), "little"))
+        hashes.append(seeded_hash(encoded, seed))
         num_bytes.append(len(encoded))
         tokens.append(np.append(tokenizer.encode(text), EOS).astype(dtype))
     with atomic.replacing(path) as unfinished, unfinished.open("wb") as stream:
@@ -76,7 +73,7 @@ def tokenize_chunk(chunk: Chunk, folder: Path, tokenizer_folder: Path, seed: int
 def tokenize_corpus(
     chunks: Iterable[Chunk],
     folder: Path,
-    tokenizer_folder: Path,
+    tokenizer: Tokenizer,
     seed: int,
     num_workers: int,
     advance: Callable[[int], object],
@@ -85,7 +82,6 @@ def tokenize_corpus(
 
     The error raised is that of the first bad document of the corpus, whatever the number of workers.
     """
-    _tokenizer(tokenizer_folder)
     paths: list[Path] = []
 
     def missing() -> Iterator[Chunk]:
@@ -96,7 +92,7 @@ def tokenize_corpus(
             else:
                 yield chunk
 
-    work = partial(tokenize_chunk, folder=folder, tokenizer_folder=tokenizer_folder, seed=seed)
+    work = partial(tokenize_chunk, folder=folder, tokenizer=tokenizer, seed=seed)
     for num_input_bytes in in_order(work, missing(), num_workers):
         advance(num_input_bytes)
     return paths
@@ -105,18 +101,17 @@ def tokenize_corpus(
 def _valid_threshold(chunk_files: list[Path], valid_fraction: float) -> np.uint64:
     """Documents whose hash lies below it are held out; moved where one split would be empty."""
     wanted = np.uint64(int(valid_fraction * 2 ** (8 * HASH_BYTES)))
-    lowest, highest, num_documents = None, None, 0
+    bounds: list[np.uint64] = []
+    num_documents = 0
     for path in chunk_files:
         with np.load(path) as chunk:
             hashes = chunk["hashes"]
         if len(hashes):
             num_documents += len(hashes)
-            lowest = hashes.min() if lowest is None else min(lowest, hashes.min())
-            highest = hashes.max() if highest is None else max(highest, hashes.max())
-    if lowest is None or highest is None:
-        raise UserError(
-            "The inputs must hold text, but all their documents are empty. Name other files."
-        )
+            bounds += [hashes.min(), hashes.max()]
+    if not bounds:
+        raise UserError(NO_TEXT)
+    lowest, highest = min(bounds), max(bounds)
     if lowest == highest:
         raise UserError(
             "The inputs must hold at least two different documents, one of them to validate on, "

@@ -7,14 +7,13 @@ process, so that its memory is given back and its threads are gone before worker
 
 import heapq
 import os
-from hashlib import blake2b
 from pathlib import Path
 from typing import Iterable, Optional
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.documents.parsing import parse
 from metaseq_plugin.data.documents.reading import RawDocument
-from metaseq_plugin.data.prepare.corpus_tokens import HASH_BYTES
+from metaseq_plugin.data.prepare.corpus_tokens import NO_TEXT, seeded_hash
 from metaseq_plugin.data.processes import killed_means, process_pool
 from metaseq_plugin.tokenizers.byte_level import ByteLevelBPE
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe, train_sentence_pieces
@@ -29,8 +28,7 @@ def sample_documents(documents: Iterable[RawDocument], seed: int) -> list[RawDoc
     kept: list[tuple[int, int, RawDocument]] = []  # the greatest hash first
     num_bytes = 0
     for number, document in enumerate(documents):
-        digest = blake2b(document.content, digest_size=HASH_BYTES, key=b"%d" % seed).digest()
-        heapq.heappush(kept, (-int.from_bytes(digest, "little"), -number, document))
+        heapq.heappush(kept, (-seeded_hash(document.content, seed), -number, document))
         num_bytes += len(document.content)
         while num_bytes > SAMPLE_BYTES and len(kept) > 1:
             num_bytes -= len(heapq.heappop(kept)[2].content)
@@ -60,9 +58,7 @@ def train_vocabulary(
     """
     texts = [text for text in map(parse, sample_documents(documents, seed)) if text]
     if not texts:
-        raise UserError(
-            "The inputs must hold text, but all their documents are empty. Name other files."
-        )
+        raise UserError(NO_TEXT)
     killed = killed_means(
         "Training the vocabulary must not be killed, but was; perhaps memory ran out. Free some "
         "memory, or give a tokenizer with `--bpe` and its files."

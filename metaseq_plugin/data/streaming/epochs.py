@@ -53,7 +53,8 @@ class EpochBatches:
         self._ahead_state = self.state = rounds.state()
         self._ended = self._has_skipped = False
         self._was_whole = self.state.num_blocks == 0
-        self._first = self.state.num_blocks // rounds.share.blocks_a_round
+        # Items that went by, for progress bars; about as many after a resume with other ranks.
+        self.n = self.state.num_blocks // rounds.share.blocks_a_round
 
     def grouped(self, size: int, drops_remainder: bool) -> "EpochBatches":
         """This iterator with ``size`` batches an item, or the next that has one; before the first."""
@@ -75,16 +76,11 @@ class EpochBatches:
 
     def _has_updates(self, size: int, drops_remainder: bool) -> bool:
         self._group, self._drops_remainder = size, drops_remainder
-        self._first //= size
+        self.n //= size
         return self.has_next()
 
-    @property
-    def n(self) -> int:
-        """Items that went by, for progress bars; about as many after a resume with other ranks."""
-        return self._first
-
     def __len__(self) -> int:
-        return max(math.ceil(self._expected_rounds / (self._group or 1)), self._first + 1)
+        return max(math.ceil(self._expected_rounds / (self._group or 1)), self.n + 1)
 
     def __iter__(self) -> "EpochBatches":
         return self
@@ -97,7 +93,7 @@ class EpochBatches:
         assert self._ahead is not None
         batches, self._ahead = self._ahead, None
         self.state = self._ahead_state
-        self._first += 1
+        self.n += 1
         self._epochs.handed_out(self.state)
         return batches if self._group is not None else batches[0]
 
@@ -126,10 +122,10 @@ class EpochBatches:
 
     def _pull(self) -> List[Batch]:
         """The batches of the next item; none at the end."""
-        size, before = self._group or 1, self._rounds.num_blocks
+        size, before = self._group or 1, self._rounds.state().num_blocks
         batches = list(islice(self._rounds, size))
         full = size * self._rounds.share.blocks_a_round
-        if self._drops_remainder and self._rounds.num_blocks - before < full:
+        if self._drops_remainder and self._rounds.state().num_blocks - before < full:
             return []
         return batches
 
@@ -162,7 +158,7 @@ class StreamingEpochs(EpochBatchIterating):
         self._current: Optional[EpochBatches] = None
         self._resumed: Optional[RoundsState] = None
         nothing = np.zeros((len(split.drawn), len(TALLY)), dtype=np.int64)
-        self._start = RoundsState({"start": START, "taken": 0}, 0, nothing)
+        self._start = RoundsState({"start": START, "taken": 0}, nothing)
         self._samples_before, self._tally_before = 0, nothing  # in earlier epochs
         self._skipped = self.skips.state()  # when the last update was handed out
 
@@ -173,7 +169,7 @@ class StreamingEpochs(EpochBatchIterating):
 
     @property
     def next_epoch_idx(self) -> int:
-        return self.epoch + 1 if self._current is not None and self.end_of_epoch() else self.epoch
+        return self.epoch + 1 if self.end_of_epoch() else self.epoch
 
     def next_epoch_itr(
         self,
@@ -237,13 +233,18 @@ class StreamingEpochs(EpochBatchIterating):
                 )
             return
         state: StreamingState = state_dict["streaming"]
-        check_identity(state["identity"], self.split.identity)
-        names, shuffle = self.split.corpora.names, state["shuffle"]
-        num_blocks = shuffle["start"]["block"] + shuffle["taken"]
-        self._resumed = RoundsState(shuffle, num_blocks, numbers(names, state["seen"]))
+        names = different(state["identity"], self.split.identity)
+        if names:
+            raise UserError(
+                f"A run must resume on the data and settings that it was begun with, but {names} differ "
+                "from the checkpoint's. Set them as they were, or --reset-dataloader to begin the data "
+                "anew."
+            )
+        corpora = self.split.corpora.names
+        self._resumed = RoundsState(state["shuffle"], numbers(corpora, state["seen"]))
         self.shuffle = state_dict["shuffle"]
         self._samples_before = state["samples_before"]
-        self._tally_before = numbers(names, state["seen_before"])
+        self._tally_before = numbers(corpora, state["seen_before"])
         self.skips = Skips(self.skips.skips, *state["skipped"])
 
     # What the batches of the epoch at hand tell.
@@ -253,7 +254,7 @@ class StreamingEpochs(EpochBatchIterating):
         return bool(self.skips.skips) and self.skips.left(self.updates_done() + 1) > 0
 
     def skipped_one(self) -> None:
-        self.skips.skipped_one()
+        self.skips.done += 1
         logger.info(f"--skip-batches: went past the batches of update {self.skips.update}")
 
     def handed_out(self, state: RoundsState) -> None:
@@ -290,13 +291,3 @@ class StreamingEpochs(EpochBatchIterating):
 def different(saved: Identity, ours: Identity) -> str:
     """What two splits differ in, in words; empty if they give the same samples."""
     return " and ".join(name for name, value in ours.items() if saved.get(name) != value)
-
-
-def check_identity(saved: Identity, ours: Identity) -> None:
-    """Raise UserError unless a state of ``saved`` means the same samples here."""
-    names = different(saved, ours)
-    if names:
-        raise UserError(
-            f"A run must resume on the data and settings that it was begun with, but {names} differ "
-            "from the checkpoint's. Set them as they were, or --reset-dataloader to begin the data anew."
-        )

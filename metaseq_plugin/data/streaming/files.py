@@ -82,8 +82,6 @@ def shard_files(shard: Path) -> list[Path]:
     others = [path.name for path in entries if path not in files]
     if others:
         logger.warning(f"{shard}: left out, as no corpus: {', '.join(others)}")
-    for path in files:
-        readable(path)
     return files
 
 

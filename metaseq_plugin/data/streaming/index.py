@@ -31,8 +31,7 @@ import numpy as np
 import torch
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.data.documents.compressed import DAMAGED, unpacked
-from metaseq_plugin.data.documents.reading import document_format, open_input
+from metaseq_plugin.data.documents.reading import DAMAGED, document_format, open_input, unpacked
 from metaseq_plugin.data.processes import available_cores, killed_means, process_pool
 from metaseq_plugin.data.streaming.files import readable
 from metaseq_plugin.data.streaming.line_scan import Part, joined, scan
@@ -59,6 +58,11 @@ class IndexedFile(NamedTuple):
     @property
     def num_documents(self) -> int:
         return len(self.starts) - 1
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the documents."""
+        return int(self.starts[-1] - self.starts[0])
 
 
 def is_packed(path: Path) -> bool:
@@ -183,7 +187,7 @@ def _build(pool: ProcessPoolExecutor, files: Sequence[tuple[Path, Path]]) -> Non
     scans = [_scan_parts(pool, path, _text_of(path, base)) for path, base in files]
     for (path, base), status, parts in zip(files, before, scans, strict=True):
         found = [part.result() for part in parts]
-        starts = joined(found, document_format(path) == ".txt") if found else np.zeros(0, np.int64)
+        starts = joined(found, document_format(path) == ".txt")
         after = readable(path)
         if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             raise changed(path, f"{status.st_size:,} bytes", f"{after.st_size:,}")

@@ -64,7 +64,7 @@ def _blank_lines(lines: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def scan(path: Path, begin: int, end: int, by_blank_line: bool) -> Part:
     """The documents of the lines that begin in bytes [begin, end) of ``path``."""
-    found: list[np.ndarray] = []
+    found = [np.zeros(0, dtype=np.int64)]
     begins_with_text, ends_blank = False, None
     with path.open("rb") as stream:
         for offset, lines in _whole_lines(stream, begin, end):
@@ -79,13 +79,12 @@ def scan(path: Path, begin: int, end: int, by_blank_line: bool) -> Part:
                 is_start &= np.concatenate([[was_blank], is_blank[:-1]])
             found.append(offset + starts[is_start])
             ends_blank = bool(is_blank[-1])
-    starts = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
-    return Part(starts.astype(np.int64), begins_with_text, ends_blank)
+    return Part(np.concatenate(found), begins_with_text, ends_blank)
 
 
 def joined(parts: Sequence[Part], by_blank_line: bool) -> np.ndarray:
     """The starts (documents,) of a whole file from its parts in order."""
-    starts: list[np.ndarray] = []
+    starts = [np.zeros(0, dtype=np.int64)]
     was_blank = True
     for part in parts:
         goes_on = by_blank_line and not was_blank and part.begins_with_text
@@ -98,10 +97,7 @@ def line_number(path: Path, offset: int) -> int:
     """The number, from 1, of the line that byte ``offset`` of ``path`` lies in."""
     number, left = 1, offset
     with path.open("rb") as stream:
-        while left > 0:
-            content = stream.read(min(left, READ_BYTES))
-            if not content:
-                break
+        while content := stream.read(min(left, READ_BYTES)):
             number += content.count(b"\n")
             left -= len(content)
     return number

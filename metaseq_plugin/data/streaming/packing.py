@@ -1,14 +1,8 @@
 """Documents' tokens to blocks of at most T tokens.
 
-The tokens of the documents, each closed by ``</s>``, form one stream; a block is a range of it:
-
-    none      every T tokens, wherever documents end; the last block of an epoch may be shorter
-    complete  as many whole documents as fit; a document longer than a block is cut into several
-    eos       one document a block; a longer one is cut into several
-
-A block's target is its range and its source the same range one token earlier, so that every token of
-the stream is a target once. What stands before the first token of a document is ``</s>``, the end of
-the one before. These are the blocks of ``token_blocks``, found without knowing what comes.
+The tokens of the documents, each closed by ``</s>``, form one stream, and a block is a range of it. These
+are the blocks of ``binarized/token_blocks.py``, which says what ``none``, ``complete`` and ``eos`` mean, found
+without knowing what comes.
 """
 
 from typing import Iterable, Iterator, NamedTuple, Optional, TypedDict
@@ -124,27 +118,15 @@ class Packer:
         return tally
 
     def rest(self) -> np.ndarray:
-        """The tally of the documents of no tokens behind the last block."""
-        return self._tally(len(self.ends))
+        """The tally of the documents of no tokens behind the last block; told once."""
+        tally, self.done = self._tally(len(self.ends)), len(self.ends)
+        return tally
 
-
-class Blocks:
-    """The blocks of an epoch from ``packer``'s position on; then ``rest`` is what came behind them."""
-
-    def __init__(self, packer: Packer, tokenised: Iterable[tuple[Range, Tokenised]]) -> None:
-        self.rest: Optional[np.ndarray] = None
-        self._blocks = self._pack(packer, tokenised)
-
-    def __iter__(self) -> Iterator[Block]:
-        return self._blocks
-
-    def _pack(
-        self, packer: Packer, tokenised: Iterable[tuple[Range, Tokenised]]
-    ) -> Iterator[Block]:
+    def blocks(self, tokenised: Iterable[tuple[Range, Tokenised]]) -> Iterator[Block]:
+        """The blocks of all that is ``tokenised``."""
         for run, tokens in tokenised:
-            packer.add(run.corpora, tokens)
-            while (block := packer.take(is_last=False)) is not None:
+            self.add(run.corpora, tokens)
+            while (block := self.take(is_last=False)) is not None:
                 yield block
-        while (block := packer.take(is_last=True)) is not None:
+        while (block := self.take(is_last=True)) is not None:
             yield block
-        self.rest = packer.rest()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from metaseq_plugin.data.empty_batch import Batch, empty_batch
-from metaseq_plugin.data.streaming.packing import Block, Blocks
+from metaseq_plugin.data.streaming.packing import Block, Packer
 from metaseq_plugin.data.streaming.shuffling import ShuffledBlocks, ShuffleState
 from metaseq_plugin.tokenizers.base import PAD
 
@@ -53,10 +53,7 @@ def collated(blocks: Sequence[Block], epoch: int, block_size: int) -> Batch:
         "id": torch.tensor(numbers),
         "nsentences": len(blocks),
         "ntokens": int(np.count_nonzero(target != PAD)),  # that have a target
-        "net_input": {
-            "src_tokens": torch.from_numpy(source),
-            "src_lengths": torch.tensor(sizes),
-        },
+        "net_input": {"src_tokens": torch.from_numpy(source), "src_lengths": torch.tensor(sizes)},
         "target": torch.from_numpy(target),
     }
 
@@ -65,47 +62,42 @@ class RoundsState(NamedTuple):
     """What went by, of all ranks."""
 
     shuffle: ShuffleState
-    num_blocks: int  # of the epoch
-    tally: np.ndarray  # (C, 4) of these blocks
+    tally: np.ndarray  # (C, 4) of its blocks
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the epoch."""
+        return self.shuffle["start"]["block"] + self.shuffle["taken"]
 
 
 class Rounds:
     """Iterates over this rank's batches.
 
     Args:
-        packed: where the blocks come from; it knows what followed the last of them.
+        packer: where the blocks come from; it knows what followed the last of them.
         tally: of the blocks of the epoch that went by before, (C, 4).
     """
 
     def __init__(
-        self,
-        packed: Blocks,
-        blocks: ShuffledBlocks,
-        share: Share,
-        epoch: int,
-        tally: np.ndarray,
+        self, packer: Packer, blocks: ShuffledBlocks, share: Share, epoch: int, tally: np.ndarray
     ) -> None:
-        state = blocks.state()
-        self.packed, self.blocks, self.share, self.epoch = packed, blocks, share, epoch
+        self.packer, self.blocks, self.share, self.epoch = packer, blocks, share, epoch
         self.tally = tally
-        self.num_blocks = state["start"]["block"] + state["taken"]
 
     def __iter__(self) -> "Rounds":
         return self
 
     def __next__(self) -> Batch:
-        batch_size, num_ranks, rank, block_size = self.share
-        dealt: List[Block] = list(islice(self.blocks, batch_size * num_ranks))
+        batch_size, _, rank, block_size = self.share
+        dealt: List[Block] = list(islice(self.blocks, self.share.blocks_a_round))
         if not dealt:
-            if self.packed.rest is not None:
-                self.tally, self.packed.rest = self.tally + self.packed.rest, None
+            self.tally = self.tally + self.packer.rest()
             raise StopIteration
         for block in dealt:
             self.tally = self.tally + block.tally
-        self.num_blocks += len(dealt)
         own = dealt[rank * batch_size : (rank + 1) * batch_size]
         return collated(own, self.epoch, block_size)
 
     def state(self) -> RoundsState:
         """What it takes to go on behind the last round given."""
-        return RoundsState(self.blocks.state(), self.num_blocks, self.tally)
+        return RoundsState(self.blocks.state(), self.tally)

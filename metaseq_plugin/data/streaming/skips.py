@@ -12,8 +12,6 @@ from typing import Dict, List, Optional
 
 from metaseq_plugin.compat.errors import UserError
 
-OPTION = "--skip-batches"
-
 
 def parse_skips(text: Optional[str]) -> Dict[int, int]:
     """Update → how many updates' batches to go past before it."""
@@ -23,7 +21,7 @@ def parse_skips(text: Optional[str]) -> Dict[int, int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last or first in skips:
             raise UserError(
-                f"`{OPTION}` must be updates or ranges of updates from 1, each beginning once, but "
+                f"`--skip-batches` must be updates or ranges of updates from 1, each beginning once, but "
                 f"has '{part}'. Set for example 100-200,160."
             )
         skips[first] = last - first + 1
@@ -34,20 +32,14 @@ class Skips:
     """What is still to be skipped, given how many updates are done."""
 
     def __init__(self, skips: Dict[int, int], update: int = 0, done: int = 0) -> None:
-        self.skips = skips
-        self.update, self.done = (
-            update,
-            done,
-        )  # the update that is next, and how much was skipped for it
+        # ``update`` is next, and ``done`` was skipped for it.
+        self.skips, self.update, self.done = skips, update, done
 
     def left(self, update: int) -> int:
         """How many updates' batches to go past before ``update``."""
         if update != self.update:
             self.update, self.done = update, 0
         return self.skips.get(update, 0) - self.done
-
-    def skipped_one(self) -> None:
-        self.done += 1
 
     def state(self) -> List[int]:
         """What the constructor takes behind ``skips``."""

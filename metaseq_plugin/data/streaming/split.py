@@ -12,7 +12,7 @@ from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
 from metaseq_plugin.data.streaming.corpora import Corpora
 from metaseq_plugin.data.streaming.mixing import Mixing, documents_drawn
 from metaseq_plugin.data.streaming.order import DocumentOrder
-from metaseq_plugin.data.streaming.packing import Blocks, Packer
+from metaseq_plugin.data.streaming.packing import Packer
 from metaseq_plugin.data.streaming.rounds import Rounds, Share
 from metaseq_plugin.data.streaming.shuffling import ShuffledBlocks, ShuffleState
 from metaseq_plugin.data.streaming.tokens import (
@@ -69,13 +69,11 @@ class Split:
         order = DocumentOrder(self.corpora.num_documents, self.drawn, seed, epoch, shuffles)
         window = window if shuffles else 1
         runs = ranges(order, self.corpora, state["start"]["document"])
-        ahead_bytes = window * block_size * BYTES_PER_TOKEN
-        tokenised = workers.tokenised(runs, ahead_bytes)
+        tokenised = workers.tokenised(runs, window * block_size * BYTES_PER_TOKEN)
         packer = Packer(block_size, break_mode, len(self.drawn), state["start"])
-        blocks = Blocks(packer, tokenised if share.rank else self._reported(tokenised))
-        return Rounds(
-            blocks, ShuffledBlocks(blocks, window, seed, epoch, state), share, epoch, tally
-        )
+        blocks = packer.blocks(tokenised if share.rank else self._reported(tokenised))
+        shuffled = ShuffledBlocks(blocks, window, seed, epoch, state)
+        return Rounds(packer, shuffled, share, epoch, tally)
 
     def _reported(
         self, tokenised: Iterator[tuple[Range, Tokenised]]
@@ -116,6 +114,6 @@ class Split:
         """About how many blocks an epoch has."""
         means = self.corpora.num_bytes / self.corpora.num_documents
         num_tokens = float(self.drawn @ means) / BYTES_PER_TOKEN
-        if self.settings.break_mode is SampleBreakMode.eos:
-            return max(int(self.drawn.sum()), math.ceil(num_tokens / self.settings.block_size))
-        return math.ceil(num_tokens / self.settings.block_size)
+        num_full = math.ceil(num_tokens / self.settings.block_size)
+        is_eos = self.settings.break_mode is SampleBreakMode.eos
+        return max(int(self.drawn.sum()), num_full) if is_eos else num_full

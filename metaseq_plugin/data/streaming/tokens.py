@@ -35,8 +35,7 @@ RANGE_DOCUMENTS = 2_048
 RANGES_AHEAD = 2  # of each worker
 OPEN_FILES = 128  # of each process
 NAMED_PROBLEMS = 20  # bad documents that are named one by one; all are counted
-SKIP_OPTION = "--skip-bad-documents"
-PAIR = ("src", "tgt")
+END = np.array([EOS])
 
 
 class Range(NamedTuple):
@@ -162,7 +161,7 @@ class Reader:
             except UserError as error:
                 problems += self._problem(places.files[file], start, size)
                 if not self.skips_bad:
-                    raise UserError(f"{problems[0]} Or set {SKIP_OPTION}.") from error
+                    raise UserError(f"{problems[0]} Or set --skip-bad-documents.") from error
                 is_bad[number] = True
                 continue
             fields[-1] = fields[-1].rstrip()
@@ -186,7 +185,7 @@ class PairReader(Reader):
     that joins the two, as words do.
     """
 
-    keys = PAIR
+    keys = ("src", "tgt")
 
     def __init__(self, tokenizer: Tokenizer, skips_bad: bool) -> None:
         super().__init__(tokenizer, skips_bad)
@@ -197,13 +196,6 @@ class PairReader(Reader):
         targets = self.tokenizer.encode_batch([" " + target for _, target in documents])
         for source, target in zip(sources, targets, strict=True):
             yield np.concatenate([~source.astype(np.int64), target])
-
-
-END = np.array([EOS])
-
-
-def _shut_down(pool: ProcessPoolExecutor) -> None:
-    pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Workers:
@@ -219,7 +211,8 @@ class Workers:
             self.pool = process_pool(self.num_workers, self.reader.tokenise)
             # A rank that fairseq spawned joins its children at its end, before Python shuts pools
             # down, and after the queue to them has gone (priority 10).
-            self._end = Finalize(None, _shut_down, (self.pool,), exitpriority=20)
+            how = {"wait": True, "cancel_futures": True}
+            self._end = Finalize(None, self.pool.shutdown, kwargs=how, exitpriority=20)
         return self.pool.submit(call_inherited, places)
 
     def tokenised(

@@ -16,6 +16,7 @@ from metaseq_plugin.data.streaming.files import corpus_name
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
 from metaseq_plugin.tokenizers.open import TOKENIZER_FILES
 
+CORPUS_HELP = "folder with .jsonl or .txt files, plain, .gz or .zst; or a file"
 TRAIN = "train"
 TOKENIZER = (*TOKENIZER_FILES, DICTIONARY_FILE)  # may lie in DATA, and is no corpus
 

@@ -84,6 +84,13 @@ def is_metaseq(settings: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     return name.startswith(ARCHS) or any(FLAT in key or FUSED in key for key in model)
 
 
+def is_metaseqs_own(state: Any) -> bool:
+    """Whether no one but metaseq can have written ``state``; its whole files with q, k and v apart look
+    like those of fairseq's ``transformer_lm``."""
+    model = state.get("model") if isinstance(state, dict) else None
+    return isinstance(model, dict) and any(FLAT in key or FUSED in key for key in model)
+
+
 def settings_of(state: Mapping[str, Any]) -> Dict[str, Any]:
     """The model's settings in a file by metaseq's names, wherever the file has them."""
     settings = _plain_settings((state.get("cfg") or {}).get("model"))

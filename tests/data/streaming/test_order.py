@@ -15,8 +15,7 @@ from metaseq_plugin.data.streaming.mixing import (
     parse_weights,
     shares,
 )
-from metaseq_plugin.data.streaming.order import DocumentOrder
-from metaseq_plugin.data.streaming.permutation import permuted, round_keys
+from metaseq_plugin.data.streaming.order import DocumentOrder, permuted, round_keys
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 100, 255, 256, 257, 4_097, 100_003])

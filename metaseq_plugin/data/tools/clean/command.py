@@ -23,20 +23,19 @@ from pathlib import Path
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.documents.chunks import progress_bar, read_chunks
 from metaseq_plugin.data.documents.reading import SplitDocuments
-from metaseq_plugin.data.processes import MAX_WORKERS, available_cores, in_order
+from metaseq_plugin.data.processes import add_workers_option, check_workers, in_order
 from metaseq_plugin.data.tools.clean.duplicates import StayingDocuments
 from metaseq_plugin.data.tools.clean.judging import Judged, Reason, Rules, judge
 from metaseq_plugin.data.tools.clean.report import CleaningReport
 from metaseq_plugin.data.tools.clean.writing import CorpusWriter
-from metaseq_plugin.data.tools.corpus_files import TOKENIZER, CorpusFile, corpus_files
+from metaseq_plugin.data.tools.corpus_files import CORPUS_HELP, TOKENIZER, CorpusFile, corpus_files
 from metaseq_plugin.data.tools.tables import show
 from metaseq_plugin.storage import json_file
 from metaseq_plugin.storage.atomic import check_destination, new_folder
 
 REPORT_FILE = "clean.json"
-MIN_CHARACTERS = (
-    20  # half a sentence; what stands between blank lines of a play is often little more
-)
+# Half a sentence; what stands between blank lines of a play is often little more.
+MIN_CHARACTERS = 20
 MAX_CHARACTERS = 10_000_000  # three times War and Peace: longer ones are dumps of data, as a rule
 THRESHOLD = 0.8
 SPLITS = (SplitDocuments.blank_line, SplitDocuments.line)  # what can be written as it was read
@@ -44,9 +43,7 @@ SPLITS = (SplitDocuments.blank_line, SplitDocuments.line)  # what can be written
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "src", metavar="SRC", help="folder with .jsonl or .txt files, plain, .gz or .zst; or a file"
-    )
+    add("src", metavar="SRC", help=CORPUS_HELP)
     add("dst", metavar="DST", type=Path, help="folder to make")
     add("--min-characters", type=int, default=MIN_CHARACTERS, metavar="N",
         help="drop shorter documents (default: %(default)s)")  # fmt: skip
@@ -57,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or more; 1 for exact copies only (default: %(default)s)")  # fmt: skip
     add("--split-documents", choices=[choice.value for choice in SPLITS], default=SPLITS[0].value,
         help="what one document of a .txt file is (default: %(default)s)")  # fmt: skip
-    add("--workers", type=int, default=available_cores(), metavar="N",
-        help="processes (default: all cores, %(default)s; the result is the same)")  # fmt: skip
+    add_workers_option(parser)
     add("--overwrite", action="store_true", help="replace an earlier result in DST")
 
 
@@ -89,15 +85,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    for option, value, lowest, highest in (
-        ("--min-characters", args.min_characters, 0, args.max_characters),
-        ("--workers", args.workers, 1, MAX_WORKERS),
-    ):
-        if not lowest <= value <= highest:
-            raise UserError(
-                f"`{option}` must be between {lowest:,} and {highest:,}, but is {value:,}. "
-                "Set it within these bounds."
-            )
+    if not 0 <= args.min_characters <= args.max_characters:
+        raise UserError(
+            f"`--min-characters` must be between 0 and {args.max_characters:,}, but is "
+            f"{args.min_characters:,}. Set it within these bounds."
+        )
+    check_workers(args.workers)
     if not 0.3 <= args.near_duplicates <= 1:
         raise UserError(
             f"`--near-duplicates` must be between 0.3 and 1, but is {args.near_duplicates}. "
@@ -111,12 +104,12 @@ def _clean(
     """Write what stays of ``files`` into ``folder`` and tell ``report`` of every document."""
     staying = StayingDocuments(rules.threshold)
     places: list[tuple[str, int]] = []  # of those in ``staying``: file and line
-    num_bytes = sum(file.path.stat().st_size for file in files)
+    paths = [file.path for file in files]
     with (
         CorpusWriter(files, folder, rules.split_documents) as writer,
-        progress_bar("clean", num_bytes) as bar,
+        progress_bar("clean", paths) as bar,
     ):
-        chunks = read_chunks([file.path for file in files], rules.split_documents)
+        chunks = read_chunks(paths, rules.split_documents)
         for num_read, documents in in_order(partial(judge, rules=rules), chunks, num_workers):
             bar.update(num_read)
             for document in documents:

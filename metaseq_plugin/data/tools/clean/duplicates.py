@@ -10,8 +10,8 @@ containment of documents"; Leskovec, Rajaraman and Ullman, "Mining of Massive Da
     whose signature agrees well enough are copies.
 
 Documents are asked about in the order of the corpus and only those that stay are indexed, so the
-answer does not depend on the number of workers. The index is in memory: about INDEX_BYTES a
-document that stays.
+answer does not depend on the number of workers. The index is in memory: about 6,000
+bytes a document that stays.
 """
 
 from hashlib import blake2b
@@ -26,7 +26,6 @@ SHINGLE_WORDS = 5
 NUM_PERMUTATIONS = 128
 BATCH = 4_096  # shingles hashed at once: memory is BATCH × NUM_PERMUTATIONS numbers
 DIGEST_BYTES = 16
-INDEX_BYTES = 6_000
 SCHEME = "affine32"
 # Candidates are checked, so missing a copy costs more than a candidate too many.
 WEIGHTS = (0.1, 0.9)  # of a false positive and a false negative
@@ -65,9 +64,8 @@ class StayingDocuments:
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self._exact: dict[bytes, int] = {}
-        self._minima: np.ndarray = np.empty(
-            (1_024, NUM_PERMUTATIONS), np.uint32
-        )  # grows by doubling
+        # Grows by doubling.
+        self._minima: np.ndarray = np.empty((1_024, NUM_PERMUTATIONS), np.uint32)
         self._index = MinHashLSH(threshold, NUM_PERMUTATIONS, WEIGHTS) if threshold < 1 else None
 
     def exact_copy_of(self, digest: bytes) -> Optional[int]:

@@ -8,7 +8,7 @@ import json
 import re
 from enum import Enum
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -64,39 +64,36 @@ class Judged(NamedTuple):
 
 def judge(chunk: Chunk, rules: Rules) -> tuple[int, list[Judged]]:
     """The bytes of input of the chunk, and its documents judged; a worker's part."""
-    return chunk.num_input_bytes, list(_judged(chunk.documents, rules))
+    return chunk.num_input_bytes, [_judged(document, rules) for document in chunk.documents]
 
 
-def _judged(documents: Sequence[RawDocument], rules: Rules) -> Iterator[Judged]:
-    for document in documents:
-        judged = Judged(document.path, document.line, document.offset, len(document.content))
-        try:
-            text = parse(document)
-        except BadDocumentError as error:
-            fault = error.fault
-            reasons = {UTF8: Reason.not_utf8, SHORT_ENOUGH: Reason.too_long}
-            yield judged._replace(
-                line=fault.line,
-                offset=fault.offset,
-                reason=reasons.get(fault.rule, Reason.bad_record),
-                found=f"{fault.found}, must be {fault.rule}",
-            )
-            continue
-        mended, repairs = _mended(document, text, rules.split_documents)
-        num_characters = len(mended.strip())
-        judged = judged._replace(repairs=repairs, found=f"{num_characters:,} characters")
-        if num_characters == 0:
-            yield judged._replace(reason=Reason.empty)
-        elif num_characters < rules.min_characters:
-            yield judged._replace(reason=Reason.too_short)
-        elif num_characters > rules.max_characters:
-            yield judged._replace(reason=Reason.too_long)
-        else:
-            yield judged._replace(
-                output=_as_written(document, text, mended),
-                digest=digest(mended),
-                minima=signature(mended) if rules.threshold < 1 else None,
-            )
+def _judged(document: RawDocument, rules: Rules) -> Judged:
+    judged = Judged(document.path, document.line, document.offset, len(document.content))
+    try:
+        text = parse(document)
+    except BadDocumentError as error:
+        fault = error.fault
+        reasons = {UTF8: Reason.not_utf8, SHORT_ENOUGH: Reason.too_long}
+        return judged._replace(
+            line=fault.line,
+            offset=fault.offset,
+            reason=reasons.get(fault.rule, Reason.bad_record),
+            found=f"{fault.found}, must be {fault.rule}",
+        )
+    mended, repairs = _mended(document, text, rules.split_documents)
+    num_characters = len(mended.strip())
+    judged = judged._replace(repairs=repairs, found=f"{num_characters:,} characters")
+    if num_characters == 0:
+        return judged._replace(reason=Reason.empty)
+    if num_characters < rules.min_characters:
+        return judged._replace(reason=Reason.too_short)
+    if num_characters > rules.max_characters:
+        return judged._replace(reason=Reason.too_long)
+    return judged._replace(
+        output=_as_written(document, text, mended),
+        digest=digest(mended),
+        minima=signature(mended) if rules.threshold < 1 else None,
+    )
 
 
 def _mended(document: RawDocument, text: str, split: SplitDocuments) -> Repaired:

@@ -12,7 +12,8 @@ white space    One kind of line end and of blank; no blanks at the ends of lines
 """
 
 import re
-from typing import Match, NamedTuple
+from functools import partial
+from typing import Callable, Match, NamedTuple
 
 MAX_BACKSLASHES = 3
 MAX_GAP = 64  # blanks: aligned columns and comments have fewer
@@ -53,14 +54,6 @@ def _meaning(debris: Match[str]) -> str:
     return "\\"
 
 
-def mend_backslashes(text: str) -> str:
-    return DEBRIS.sub(_meaning, text)
-
-
-def mend_characters(text: str) -> str:
-    return UNSEEN.sub("", text)
-
-
 def mend_white_space(text: str) -> str:
     text = BLANKS.sub(" ", LINE_ENDS.sub("\n", text))
     text = TRAILING.sub("", GAPS.sub(" ", text))
@@ -68,9 +61,9 @@ def mend_white_space(text: str) -> str:
 
 
 WHITE_SPACE = "white space"
-REPAIRS = {
-    "characters": mend_characters,
-    "backslashes": mend_backslashes,
+REPAIRS: dict[str, Callable[[str], str]] = {
+    "characters": partial(UNSEEN.sub, ""),
+    "backslashes": partial(DEBRIS.sub, _meaning),
     WHITE_SPACE: mend_white_space,
 }
 

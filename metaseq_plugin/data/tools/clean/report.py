@@ -19,7 +19,7 @@ class CorpusCounts:
     """Of one corpus."""
 
     def __init__(self) -> None:
-        self.documents = self.bytes = self.documents_kept = self.bytes_kept = 0
+        self.documents = self.documents_kept = self.bytes = self.bytes_kept = 0
         self.dropped: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
 
@@ -35,10 +35,7 @@ class CorpusCounts:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "documents": self.documents,
-            "documents_kept": self.documents_kept,
-            "bytes": self.bytes,
-            "bytes_kept": self.bytes_kept,
+            **vars(self),
             "dropped": {reason.value: self.dropped[reason.value] for reason in Reason},
             "mended": {kind: self.mended[kind] for kind in REPAIRS},
         }
@@ -53,10 +50,12 @@ class CleaningReport:
         self.kept_of = dict.fromkeys(self.corpus_of, 0)
         self.options = dict(options)
         self.counts = {corpus: CorpusCounts() for corpus in sorted(self.corpus_of.values())}
+        self.total = CorpusCounts()
         self.examples: dict[str, list[dict[str, Any]]] = {}
 
     def add(self, document: Judged) -> None:
         self.counts[self.corpus_of[document.path]].add(document)
+        self.total.add(document)
         if document.reason is None:
             self.kept_of[document.path] += 1
             return
@@ -68,9 +67,9 @@ class CleaningReport:
 
     def check_any_stays(self) -> None:
         """Raise UserError if every document is dropped."""
-        if not any(self.kept_of.values()):
-            dropped = sum((counts.dropped for counts in self.counts.values()), Counter[str]())
-            reasons = ", ".join(f"{number(n)} {reason}" for reason, n in dropped.most_common())
+        if not self.total.documents_kept:
+            dropped = self.total.dropped.most_common()
+            reasons = ", ".join(f"{number(n)} {reason}" for reason, n in dropped)
             raise UserError(
                 f"SRC must hold documents that stay, but none does ({reasons or 'it has none'}). "
                 "Name another, or set other limits."
@@ -90,12 +89,7 @@ class CleaningReport:
 
     def as_text(self, path: Path) -> str:
         """The tables for the terminal; ``path`` is where the JSON is."""
-        total = CorpusCounts()
-        for counts in self.counts.values():
-            for name in ("documents", "bytes", "documents_kept", "bytes_kept"):
-                vars(total)[name] += vars(counts)[name]
-            total.dropped += counts.dropped
-            total.mended += counts.mended
+        total = self.total
         every = {**self.counts, "all": total} if len(self.counts) > 1 else self.counts
         reasons = [reason.value for reason in Reason if total.dropped[reason.value]]
         rows = [_row(corpus, counts, reasons) for corpus, counts in every.items()]

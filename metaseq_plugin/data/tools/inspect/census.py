@@ -49,58 +49,56 @@ class Counts(NamedTuple):
     faults: list[Fault]
 
 
-class Counter:
-    """Counts a chunk, in a worker process.
+def count(chunk: Chunk, tokenizer: Optional[Tokenizer], token_sample: float) -> Counts:
+    """The counts of a chunk; a worker's part.
 
     Args:
         tokenizer: none counts no tokens.
         token_sample: the share of the documents to tokenise, in (0, 1].
     """
+    kept: list[RawDocument] = []
+    texts: list[str] = []
+    empty: list[str] = []
+    faults: list[Fault] = []
+    for document in chunk.documents:
+        try:
+            text = parse(document).rstrip()
+        except BadDocumentError as error:
+            faults.append(error.fault)
+            continue
+        if text:
+            kept.append(document)
+            texts.append(text)
+        else:
+            empty.append(document.path)
+    encoded = [text.encode() for text in texts]
+    digests = b"".join(blake2b(text, digest_size=HASH_BYTES).digest() for text in encoded)
+    hashes = np.frombuffer(digests, dtype="<u8")
+    paths = sorted({document.path for document in kept})
+    numbers = {path: number for number, path in enumerate(paths)}
+    return Counts(
+        chunk.num_input_bytes,
+        paths,
+        np.array([numbers[document.path] for document in kept], dtype=np.int64),
+        np.array([document.line for document in kept], dtype=np.int64),
+        np.array([len(text) for text in encoded], dtype=np.int64),
+        _tokens(texts, hashes, tokenizer, token_sample),
+        hashes,
+        empty,
+        faults,
+    )
 
-    def __init__(self, tokenizer: Optional[Tokenizer], token_sample: float) -> None:
-        self.tokenizer, self.token_sample = tokenizer, token_sample
 
-    def __call__(self, chunk: Chunk) -> Counts:
-        kept: list[RawDocument] = []
-        texts: list[str] = []
-        empty: list[str] = []
-        faults: list[Fault] = []
-        for document in chunk.documents:
-            try:
-                text = parse(document).rstrip()
-            except BadDocumentError as error:
-                faults.append(error.fault)
-                continue
-            if text:
-                kept.append(document)
-                texts.append(text)
-            else:
-                empty.append(document.path)
-        encoded = [text.encode() for text in texts]
-        digests = b"".join(blake2b(text, digest_size=HASH_BYTES).digest() for text in encoded)
-        hashes = np.frombuffer(digests, dtype="<u8")
-        paths = sorted({document.path for document in kept})
-        numbers = {path: number for number, path in enumerate(paths)}
-        return Counts(
-            chunk.num_input_bytes,
-            paths,
-            np.array([numbers[document.path] for document in kept], dtype=np.int64),
-            np.array([document.line for document in kept], dtype=np.int64),
-            np.array([len(text) for text in encoded], dtype=np.int64),
-            self._tokens(texts, hashes),
-            hashes,
-            empty,
-            faults,
-        )
-
-    def _tokens(self, texts: Sequence[str], hashes: np.ndarray) -> np.ndarray:
-        counts = np.full(len(texts), NOT_SAMPLED, dtype=np.int64)
-        if self.tokenizer is not None:
-            highest = min(int(self.token_sample * 2**64), 2**64 - 1)
-            chosen = np.flatnonzero(hashes <= np.uint64(highest))
-            ids = self.tokenizer.encode_batch([texts[number] for number in chosen.tolist()])
-            counts[chosen] = [len(tokens) + 1 for tokens in ids]
-        return counts
+def _tokens(
+    texts: Sequence[str], hashes: np.ndarray, tokenizer: Optional[Tokenizer], token_sample: float
+) -> np.ndarray:
+    counts = np.full(len(texts), NOT_SAMPLED, dtype=np.int64)
+    if tokenizer is not None:
+        highest = min(int(token_sample * 2**64), 2**64 - 1)
+        chosen = np.flatnonzero(hashes <= np.uint64(highest))
+        ids = tokenizer.encode_batch([texts[number] for number in chosen.tolist()])
+        counts[chosen] = [len(tokens) + 1 for tokens in ids]
+    return counts
 
 
 class CorpusCensus:
@@ -212,9 +210,3 @@ class Census:
 
     def lengths(self) -> dict[str, Lengths]:
         return {name: corpus.lengths for name, corpus in self.corpora.items()}
-
-    def lengths_of_all(self) -> Lengths:
-        total = Lengths()
-        for lengths in self.lengths().values():
-            total.merge(lengths)
-        return total

@@ -15,16 +15,18 @@ The steps, over chunks of the corpus:
 """
 
 import argparse
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Iterator, Optional
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.documents.chunks import Chunk, progress_bar, read_chunks
 from metaseq_plugin.data.documents.parsing import Fault
 from metaseq_plugin.data.documents.reading import SplitDocuments
-from metaseq_plugin.data.processes import MAX_WORKERS, available_cores, in_order
-from metaseq_plugin.data.tools.corpus_files import corpus_files
-from metaseq_plugin.data.tools.inspect.census import Census, Counter
+from metaseq_plugin.data.processes import add_workers_option, check_workers, in_order
+from metaseq_plugin.data.tools.corpus_files import CORPUS_HELP, corpus_files
+from metaseq_plugin.data.tools.inspect.census import Census, count
 from metaseq_plugin.data.tools.inspect.lengths import PLOT_OPTION, plot
 from metaseq_plugin.data.tools.inspect.report import as_json, as_text
 from metaseq_plugin.data.tools.tables import show
@@ -46,11 +48,7 @@ REPORT_OPTION = "--report"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "data",
-        metavar="DATA",
-        help="folder with .jsonl or .txt files, plain, .gz or .zst; or a file",
-    )
+    add("data", metavar="DATA", help=CORPUS_HELP)
     parser.set_defaults(bpe=None)  # the files show the kind
     add_file_options(parser, "to count with")
     add("--token-sample", type=float, default=1.0, metavar="F", help="tokenise this share of the "
@@ -58,12 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split-documents", choices=[choice.value for choice in SplitDocuments],
         default=SplitDocuments.blank_line.value, help="what one document of a .txt file is "
         "(default: %(default)s, as in streaming)")  # fmt: skip
-    add("--workers", type=int, default=available_cores(), metavar="N",
-        help="processes (default: all cores, %(default)s; the result is the same)")  # fmt: skip
+    add_workers_option(parser)
     add(REPORT_OPTION, type=Path, metavar="FILE", help="write all numbers as JSON")
-    add(
-        PLOT_OPTION, type=Path, metavar="FILE", help="write the lengths as a PNG (needs matplotlib)"
-    )
+    add(PLOT_OPTION, type=Path, metavar="FILE",
+        help="write the lengths as a PNG (needs matplotlib)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,26 +75,23 @@ def run(args: argparse.Namespace) -> None:
     split = SplitDocuments(args.split_documents)
     name = tokenizer.bpe_name if tokenizer else None
     census = Census(files, name is not None, args.token_sample)
-    counter = Counter(tokenizer, args.token_sample)
-    num_bytes = sum(file.path.stat().st_size for file in files)
-    with progress_bar("inspect", num_bytes) as bar:
-        for counts in in_order(counter, _chunks(census, split), args.workers):
+    work = partial(count, tokenizer=tokenizer, token_sample=args.token_sample)
+    with progress_bar("inspect", [file.path for file in files]) as bar:
+        for counts in in_order(work, _chunks(census, split), args.workers):
             bar.update(counts.num_input_bytes)
             census.add(counts)
     census.finish()
     show(as_text(census, name))  # first: a file that cannot be written must not cost the count
     if args.plot is not None:
-        plot(census.lengths(), census.unit, args.plot)
+        with _written(PLOT_OPTION, args.plot):
+            plot(census.lengths(), census.unit, args.plot)
     if args.report is not None:
-        _write_report(args.report, as_json(census, name))
+        with _written(REPORT_OPTION, args.report):
+            json_file.write(args.report, as_json(census, name))
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    if not 1 <= args.workers <= MAX_WORKERS:
-        raise UserError(
-            f"`--workers` must be between 1 and {MAX_WORKERS:,}, but is {args.workers}. "
-            "Set it to the number of cores."
-        )
+    check_workers(args.workers)
     if not 0 < args.token_sample <= 1:
         raise UserError(
             f"`--token-sample` must be above 0 and at most 1, but is {args.token_sample}. "
@@ -126,11 +119,12 @@ def _chunks(census: Census, split: SplitDocuments) -> Iterator[Chunk]:
             census.add_fault(Fault(str(file.path), 0, 0, "a readable file", str(error)))
 
 
-def _write_report(path: Path, content: dict[str, Any]) -> None:
+@contextmanager
+def _written(option: str, path: Path) -> Iterator[None]:
     try:
-        json_file.write(path, content)
+        yield
     except OSError as error:
         raise UserError(
-            f"`{REPORT_OPTION}` must be a file that can be written, but {path} is not "
+            f"`{option}` must be a file that can be written, but {path} is not "
             f"({error.strerror}). Set another."
         ) from error

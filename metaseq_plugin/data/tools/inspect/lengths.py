@@ -4,7 +4,7 @@ Bin 0 holds lengths below 1, bin b > 0 those in [2^(b-1), 2^b).
 """
 
 from pathlib import Path
-from typing import Mapping
+from typing import Iterable, Mapping
 
 import numpy as np
 
@@ -30,9 +30,13 @@ class Lengths:
         self.documents += np.bincount(bins, minlength=NUM_BINS)
         np.add.at(self.total, bins, lengths)
 
-    def merge(self, other: "Lengths") -> None:
-        self.documents += other.documents
-        self.total += other.total
+    @classmethod
+    def sum_of(cls, several: Iterable["Lengths"]) -> "Lengths":
+        result = cls()
+        for lengths in several:
+            result.documents += lengths.documents
+            result.total += lengths.total
+        return result
 
     def as_text(self, unit: str) -> str:
         """A row a bin between the first and the last that hold something."""
@@ -69,7 +73,7 @@ def _range(number: int) -> str:
 def plot(corpora: Mapping[str, Lengths], unit: str, path: Path) -> None:
     """Two pictures in one PNG: documents, and text, by length, the corpora stacked.
 
-    Raises UserError where matplotlib is not installed or ``path`` cannot be written.
+    Raises UserError where matplotlib is not installed, OSError where ``path`` cannot be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -84,10 +88,8 @@ def plot(corpora: Mapping[str, Lengths], unit: str, path: Path) -> None:
     figure = Figure(figsize=(9, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     bins = np.arange(first, last + 1)
-    for axes, field, label in (
-        (upper, "documents", "documents"),
-        (lower, "total", f"{unit} in them"),
-    ):
+    pictures = (upper, "documents", "documents"), (lower, "total", f"{unit} in them")
+    for axes, field, label in pictures:
         bottom = np.zeros(len(bins))
         for name, lengths in curves.items():
             values = vars(lengths)[field][first : last + 1]
@@ -99,13 +101,7 @@ def plot(corpora: Mapping[str, Lengths], unit: str, path: Path) -> None:
     upper.legend(frameon=False, fontsize="small")
     lower.set_xticks(bins, [_range(int(number)) for number in bins], rotation=45, ha="right")
     lower.set_xlabel(f"{unit} a document")
-    try:
-        figure.savefig(path, dpi=120, format="png")
-    except OSError as error:
-        raise UserError(
-            f"`{PLOT_OPTION}` must be a file that can be written, but {path} is not "
-            f"({error.strerror}). Set another."
-        ) from error
+    figure.savefig(path, dpi=120, format="png")
 
 
 def _largest(corpora: Mapping[str, Lengths]) -> dict[str, Lengths]:
@@ -113,8 +109,6 @@ def _largest(corpora: Mapping[str, Lengths]) -> dict[str, Lengths]:
     by_size = sorted(corpora, key=lambda name: -int(corpora[name].total.sum()))
     curves = {name: corpora[name] for name in by_size[:MAX_CURVES]}
     if len(by_size) > MAX_CURVES:
-        others = Lengths()
-        for name in by_size[MAX_CURVES:]:
-            others.merge(corpora[name])
-        curves[f"{len(by_size) - MAX_CURVES} others"] = others
+        others = by_size[MAX_CURVES:]
+        curves[f"{len(others)} others"] = Lengths.sum_of(corpora[name] for name in others)
     return curves

@@ -1,9 +1,10 @@
 """What ``metaseq data inspect`` says: a census as tables for the terminal, and as JSON."""
 
 import math
-from typing import Any, Optional
+from typing import Any, Iterable, Optional
 
 from metaseq_plugin.data.tools.inspect.census import MAX_FAULTS, Census, CorpusCensus
+from metaseq_plugin.data.tools.inspect.lengths import Lengths
 from metaseq_plugin.data.tools.tables import Cell, number, share, table
 
 VERSION = 1
@@ -45,7 +46,7 @@ def as_text(census: Census, tokenizer: Optional[str]) -> str:
     parts = [
         _corpora_table(census),
         _tokens_line(census, tokenizer),
-        _lengths_of_all(census),
+        Lengths.sum_of(census.lengths().values()).as_text(census.unit),
         _longest_table(census),
         "\n".join(_copies_lines(census)),
         _faults_table(census),
@@ -66,24 +67,19 @@ def _corpora_table(census: Census) -> str:
     headers = ["corpus", "documents", "share", "bytes", "share"]
     if census.has_tokens:
         headers += ["tokens", *([] if census.is_exact else ["±"]), "share"]
-    headers += [
-        f"{'tokens' if census.has_tokens else 'bytes'}/document",
-        "copies",
-        "empty",
-        "failing",
-    ]
-    return table(headers, rows)  # fmt: skip
+    unit = "tokens" if census.has_tokens else "bytes"
+    return table([*headers, f"{unit}/document", "copies", "empty", "failing"], rows)
+
+
+def _total(field: str, corpora: Iterable[CorpusCensus]) -> int:
+    return sum(vars(corpus)[field] for corpus in corpora)
 
 
 def _row(census: Census, name: str, corpora: list[CorpusCensus]) -> list[Cell]:
-    everything = list(census.corpora.values())
-
-    def total(field: str, of: list[CorpusCensus]) -> int:
-        return sum(vars(corpus)[field] for corpus in of)
-
-    documents, num_bytes = total("documents", corpora), total("bytes", corpora)
-    row: list[Cell] = [name, documents, share(documents, total("documents", everything))]
-    row += [num_bytes, share(num_bytes, total("bytes", everything))]
+    everything = census.corpora.values()
+    documents, num_bytes = _total("documents", corpora), _total("bytes", corpora)
+    row: list[Cell] = [name, documents, share(documents, _total("documents", everything))]
+    row += [num_bytes, share(num_bytes, _total("bytes", everything))]
     mean = num_bytes / documents if documents else math.nan
     if census.has_tokens:
         tokens = sum(corpus.tokens for corpus in corpora)
@@ -94,8 +90,8 @@ def _row(census: Census, name: str, corpora: list[CorpusCensus]) -> list[Cell]:
         row += ["" if math.isnan(every_token) else share(tokens, every_token)]
         mean = tokens / documents if documents else math.nan
     is_all = len(corpora) == len(everything)
-    copies = census.copies if is_all else total("copies", corpora)
-    row += [_count(mean), copies, total("empty", corpora), total("failing", corpora)]
+    copies = census.copies if is_all else _total("copies", corpora)
+    row += [_count(mean), copies, _total("empty", corpora), _total("failing", corpora)]
     return row
 
 
@@ -109,18 +105,14 @@ def _tokens_line(census: Census, tokenizer: Optional[str]) -> str:
             "Tokens are not counted, because DATA holds no tokenizer: name one with --opt-bpe-vocab and "
             "--opt-bpe-merges, or --opt-sentencepiece-model."
         )
-    sampled = sum(corpus.sampled for corpus in census.corpora.values())
-    documents = sum(corpus.documents for corpus in census.corpora.values())
     if census.is_exact:
         return f"Tokens are those of {tokenizer} with </s>, exactly."
+    sampled = _total("sampled", census.corpora.values())
+    documents = _total("documents", census.corpora.values())
     return (
         f"Tokens are those of {tokenizer} with </s>, estimated from {number(sampled)} documents "
         f"({share(sampled, documents)}); ± is two standard errors."
     )
-
-
-def _lengths_of_all(census: Census) -> str:
-    return census.lengths_of_all().as_text(census.unit)
 
 
 def _longest_table(census: Census) -> str:
@@ -131,7 +123,7 @@ def _longest_table(census: Census) -> str:
 
 
 def _copies_lines(census: Census) -> list[str]:
-    documents = sum(corpus.documents for corpus in census.corpora.values())
+    documents = _total("documents", census.corpora.values())
     lines = [
         f"copies     {number(census.copies)} of {number(documents)} documents "
         f"({share(census.copies, documents)}) have the text of an earlier one"
@@ -145,7 +137,7 @@ def _copies_lines(census: Census) -> list[str]:
 
 
 def _faults_table(census: Census) -> str:
-    failing = sum(corpus.failing for corpus in census.corpora.values())
+    failing = _total("failing", census.corpora.values())
     if not failing:
         return "failing    nothing: every document can be read"
     rows: list[list[Cell]] = [
@@ -162,4 +154,4 @@ def _faults_table(census: Census) -> str:
         lines.append(
             f"… and {number(failing - MAX_FAULT_ROWS)} more; --report has the first {MAX_FAULTS:,}"
         )
-    return "\n".join(lines)  # fmt: skip
+    return "\n".join(lines)

@@ -207,7 +207,7 @@ def test_what_stays_can_be_streamed(source: Path, tmp_path: Path) -> None:
         assert (target / name).read_bytes() == (source / name).read_bytes()
     for split in ("train", "valid/wiki"):
         corpora = open_corpora(str(target), split, None, skips_bad=False)
-        found = [corpora.corpora[n].num_documents for n in range(len(corpora.names))]
+        found = corpora.num_documents.tolist()
         assert found == ([9, 28] if split == "train" else [10])
 
 
