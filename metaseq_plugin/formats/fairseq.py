@@ -19,6 +19,13 @@ from metaseq_plugin.storage import torch_file
 FAIRSEQ_CHECKPOINT = "checkpoint.pt"  # what a conversion makes
 
 
+def read_whole(found: Located) -> Any:
+    """What is saved in ``found``, its tensors whole; of a set without the optimizer's state."""
+    return (
+        CheckpointSet.open(found.path).whole() if found.is_set else torch_file.read(found.files[0])
+    )
+
+
 def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], str, Dict[str, Tensor]]:
     """Read the checkpoint of an OPT that fairseq trained, without loading its tensors.
 
@@ -28,9 +35,7 @@ def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], str, Dict[str, Tens
     Raises:
         UserError: unreadable, not a fairseq checkpoint, or of another architecture.
     """
-    state: Any = (
-        CheckpointSet.open(found.path).whole() if found.is_set else torch_file.read(found.files[0])
-    )
+    state = read_whole(found)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         keys = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else "something else"
         raise UserError(
