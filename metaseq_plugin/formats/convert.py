@@ -33,13 +33,12 @@ from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT
 from metaseq_plugin.formats.hf.config import CONFIG_FILE
 from metaseq_plugin.formats.metaseq.write import STEM
 from metaseq_plugin.formats.model import METASEQ, Model, read_model
-from metaseq_plugin.formats.tensors import count_parameters, num_bytes
+from metaseq_plugin.formats.tensors import count_parameters
 from metaseq_plugin.formats.write import (
     WRITERS,
     Plan,
     Request,
     Written,
-    moment_bytes,
     plan_writing,
 )
 from metaseq_plugin.layout.layout import Layout
@@ -116,8 +115,7 @@ def run(args: argparse.Namespace) -> None:
             f"Set {others}; `metaseq reshard` changes into how many files it is cut."
         )
     plan = plan_writing(model, request, args.to)
-    needed = num_bytes(plan.tensors.twins) + moment_bytes(plan) + OTHER_BYTES
-    with new_folder(args.dst, needed) as partial:
+    with new_folder(args.dst, plan.num_bytes + OTHER_BYTES) as partial:
         written = WRITERS[args.to](partial, model, plan, request)
     print("\n".join(report(model, plan, args.dst, written)))  # noqa: T201
 

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple
+from typing import Any, Dict, Mapping, Tuple
 
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -19,14 +19,6 @@ from metaseq_plugin.storage import torch_file
 FAIRSEQ_CHECKPOINT = "checkpoint.pt"  # what a conversion makes
 
 
-class Checkpoint(NamedTuple):
-    """What conversion needs of a checkpoint."""
-
-    model_settings: Dict[str, Any]  # cfg.model
-    data: str  # cfg.task.data, or ""
-    tensors: Dict[str, Tensor]  # by our names, mapped from the file
-
-
 def read_whole(found: Located) -> Any:
     """What is saved in ``found``, its tensors whole; of a set without the optimizer's state."""
     return (
@@ -34,8 +26,11 @@ def read_whole(found: Located) -> Any:
     )
 
 
-def read_checkpoint(found: Located) -> Checkpoint:
+def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], str, Dict[str, Tensor]]:
     """Read the checkpoint of an OPT that fairseq trained, without loading its tensors.
+
+    Returns:
+        ``cfg.model``, ``cfg.task.data`` or "", and the tensors, whole, by our names.
 
     Raises:
         UserError: unreadable, not a fairseq checkpoint, or of another architecture.
@@ -61,7 +56,7 @@ def read_checkpoint(found: Located) -> Checkpoint:
             "checkpoint."
         )
     data = (task.get("data") if isinstance(task, dict) else None) or ""
-    return Checkpoint(settings, data, state["model"])
+    return settings, data, state["model"]
 
 
 def build_state(tensors: Mapping[str, Tensor], cfg: Dict[str, Any]) -> Dict[str, Any]:
@@ -70,20 +65,19 @@ def build_state(tensors: Mapping[str, Tensor], cfg: Dict[str, Any]) -> Dict[str,
     ``--finetune-from-model`` and ``--restore-file`` look up the last entry of ``optimizer_history``
     and ``extra_state["train_iterator"]`` before they look at what they reset.
     """
-    history: List[Dict[str, Any]] = [
-        {
-            "criterion_name": "none",
-            "optimizer_name": "none",
-            "lr_scheduler_state": {},
-            "num_updates": 0,
-        }
-    ]
     return {
         "args": None,
         "cfg": cfg,
         "model": dict(tensors),
         "criterion": None,
-        "optimizer_history": history,
+        "optimizer_history": [
+            {
+                "criterion_name": "none",
+                "optimizer_name": "none",
+                "lr_scheduler_state": {},
+                "num_updates": 0,
+            }
+        ],
         "task_state": {},
         "extra_state": {
             "train_iterator": {

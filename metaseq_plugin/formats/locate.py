@@ -15,8 +15,9 @@ A set is named by any of its files, by its manifest, or by its name without suff
 what the name means. A folder means the first checkpoint of ``IN_FOLDER`` that it holds, else its only one.
 """
 
+from itertools import chain
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Optional
 
 from metaseq_plugin.checkpoint.manifest import FileName, set_name, set_names
 from metaseq_plugin.compat.errors import UserError
@@ -109,21 +110,18 @@ def grid_of(files: List[Path]) -> Grid:
             f"The model must be one set of files, but {folder} holds {files[0].name} and "
             f"{files[-1].name}, which are of two. Move one of the sets elsewhere."
         )
-    num_parts = 1 + max(name.model_part or 0 for name in found)
-    num_shards = 1 + max(name.shard or 0 for name in found)
-    grid: Grid = []
-    for part in range(num_parts):
-        names = [
-            first._replace(
-                model_part=None if first.model_part is None else part,
-                shard=None if first.shard is None else shard,
+    parts = _up_to_largest([name.model_part for name in found])
+    shards = _up_to_largest([name.shard for name in found])
+    grid = [[first._replace(model_part=part, shard=shard) for shard in shards] for part in parts]
+    for name in chain(*grid):
+        if name not in found:
+            raise UserError(
+                f"The model must hold the whole set, but {folder} lacks {name}. Copy it there."
             )
-            for shard in range(num_shards)
-        ]
-        for name in names:
-            if name not in found:
-                raise UserError(
-                    f"The model must hold the whole set, but {folder} lacks {name}. Copy it there."
-                )
-        grid.append([found[name] for name in names])
-    return grid
+    return [[found[name] for name in row] for row in grid]
+
+
+def _up_to_largest(numbers: List[Optional[int]]) -> List[Optional[int]]:
+    """0, 1, … to the largest number; the one None where the files have none."""
+    given = [number for number in numbers if number is not None]
+    return [*range(max(given) + 1)] if given else [None]

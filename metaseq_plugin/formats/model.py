@@ -10,34 +10,32 @@ The steps: (1) find the files that the path means (locate.py), (2) tell by their
 Tensors are made when they are asked for, so that nothing is in memory yet.
 """
 
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 
 import torch
-from omegaconf import OmegaConf
 
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
-from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import read_checkpoint
 from metaseq_plugin.formats.hf.config import CONFIG_FILE, from_hf_config, vocab_size_of
 from metaseq_plugin.formats.hf.names import rename_to_fairseq
 from metaseq_plugin.formats.hf.weights import read_weights
 from metaseq_plugin.formats.locate import Located, grid_of, is_hf, locate
-from metaseq_plugin.formats.metaseq import optimizer as metaseq_optimizer
 from metaseq_plugin.formats.metaseq.names import is_metaseq, settings_of
-from metaseq_plugin.formats.metaseq.optimizer import Optimizer, read_optimizer
-from metaseq_plugin.formats.metaseq.read import read_metaseq, read_parts
-from metaseq_plugin.formats.tensors import EMBEDDING, check_tensors
+from metaseq_plugin.formats.metaseq.optimizer import Optimizer, from_fairseq, read_optimizer
+from metaseq_plugin.formats.metaseq.read import read_metaseq
+from metaseq_plugin.formats.tensors import (
+    EMBEDDING,
+    check_tensors,
+    complete_config,
+    expected_shapes,
+)
 from metaseq_plugin.layout.piece import Piece
-from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config
-from metaseq_plugin.sizes import fill_size
 from metaseq_plugin.storage import json_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE as DICT
-from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE, numbered_dictionary
 
 FAIRSEQ, HF, METASEQ = "fairseq", "hf", "metaseq"
 
@@ -92,7 +90,7 @@ def read_hf(src: Path, data: Optional[Path]) -> Model:
     """A Hugging Face folder."""
     config, source = json_file.read(src / CONFIG_FILE), str(src / CONFIG_FILE)
     cfg = complete_config(from_hf_config(config, source))
-    expected = expected_shapes(cfg, vocab_size_of(config, DICTIONARY_MULTIPLE, source))
+    expected = expected_shapes(cfg, vocab_size_of(config, source))
     tensors = rename_to_fairseq(read_weights(src), str(src))
     check_tensors(tensors, expected, str(src))
     held = Tensors.of(tensors).select(list(expected))
@@ -101,13 +99,13 @@ def read_hf(src: Path, data: Optional[Path]) -> Model:
 
 def read_fairseq(found: Located, data: Optional[Path]) -> Model:
     """A checkpoint that fairseq saved of our model."""
-    source = read_checkpoint(found)
-    cfg = complete_config(source.model_settings)
-    expected = expected_shapes(cfg, len(source.tensors[EMBEDDING]))
-    check_tensors(source.tensors, expected, str(found.path))
-    tensors = Tensors.of(source.tensors).select(list(expected))
+    settings, trained_on, weights = read_checkpoint(found)
+    cfg = complete_config(settings)
+    expected = expected_shapes(cfg, len(weights[EMBEDDING]))
+    check_tensors(weights, expected, str(found.path))
+    tensors = Tensors.of(weights).select(list(expected))
     # Its own dictionary, else that of the data it was trained on.
-    folders = [found.path.parent, *([Path(source.data.split(":")[0])] if source.data else [])]
+    folders = [found.path.parent, *([Path(trained_on.split(":")[0])] if trained_on else [])]
     folder = data or next((folder for folder in folders if (folder / DICT).is_file()), None)
     optimizer = partial(_fairseq_optimizer, found, expected)
     return Model(FAIRSEQ, str(found.path), cfg, tensors, folder, optimizer)
@@ -121,45 +119,14 @@ def _fairseq_optimizer(found: Located, shapes: Dict[str, torch.Size]) -> Optiona
     else:
         state = torch_file.read(found.files[0])
         names = (state.get("layout") or {}).get("optimizer_params") or list(shapes)
-    return metaseq_optimizer.from_fairseq(state, names, [shapes[n] for n in names], str(found.path))
+    return from_fairseq(state, {name: shapes[name] for name in names}, str(found.path))
 
 
 def read_of_metaseq(found: Located, data: Optional[Path], trust_pickle: bool) -> Model:
     """A checkpoint of metaseq's."""
     grid = grid_of(found.files)
     first, number = grid[0][0], len(found.files)
-
-    def shapes_of(settings: Dict[str, Any], vocab_size: int) -> Dict[str, torch.Size]:
-        cfg = complete_config(settings)
-        if vocab_size % DICTIONARY_MULTIPLE:
-            raise UserError(
-                f"`{EMBEDDING}` must have a multiple of {DICTIONARY_MULTIPLE} rows, but in "
-                f"{first} has {vocab_size}. Use a complete, unmodified checkpoint."
-            )
-        return expected_shapes(cfg, vocab_size)
-
-    read = read_metaseq(read_parts(grid, trust_pickle), shapes_of)
+    read = read_metaseq(grid, trust_pickle)
     label = str(first) + (f" and {number - 1} more" if number > 1 else "")
-    cfg = complete_config(read.settings)
     optimizer = partial(read_optimizer, read)
-    return Model(METASEQ, label, cfg, read.tensors, data or first.parent, optimizer)
-
-
-def complete_config(settings: Mapping[str, Any]) -> Any:
-    """``OPTConfig`` as fairseq hands it to the model; what ``settings`` leaves out is its arch's.
-
-    Raises:
-        UserError: settings that do not go together.
-    """
-    known = {f.name for f in fields(OPTConfig)} & settings.keys()
-    cfg = OmegaConf.merge(OmegaConf.structured(OPTConfig), {name: settings[name] for name in known})
-    fill_size(cfg, cfg._name or "opt")
-    check_config(cfg)
-    return cfg
-
-
-def expected_shapes(cfg: Any, vocab_size: int) -> Dict[str, torch.Size]:
-    """Name and shape of every tensor of the model that ``cfg`` describes."""
-    with torch.device("meta"):
-        decoder = OPTDecoder(cfg, numbered_dictionary(vocab_size))
-    return {f"decoder.{name}": tensor.shape for name, tensor in decoder.state_dict().items()}
+    return Model(METASEQ, label, read.cfg, read.tensors, data or first.parent, optimizer)

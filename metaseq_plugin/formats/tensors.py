@@ -1,21 +1,48 @@
-"""Tensors of a model whatever its format: the check that they are all there, their sizes, their data type.
+"""A model whatever its format: its settings, and its tensors, their shapes and their data type.
 
-Every reader brings tensors under our names and holds them against the model (``check_tensors``); every
+Every reader completes the settings (``complete_config``), brings the tensors under our names and holds them
+against the model that the settings describe (``expected_shapes``, ``check_tensors``, ``check_tied``); every
 writer takes them in the data type asked for (``in_dtype``).
 """
 
 import math
-from typing import Iterable, List, Mapping, Optional, Tuple
+from dataclasses import fields
+from functools import partial
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.storage.lazy import Maker, Tensors, twin
+from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config
+from metaseq_plugin.sizes import fill_size
+from metaseq_plugin.storage.lazy import Lazy, Tensors
+from metaseq_plugin.tokenizers.dictionary import numbered_dictionary
 
 EMBEDDING = "decoder.embed_tokens.weight"
 # A longer list hides the first entries, which tell most.
 MAX_NAMED = 5
+
+
+def complete_config(settings: Mapping[str, Any]) -> Any:
+    """``OPTConfig`` as fairseq hands it to the model; what ``settings`` leaves out is its arch's.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+    known = {f.name for f in fields(OPTConfig)} & settings.keys()
+    cfg = OmegaConf.merge(OmegaConf.structured(OPTConfig), {name: settings[name] for name in known})
+    fill_size(cfg, cfg._name or "opt")
+    check_config(cfg)
+    return cfg
+
+
+def expected_shapes(cfg: Any, vocab_size: int) -> Dict[str, torch.Size]:
+    """Name and shape of every tensor of the model that ``cfg`` describes."""
+    with torch.device("meta"):
+        decoder = OPTDecoder(cfg, numbered_dictionary(vocab_size))
+    return {f"decoder.{name}": tensor.shape for name, tensor in decoder.state_dict().items()}
 
 
 def check_tensors(
@@ -53,6 +80,15 @@ def check_tensors(
         )
 
 
+def check_tied(output_name: str, output: Tensor, embedding: Tensor, source: str) -> None:
+    """Refuse an output projection, which some files hold too, that is not the token embedding."""
+    if output.shape != embedding.shape or not torch.equal(output, embedding):
+        raise UserError(
+            f"`{output_name}` must equal the token embedding, but in {source} it does not. "
+            "OPT ties them; a model with its own output projection cannot be read."
+        )
+
+
 def _listed(names: Iterable[str]) -> str:
     ordered: List[str] = sorted(names)
     shown = ", ".join(f"`{name}`" for name in ordered[:MAX_NAMED])
@@ -62,7 +98,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def num_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of all tensors together."""
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+    return sum(t.nbytes for t in tensors.values())
 
 
 def count_parameters(tensors: Mapping[str, Tensor]) -> Tuple[int, str]:
@@ -81,21 +117,21 @@ def in_dtype(tensors: Tensors, dtype: Optional[torch.dtype]) -> Tensors:
     if dtype is None:
         return tensors
 
-    def maker(name: str) -> Maker:
-        return lambda: _cast(name, tensors[name], dtype)
-
     return Tensors(
-        {name: maker(name) for name in tensors},
-        {name: twin(held.shape, dtype) for name, held in tensors.twins.items()},
+        {
+            name: Lazy(held.to(dtype), partial(_cast, tensors, name, dtype))
+            for name, held in tensors.twins.items()
+        }
     )
 
 
-def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor`` in ``dtype``.
+def _cast(tensors: Tensors, name: str, dtype: torch.dtype) -> Tensor:
+    """One tensor in ``dtype``.
 
     Raises:
         UserError: a finite value becomes infinite.
     """
+    tensor = tensors[name]
     converted = tensor.to(dtype)
     if converted is not tensor and _largest(converted) == math.inf and _largest(tensor) < math.inf:
         raise UserError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import List, Mapping, Optional
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.hf.tokenizer import write_tokenizer_settings
+from metaseq_plugin.formats.hf.config import write_tokenizer_settings
 from metaseq_plugin.tokenizers.dictionary import (
     DICTIONARY_FILE,
     SPECIAL_SYMBOLS,
@@ -61,10 +61,9 @@ def hf_tokenizer(
     Raises:
         UserError: ``vocab.json`` and ``dict.txt`` number a token differently.
     """
-    pairs = read_byte_pairs(source)
+    pairs = _read_checked(source, ids)
     if pairs is None:
         return _copied_for_us(source, folder, "Hugging Face")
-    _check_ids(pairs, ids, source)
     write_byte_pairs(folder, pairs.vocab, pairs.merges)
     write_tokenizer_settings(folder, longest_input)
     return f"{VOCAB_FILE} and {MERGES_FILE} of {len(pairs.vocab):,} tokens, for GPT2Tokenizer"
@@ -74,10 +73,9 @@ def metaseq_tokenizer(
     source: Path, folder: Path, vocab_size: int, ids: Optional[Mapping[str, int]]
 ) -> str:
     """Write the tokenizer files of ``source`` under metaseq's names; ``ids`` as above."""
-    pairs = read_byte_pairs(source)
+    pairs = _read_checked(source, ids)
     if pairs is None:
         return _copied_for_us(source, folder, "metaseq")
-    _check_ids(pairs, ids, source)
     return _write_complete(folder, pairs, vocab_size, (METASEQ_VOCAB, METASEQ_MERGES))
 
 
@@ -89,9 +87,10 @@ def _write_complete(folder: Path, pairs: BytePairs, vocab_size: int, names: tupl
     return f"{DICTIONARY_FILE}, {names[0]} and {names[1]} of {len(vocab):,} tokens"
 
 
-def _check_ids(pairs: BytePairs, ids: Optional[Mapping[str, int]], source: Path) -> None:
-    if ids is None:
-        return
+def _read_checked(source: Path, ids: Optional[Mapping[str, int]]) -> Optional[BytePairs]:
+    pairs = read_byte_pairs(source)
+    if pairs is None or ids is None:
+        return pairs
     tokens = list(complete_vocab(pairs, len(ids)))
     symbols = make_dictionary(tokens[len(SPECIAL_SYMBOLS) :]).symbols
     for token, index in pairs.vocab.items():
@@ -102,6 +101,7 @@ def _check_ids(pairs: BytePairs, ids: Optional[Mapping[str, int]], source: Path)
                 f"{found} in one and {index} in the other. Set --data to the folder that the "
                 "model was trained with."
             )
+    return pairs
 
 
 def _copied_for_us(source: Path, folder: Path, whose: str) -> str:

@@ -10,12 +10,10 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 import torch
 
 from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT, build_state, fairseq_cfg
-from metaseq_plugin.formats.hf.config import CONFIG_FILE, to_hf_config
+from metaseq_plugin.formats.hf.config import CONFIG_FILE, to_hf_config, write_generation_config
 from metaseq_plugin.formats.hf.names import to_hf
-from metaseq_plugin.formats.hf.tokenizer import write_generation_config
 from metaseq_plugin.formats.hf.weights import write_weights
-from metaseq_plugin.formats.metaseq import optimizer as metaseq_optimizer
-from metaseq_plugin.formats.metaseq.optimizer import MOMENTS, Optimizer
+from metaseq_plugin.formats.metaseq.optimizer import Optimizer, to_fairseq
 from metaseq_plugin.formats.metaseq.write import write_metaseq
 from metaseq_plugin.formats.model import FAIRSEQ, HF, METASEQ, Model
 from metaseq_plugin.formats.tensors import in_dtype, num_bytes, widest_dtype
@@ -49,6 +47,12 @@ class Plan(NamedTuple):
     optimizer: Optional[Optimizer]
     ids: Optional[Dict[str, int]]  # the source's dictionary, where it has one that counts
 
+    @property
+    def num_bytes(self) -> int:
+        """Disk room of the weights and of the optimizer's state."""
+        moments = self.optimizer.moments.values() if self.optimizer else ()
+        return sum(num_bytes(held.twins) for held in (self.tensors, *moments))
+
 
 Written = Tuple[List[str], str]  # weight files, and the tokenizer in words
 
@@ -78,7 +82,7 @@ def write_fairseq(folder: Path, model: Model, plan: Plan, request: Request) -> W
     held = {name: torch_file.own_memory(tensor) for name, tensor in plan.tensors.items()}
     state = build_state(held, fairseq_cfg(model.cfg, request.dst))
     if plan.optimizer is not None:
-        state["last_optimizer_state"] = metaseq_optimizer.to_fairseq(plan.optimizer, list(held))
+        state["last_optimizer_state"] = to_fairseq(plan.optimizer, list(held))
         state["optimizer_history"] = [plan.optimizer.history]
     torch_file.write(folder / FAIRSEQ_CHECKPOINT, state)
     return [FAIRSEQ_CHECKPOINT], note
@@ -108,10 +112,3 @@ WRITERS: Dict[str, Callable[[Path, Model, Plan, Request], Written]] = {
     HF: write_hf,
     METASEQ: write_of_metaseq,
 }
-
-
-def moment_bytes(plan: Plan) -> int:
-    """Disk room of the optimizer's state."""
-    if plan.optimizer is None:
-        return 0
-    return sum(num_bytes(plan.optimizer.moments[name].twins) for name in MOMENTS)

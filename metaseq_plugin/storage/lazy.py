@@ -1,98 +1,72 @@
 """Tensors by name that are put together when they are asked for, and not before.
 
-A model in parts and shards is larger than what a conversion may hold, so its tensors are makers: a
-call that reads the pieces of one tensor from the mapped files. Names, shapes and data types are known
-beforehand from twins on the meta device, which is all that checks and plans need.
+A model in parts and shards is larger than what a conversion may hold, so each of its tensors is a call
+that reads its pieces from the mapped files. Names, shapes and data types are known beforehand from twins
+on the meta device, which is all that checks and plans need.
 """
 
-from typing import Callable, Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
 
-from metaseq_plugin.layout.piece import Piece
 
-Maker = Callable[[], Tensor]
+class Lazy(NamedTuple):
+    """A tensor that is not made yet."""
+
+    twin: Tensor  # of the same shape and data type, on the meta device
+    make: Callable[[], Tensor]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Lazy":
+        """A tensor that exists already, mapped from a file or in memory."""
+        return cls(torch.empty_like(tensor, device="meta"), lambda: tensor)
 
 
 class Tensors(Mapping[str, Tensor]):
     """A mapping that makes a tensor anew each time it is looked up.
 
     Attributes:
-        makers: name -> what makes the tensor.
-        twins: name -> a tensor of the same shape and data type; look at nothing else of it.
+        lazy: name -> the tensor to make.
+        twins: name -> its twin.
     """
 
-    def __init__(self, makers: Mapping[str, Maker], twins: Mapping[str, Tensor]) -> None:
-        assert makers.keys() == twins.keys(), "a maker and a twin for every name"
-        self.makers: Dict[str, Maker] = dict(makers)
-        self.twins: Dict[str, Tensor] = dict(twins)
+    def __init__(self, lazy: Mapping[str, Lazy]) -> None:
+        self.lazy: Dict[str, Lazy] = dict(lazy)
+        self.twins: Dict[str, Tensor] = {name: held.twin for name, held in lazy.items()}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Tensors":
-        """Tensors that exist already, mapped from a file or in memory."""
-        return cls({name: _keep(tensor) for name, tensor in tensors.items()}, tensors)
+        """Tensors that exist already."""
+        return cls({name: Lazy.of(tensor) for name, tensor in tensors.items()})
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.makers[name]()
+        return self.lazy[name].make()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.makers)
+        return iter(self.lazy)
 
     def __len__(self) -> int:
-        return len(self.makers)
+        return len(self.lazy)
 
     def renamed(self, rename: Callable[[str], str]) -> "Tensors":
         """The same under other names."""
-        names = {name: rename(name) for name in self}
-        return Tensors(
-            {new: self.makers[old] for old, new in names.items()},
-            {new: self.twins[old] for old, new in names.items()},
-        )
+        return Tensors({rename(name): held for name, held in self.lazy.items()})
 
     def select(self, names: Sequence[str]) -> "Tensors":
         """Only ``names``, in their order."""
-        return Tensors(
-            {name: self.makers[name] for name in names}, {name: self.twins[name] for name in names}
-        )
+        return Tensors({name: self.lazy[name] for name in names})
+
+    def part(self, name: str, index: Any) -> Lazy:
+        """What ``[index]`` of a tensor will be."""
+        return Lazy(self.twins[name][index], lambda: self[name][index])
+
+    def concatenated(self, names: Sequence[str]) -> Lazy:
+        """One tensor of several, one below the other."""
+        twin = torch.cat([self.twins[name] for name in names])
+        return Lazy(twin, lambda: torch.cat([self[name] for name in names]))
 
 
 def twin(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """What stands for a tensor that is not made yet."""
     return torch.empty(tuple(shape), dtype=dtype, device="meta")
-
-
-def piece_of(tensors: Tensors, name: str, piece: Piece) -> Maker:
-    """What makes the part ``piece`` of a tensor."""
-    return lambda: tensors[name][piece.slices]
-
-
-def concatenated(tensors: Tensors, names: Sequence[str]) -> Maker:
-    """What makes one tensor of several, one below the other."""
-    return lambda: torch.cat([tensors[name] for name in names])
-
-
-def rows(tensors: Tensors, name: str, start: int, end: int) -> Maker:
-    """What makes the rows ``start`` to ``end`` of a tensor."""
-    return lambda: tensors[name][start:end]
-
-
-def stretch(holders: Sequence[Tensor], lengths: Sequence[int], start: int, end: int) -> Tensor:
-    """Elements ``start`` to ``end`` of flat tensors laid end to end, of which ``lengths`` count.
-
-    A view where one holder has them all, so that mapped files stay where they are.
-    """
-    found: List[Tensor] = []
-    offset = 0
-    for holder, length in zip(holders, lengths, strict=True):
-        first, last = max(start, offset), min(end, offset + length)
-        if first < last:
-            found.append(holder[first - offset : last - offset])
-        offset += length
-    if not found:
-        return holders[0][:0]
-    return found[0] if len(found) == 1 else torch.cat(found)
-
-
-def _keep(tensor: Tensor) -> Maker:
-    return lambda: tensor

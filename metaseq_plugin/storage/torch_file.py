@@ -143,7 +143,7 @@ def write(path: Path, state: Any) -> Facts:
 
 def own_memory(tensor: Tensor) -> Tensor:
     """``tensor``, copied where it is a part of something larger, all of which would be written."""
-    is_all = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    is_all = tensor.untyped_storage().nbytes() == tensor.nbytes
     return tensor if is_all else tensor.clone()
 
 
@@ -153,18 +153,16 @@ class _HashingFile:
     def __init__(self, path: Path) -> None:
         self.stream = path.open("wb")
         self.digest = hashlib.sha256()
-        self.num_bytes = 0
         self.error: Optional[OSError] = None
 
     def write(self, data: Any) -> int:
         try:
-            self.stream.write(data)
+            written = self.stream.write(data)
         except OSError as error:
             self.error = error
             raise
         self.digest.update(data)
-        self.num_bytes += memoryview(data).nbytes
-        return memoryview(data).nbytes
+        return written
 
     def flush(self) -> None:
         self.stream.flush()
@@ -177,4 +175,4 @@ class _HashingFile:
         with self.stream:
             self.stream.flush()
             os.fsync(self.stream.fileno())
-        return Facts(self.num_bytes, self.digest.hexdigest())
+            return Facts(self.stream.tell(), self.digest.hexdigest())

@@ -1,4 +1,4 @@
-"""``config.json`` of a Hugging Face OPT folder ↔ the settings of our model.
+"""The settings files of a Hugging Face OPT folder: of the model ↔ ours, of the tokenizer and of ``generate()``.
 
 Field names and defaults are those of transformers' ``OPTConfig`` (configuration_opt.py); a test holds
 them against the installed one. A field that our model has no counterpart for must have the value
@@ -6,9 +6,12 @@ that OPT has, or the folder is refused by that field's name.
 """
 
 import json
+from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.storage import json_file
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE
 
 # Hugging Face's field: ours, and the value a config.json that leaves it out means.
 FIELDS = {
@@ -36,6 +39,7 @@ CONFIG_FILE = "config.json"
 MODEL_TYPE = "opt"
 DEFAULT_VOCAB_SIZE = 50272
 BOS_TOKEN_ID = 2  # OPT begins a text with </s>
+SPECIAL_TOKENS = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}  # fmt: skip
 GENERATION = {"bos_token_id": BOS_TOKEN_ID, "eos_token_id": 2, "pad_token_id": 1}
 
 
@@ -95,15 +99,34 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Dict[str, Any]:
     return settings
 
 
-def vocab_size_of(config: Mapping[str, Any], multiple: int, source: str) -> int:
+def vocab_size_of(config: Mapping[str, Any], source: str) -> int:
     """Rows of the token embedding, which our dictionaries pad to a multiple."""
     size = int(config.get("vocab_size", DEFAULT_VOCAB_SIZE))
-    if size % multiple:
+    if size % DICTIONARY_MULTIPLE:
         raise UserError(
-            f"In {source}: `vocab_size` must be a multiple of {multiple}, but is {size}. "
-            f"Save the model again after resize_token_embeddings(pad_to_multiple_of={multiple})."
+            f"In {source}: `vocab_size` must be a multiple of {DICTIONARY_MULTIPLE}, but is {size}. "
+            f"Save the model again after resize_token_embeddings(pad_to_multiple_of={DICTIONARY_MULTIPLE})."
         )
     return size
+
+
+def write_tokenizer_settings(folder: Path, longest_input: int) -> None:
+    """With which settings ``GPT2Tokenizer`` encodes as OPT does; ``longest_input`` is in tokens."""
+    json_file.write(folder / "special_tokens_map.json", SPECIAL_TOKENS)
+    settings = {
+        **SPECIAL_TOKENS,
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_bos_token": True,  # OPT reads every text behind </s>
+        "add_prefix_space": False,
+        "errors": "replace",
+        "model_max_length": longest_input,
+    }
+    json_file.write(folder / "tokenizer_config.json", settings)
+
+
+def write_generation_config(folder: Path) -> None:
+    """Which tokens begin, end and pad a text, for Hugging Face's ``generate()``."""
+    json_file.write(folder / "generation_config.json", {"_from_model_config": True, **GENERATION})
 
 
 def _bad_dimensions(config: Mapping[str, Any]) -> List[str]:

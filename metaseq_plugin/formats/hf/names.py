@@ -13,11 +13,10 @@ Hugging Face's older files leave out the leading ``model.``; files written from 
 
 from typing import Dict, Mapping
 
-import torch
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.formats.tensors import EMBEDDING
+from metaseq_plugin.formats.tensors import EMBEDDING, check_tied
 
 HF_TIED_OUTPUT = "lm_head.weight"
 HF_PREFIX = "model."
@@ -65,10 +64,5 @@ def rename_to_fairseq(tensors: Mapping[str, Tensor], source: str) -> Dict[str, T
             )
         renamed[ours] = tensor
     if HF_TIED_OUTPUT in tensors and EMBEDDING in renamed:
-        output, embedding = tensors[HF_TIED_OUTPUT], renamed[EMBEDDING]
-        if output.shape != embedding.shape or not torch.equal(output, embedding):
-            raise UserError(
-                f"`{HF_TIED_OUTPUT}` must equal the token embedding, but in {source} it does not. "
-                "OPT ties them; a model with its own output projection cannot be read."
-            )
+        check_tied(HF_TIED_OUTPUT, tensors[HF_TIED_OUTPUT], renamed[EMBEDDING], source)
     return renamed

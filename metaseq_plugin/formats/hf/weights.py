@@ -81,12 +81,11 @@ def plan_shards(tensors: Mapping[str, Tensor], max_bytes: int) -> List[List[str]
     shards: List[List[str]] = [[]]
     used = 0
     for name, tensor in tensors.items():
-        size = tensor.numel() * tensor.element_size()
-        if shards[-1] and used + size > max_bytes:
+        if shards[-1] and used + tensor.nbytes > max_bytes:
             shards.append([])
             used = 0
         shards[-1].append(name)
-        used += size
+        used += tensor.nbytes
     return shards
 
 
@@ -97,26 +96,22 @@ def write_weights(folder: Path, tensors: Tensors, max_bytes: int) -> List[str]:
     """
     shards = plan_shards(tensors.twins, max_bytes)
     stem, suffix = SAFETENSORS.rsplit(".", 1)
-    files: List[str] = []
-    weight_map: Dict[str, str] = {}
-    total = 0
-    for number, names in enumerate(shards, start=1):
-        file_name = (
-            SAFETENSORS
-            if len(shards) == 1
-            else f"{stem}-{number:05d}-of-{len(shards):05d}.{suffix}"
-        )
+    files = [SAFETENSORS]
+    if len(shards) > 1:
+        numbers = range(1, len(shards) + 1)
+        files = [f"{stem}-{number:05d}-of-{len(shards):05d}.{suffix}" for number in numbers]
+    for file_name, names in zip(files, shards, strict=True):
         held = {name: torch_file.own_memory(tensors[name]).contiguous() for name in names}
         path = folder / file_name
         path.touch()
         mode = path.stat().st_mode  # as the user's umask has it; save_file would make it private
         save_file(held, path, metadata={"format": "pt"})
         path.chmod(mode)
-        total += num_bytes(held)
-        weight_map.update(dict.fromkeys(names, file_name))
-        files.append(file_name)
         del held  # before the next file's tensors are made
     if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {
+            "metadata": {"total_size": num_bytes(tensors.twins)},
+            "weight_map": {name: file for file, names in zip(files, shards) for name in names},
+        }
         json_file.write(folder / (SAFETENSORS + INDEX_SUFFIX), index)
     return files

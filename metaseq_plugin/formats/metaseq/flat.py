@@ -16,7 +16,8 @@ The optimizer knows only the flat tensors: its state 0, 1, … is of the entries
 """
 
 import math
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from functools import partial
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from torch import Tensor
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.metaseq.names import OUTPUT, VERSION
 from metaseq_plugin.formats.tensors import EMBEDDING
-from metaseq_plugin.storage.lazy import Maker, Tensors, stretch, twin
+from metaseq_plugin.storage.lazy import Lazy, Tensors, twin
 
 # Modules of fairscale and torch that wrap others and stand between the words of a name.
 WRAPPERS = {"_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"}
@@ -40,9 +41,9 @@ class Flat(NamedTuple):
     padding: int  # elements at the end of this shard's piece that belong to nothing
 
     @property
-    def numel(self) -> int:
-        """Elements of the parameters in it, over all shards."""
-        return sum(map(math.prod, self.shapes))
+    def numels(self) -> List[int]:
+        """Elements of each parameter in it, over all shards."""
+        return [math.prod(shape) for shape in self.shapes]
 
 
 def read_metadata(metadata: Any, source: str) -> List[Flat]:
@@ -73,7 +74,7 @@ def read_metadata(metadata: Any, source: str) -> List[Flat]:
             f"`shard_metadata` must describe the flattened parameters as fairscale does, but in "
             f"{source} does not ({error!r}). Copy the file again."
         ) from error
-    if own or numels != [math.prod(shape) for flat in flats for shape in flat.shapes]:
+    if own or numels != [n for flat in flats for n in flat.numels]:
         reason = f"`{own[0]}` is each rank's own" if own else "`numels` and `shapes` differ"
         raise UserError(
             f"`shard_metadata` must describe an OPT, whose shards share every parameter, but in {source} "
@@ -87,7 +88,7 @@ def _joined(path: str, name: str) -> str:
     return ".".join(word for word in words if word and word not in WRAPPERS)
 
 
-def unflatten(flats: Sequence[Flat], shards: Sequence[Tensor], source: str) -> Tensors:
+def unflatten(flats: Sequence[Flat], shards: Sequence[Tensor], source: str) -> Dict[str, Lazy]:
     """The parameters of one flat parameter.
 
     Args:
@@ -104,30 +105,48 @@ def unflatten(flats: Sequence[Flat], shards: Sequence[Tensor], source: str) -> T
             "Give all the shards of one checkpoint."
         )
     lengths = [len(shard) - own.padding for shard, own in zip(shards, flats, strict=True)]
-    if sum(lengths) != flat.numel or min(lengths) < 0:
+    numel = sum(flat.numels)
+    if sum(lengths) != numel or min(lengths) < 0:
         raise UserError(
-            f"`{flat.key}` must have {flat.numel:,} elements in all shards together, but in {source} has "
+            f"`{flat.key}` must have {numel:,} elements in all shards together, but in {source} has "
             f"{sum(lengths):,}. Give all the shards of one checkpoint."
         )
     return cut(flat, shards, lengths)
 
 
-def cut(flat: Flat, holders: Sequence[Tensor], lengths: Sequence[int]) -> Tensors:
+def cut(flat: Flat, holders: Sequence[Tensor], lengths: Sequence[int]) -> Dict[str, Lazy]:
     """The parameters of ``flat``, whose elements lie in the first ``lengths`` of ``holders``."""
-    makers: Dict[str, Maker] = {}
-    twins: Dict[str, Tensor] = {}
+    parameters: Dict[str, Lazy] = {}
     start = 0
     for name, shape in zip(flat.names, flat.shapes, strict=True):
-        makers[name] = _view(holders, lengths, start, shape)
-        twins[name] = twin(shape, holders[0].dtype)
+        make = partial(_parameter, holders, lengths, start, shape)
+        parameters[name] = Lazy(twin(shape, holders[0].dtype), make)
         start += math.prod(shape)
-    return Tensors(makers, twins)
+    return parameters
 
 
-def _view(
+def _parameter(
     holders: Sequence[Tensor], lengths: Sequence[int], start: int, shape: Tuple[int, ...]
-) -> Maker:
-    return lambda: stretch(holders, lengths, start, start + math.prod(shape)).view(shape)
+) -> Tensor:
+    """What begins at element ``start``; a view where one holder has it all, so that it stays mapped."""
+    found = [
+        holders[index][own] for index, own, _ in _overlaps(lengths, start, start + math.prod(shape))
+    ] or [holders[0][:0]]
+    return (found[0] if len(found) == 1 else torch.cat(found)).view(shape)
+
+
+def _overlaps(lengths: Sequence[int], start: int, end: int) -> Iterator[Tuple[int, slice, slice]]:
+    """Where elements ``start`` to ``end`` of tensors laid end to end are.
+
+    Yields:
+        which tensor, a stretch of it, and the same stretch counted from ``start``.
+    """
+    offset = 0
+    for index, length in enumerate(lengths):
+        first, last = max(start, offset), min(end, offset + length)
+        if first < last:
+            yield index, slice(first - offset, last - offset), slice(first - start, last - start)
+        offset += length
 
 
 def plan(tensors: Tensors) -> List[Flat]:
@@ -145,29 +164,18 @@ def plan(tensors: Tensors) -> List[Flat]:
     ]
 
 
-def shard_length(flat: Flat, num_shards: int) -> int:
-    """Elements of each shard's piece, padding included."""
-    return -(-flat.numel // num_shards)
-
-
 def shard_of(flat: Flat, tensors: Tensors, rank: int, num_shards: int) -> Tuple[Tensor, int]:
     """Shard ``rank``'s piece of a flat parameter, and how many elements of it are padding.
 
     Only this piece and one parameter at a time are in memory.
     """
-    length = shard_length(flat, num_shards)
-    first = min(rank * length, flat.numel)
-    last = min(first + length, flat.numel)
+    numel = sum(flat.numels)
+    length = -(-numel // num_shards)
+    first = min(rank * length, numel)
+    last = min(first + length, numel)
     piece = torch.zeros(length, dtype=tensors.twins[flat.names[0]].dtype)
-    offset = 0
-    for name, shape in zip(flat.names, flat.shapes, strict=True):
-        numel = math.prod(shape)
-        start, end = max(first, offset), min(last, offset + numel)
-        if start < end:
-            piece[start - first : end - first] = tensors[name].flatten()[
-                start - offset : end - offset
-            ]
-        offset += numel
+    for index, own, place in _overlaps(flat.numels, first, last):
+        piece[place] = tensors[flat.names[index]].flatten()[own]
     return piece, length - (last - first)
 
 
@@ -179,7 +187,7 @@ def write_metadata(flats: Sequence[Flat], paddings: Sequence[int]) -> Dict[str, 
         held = {
             "names": [name.removeprefix(f"{path}.") if path else name for name in flat.names],
             "shapes": [torch.Size(shape) for shape in flat.shapes],
-            "numels": [math.prod(shape) for shape in flat.shapes],
+            "numels": flat.numels,
             "padding": padding,
         }
         # metaseq's output projection is the embedding under a second name.

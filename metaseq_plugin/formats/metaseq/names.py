@@ -12,13 +12,13 @@ Files for other programs (Meta's ``convert_to_singleton``) hold q, k and v apart
 
 import argparse
 import json
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.tensors import EMBEDDING
-from metaseq_plugin.storage.lazy import Tensors, concatenated, rows, twin
+from metaseq_plugin.storage.lazy import Lazy, Tensors
 from metaseq_plugin.storage.torch_file import StandIn
 
 ARCH = "transformer_lm_megatron"
@@ -185,15 +185,16 @@ def split_projections(tensors: Tensors, source: str) -> Tensors:
     Raises:
         UserError: a fused projection that is not three blocks, or one that is there twice.
     """
-    makers, twins = {}, {}
-    for name, held in tensors.twins.items():
+    split: Dict[str, Lazy] = {}
+    for name, held in tensors.lazy.items():
         if FUSED not in name:
-            makers[name], twins[name] = tensors.makers[name], held
+            split[name] = held
             continue
-        block, rest = divmod(len(held), len(BLOCKS))
+        num_rows = len(held.twin)
+        block, rest = divmod(num_rows, len(BLOCKS))
         if rest:
             raise UserError(
-                f"`{name}` must hold the rows of k, v and q, but in {source} has {len(held):,}, which "
+                f"`{name}` must hold the rows of k, v and q, but in {source} has {num_rows:,}, which "
                 "3 does not divide. Use a complete, unmodified checkpoint."
             )
         for i, letter in enumerate(BLOCKS):
@@ -203,22 +204,18 @@ def split_projections(tensors: Tensors, source: str) -> Tensors:
                     f"The model must hold each tensor once, but {source} holds both `{name}` and `{own}`. "
                     "Use a complete, unmodified checkpoint."
                 )
-            makers[own] = rows(tensors, name, i * block, (i + 1) * block)
-            twins[own] = twin((block, *held.shape[1:]), held.dtype)
-    return Tensors(makers, twins)
+            split[own] = tensors.part(name, slice(i * block, (i + 1) * block))
+    return Tensors(split)
 
 
 def fuse_projections(tensors: Tensors) -> Tensors:
     """The inverse, in the order in which metaseq's model holds its parameters."""
-    makers, twins = {}, {}
-    for name, held in tensors.twins.items():
+    fused: Dict[str, Lazy] = {}
+    for name, held in tensors.lazy.items():
         letter = next((letter for letter in BLOCKS if letter in name), None)
         if letter is None:
-            makers[name], twins[name] = tensors.makers[name], held
-            continue
-        fused = name.replace(letter, FUSED)
-        if fused not in makers:
-            blocks: List[str] = [name.replace(letter, block) for block in BLOCKS]
-            makers[fused] = concatenated(tensors, blocks)
-            twins[fused] = twin((len(BLOCKS) * len(held), *held.shape[1:]), held.dtype)
-    return Tensors(makers, twins)
+            fused[name] = held
+        elif (whole := name.replace(letter, FUSED)) not in fused:
+            blocks = [name.replace(letter, block) for block in BLOCKS]
+            fused[whole] = tensors.concatenated(blocks)
+    return Tensors(fused)

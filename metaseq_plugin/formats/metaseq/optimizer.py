@@ -17,7 +17,7 @@ from metaseq_plugin.formats.metaseq.flat import Flat, cut
 from metaseq_plugin.formats.metaseq.names import split_projections
 from metaseq_plugin.formats.metaseq.read import Part, Read, join
 from metaseq_plugin.storage import torch_file
-from metaseq_plugin.storage.lazy import Tensors
+from metaseq_plugin.storage.lazy import Lazy, Tensors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KNOWN = {"state", "param_groups", "loss_scale"}
@@ -81,9 +81,7 @@ def read_optimizer(read: Read) -> Optional[Optimizer]:
         [[s["state"][i] for i in s["param_groups"][0]["params"]] for s in states] for states in held
     ]
     moments = {name: _moments(read, ordered, name) for name in MOMENTS}
-    history = dict((read.parts[0].states[0].get("optimizer_history") or [{}])[-1])
-    for name in ("criterion_name", "optimizer_name"):
-        history[name] = SAME_CLASS.get(str(history.get(name)), history.get(name))
+    history = _renamed(_last_history(read.parts[0].states[0]), SAME_CLASS)
     return Optimizer(moments, steps.pop(), settings, first.get("loss_scale"), history)
 
 
@@ -126,11 +124,10 @@ def _moments_of_part(part: Part, held: List[List[Tensor]], named: Tensors) -> Te
     flats = part.flats[0] if part.flats else []
     is_flat = all(len(state) == len(flats) and all(t.dim() == 1 for t in state) for state in held)
     if flats and is_flat:
-        found = [_cut(part, index, [state[index] for state in held]) for index in range(len(flats))]
-        return Tensors(
-            {name: make for t in found for name, make in t.makers.items()},
-            {name: held for t in found for name, held in t.twins.items()},
-        )
+        found: Dict[str, Lazy] = {}
+        for index in range(len(flats)):
+            found |= _cut(part, index, [state[index] for state in held])
+        return Tensors(found)
     shapes = [held.shape for held in named.twins.values()]
     if len(held) > 1 or [t.shape for t in held[0]] != shapes:
         refuse(
@@ -139,7 +136,7 @@ def _moments_of_part(part: Part, held: List[List[Tensor]], named: Tensors) -> Te
     return Tensors.of(dict(zip(named, held[0], strict=True)))
 
 
-def _cut(part: Part, index: int, pieces: List[Tensor]) -> Tensors:
+def _cut(part: Part, index: int, pieces: List[Tensor]) -> Dict[str, Lazy]:
     """The parameters' moments of flat parameter ``index``."""
     flat: Flat = part.flats[0][index]
     if part.is_flat:
@@ -148,21 +145,21 @@ def _cut(part: Part, index: int, pieces: List[Tensor]) -> Tensors:
         is_mapped = [len(piece) for piece in pieces] == expected
     else:
         # Merged by Meta's reshard_fsdp, which leaves the last shards' padding where it was.
-        lengths = [flat.numel]
-        is_mapped = len(pieces[0]) >= flat.numel and not pieces[0][flat.numel :].any()
+        lengths = [sum(flat.numels)]
+        is_mapped = len(pieces[0]) >= lengths[0] and not pieces[0][lengths[0] :].any()
     if not is_mapped:
         refuse(part.source, f"`{flat.key}` is of another length than the parameter")
     return cut(flat, pieces, lengths)
 
 
 def from_fairseq(
-    state: Mapping[str, Any], names: Sequence[str], shapes: Sequence[torch.Size], source: str
+    state: Mapping[str, Any], shapes: Mapping[str, torch.Size], source: str
 ) -> Optional[Optimizer]:
     """Adam's state in a checkpoint that fairseq saved of a whole model.
 
     Args:
         state: the checkpoint.
-        names, shapes: of the optimizer's parameters, in its order.
+        shapes: of the optimizer's parameters, in its order.
     """
     held = state.get("last_optimizer_state")
     if not held or not held.get("state"):
@@ -170,20 +167,17 @@ def from_fairseq(
     _check_entries([[held]], source)
     group = held["param_groups"][0]
     entries = [held["state"][i] for i in group["params"]]
-    if [entry[MOMENTS[0]].shape for entry in entries] != list(shapes):
+    if [entry[MOMENTS[0]].shape for entry in entries] != list(shapes.values()):
         refuse(source, f"its {len(entries)} tensors are not those of the {len(shapes)} parameters")
     steps = {float(entry.get("step", math.nan)) for entry in entries}
     if len(steps) != 1:
         refuse(source, "the number of updates differs between parameters")
     moments = {
-        moment: Tensors.of(
-            {name: entry[moment] for name, entry in zip(names, entries, strict=True)}
-        )
+        moment: Tensors.of(dict(zip(shapes, (entry[moment] for entry in entries), strict=True)))
         for moment in MOMENTS
     }
     settings = {name: value for name, value in group.items() if name != "params"}
-    history = dict((state.get("optimizer_history") or [{}])[-1])
-    return Optimizer(moments, steps.pop(), settings, held.get("loss_scale"), history)
+    return Optimizer(moments, steps.pop(), settings, held.get("loss_scale"), _last_history(state))
 
 
 def to_fairseq(optimizer: Optimizer, names: Sequence[str]) -> Dict[str, Any]:
@@ -228,7 +222,13 @@ def _state(optimizer: Optimizer, entries: Dict[int, Dict[str, Any]]) -> Dict[str
 
 def history_for_metaseq(optimizer: Optimizer) -> Dict[str, Any]:
     """The last entry of ``optimizer_history`` with metaseq's class names."""
-    history = dict(optimizer.history)
-    for name in ("criterion_name", "optimizer_name"):
-        history[name] = TO_METASEQ.get(str(history.get(name)), history.get(name))
-    return history
+    return _renamed(optimizer.history, TO_METASEQ)
+
+
+def _last_history(state: Mapping[str, Any]) -> Dict[str, Any]:
+    return dict((state.get("optimizer_history") or [{}])[-1])
+
+
+def _renamed(history: Mapping[str, Any], classes: Mapping[str, str]) -> Dict[str, Any]:
+    named = {name: history.get(name) for name in ("criterion_name", "optimizer_name")}
+    return {**history, **{name: classes.get(str(of), of) for name, of in named.items()}}

@@ -7,8 +7,9 @@ of cuts (layout/cuts.py). Nothing is copied before a tensor is asked for.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
@@ -26,11 +27,18 @@ from metaseq_plugin.formats.metaseq.names import (
     settings_of,
     split_projections,
 )
-from metaseq_plugin.formats.tensors import EMBEDDING, check_tensors
+from metaseq_plugin.formats.tensors import (
+    EMBEDDING,
+    check_tensors,
+    check_tied,
+    complete_config,
+    expected_shapes,
+)
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.storage import torch_file
-from metaseq_plugin.storage.lazy import Maker, Tensors, twin
+from metaseq_plugin.storage.lazy import Lazy, Tensors, twin
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE
 
 logger = logging.getLogger(__name__)
 
@@ -51,23 +59,18 @@ class Part(NamedTuple):
 class Read(NamedTuple):
     """A checkpoint of metaseq's, whose optimizer is still to be looked at."""
 
-    settings: Dict[str, Any]  # ours
-    vocab_size: int
+    cfg: Any  # OPTConfig, complete
     tensors: Tensors  # by our names
     parts: List[Part]
     named: Tensors  # the first part's tensors by metaseq's names, in metaseq's order
 
 
-def read_parts(grid: Grid, trust_pickle: bool) -> List[Part]:
-    """Map the files of a set.
+def _read_part(paths: Sequence[Path], trust_pickle: bool) -> Part:
+    """Map the files of a model part.
 
     Raises:
         UserError: an unreadable file, an entry that is not known, or shards without description.
     """
-    return [_read_part(paths, trust_pickle) for paths in grid]
-
-
-def _read_part(paths: Sequence[Path], trust_pickle: bool) -> Part:
     states = []
     for path in paths:
         state = torch_file.read(path, trust_pickle)
@@ -100,24 +103,26 @@ def _read_part(paths: Sequence[Path], trust_pickle: bool) -> Part:
     return Part(str(paths[0]), states, flats if None not in described else [], is_flat)
 
 
-def read_metaseq(
-    parts: List[Part], shapes_of: Callable[[Dict[str, Any], int], Dict[str, torch.Size]]
-) -> Read:
+def read_metaseq(grid: Grid, trust_pickle: bool) -> Read:
     """The whole model of a set.
 
-    Args:
-        shapes_of: from our settings and the vocabulary's size, the shape of every tensor.
-
     Raises:
-        UserError: settings that OPT does not have, or other tensors than they describe.
+        UserError: damaged files, settings that OPT does not have, or other tensors than they describe.
     """
+    parts = [_read_part(paths, trust_pickle) for paths in grid]
     raw = [_model_of(part) for part in parts]
     split = [split_projections(_drop(t, part.source), part.source) for t, part in zip(raw, parts)]
     held = settings_of(parts[0].states[0])
     settings = from_metaseq_settings(held, split[0].twins, parts[0].source)
     _check_number(len(parts), settings["decoder_ffn_embed_dim"], split[0], parts[0].source)
     vocab_size = len(split[0].twins[EMBEDDING]) * len(parts)
-    shapes = shapes_of(settings, vocab_size)
+    cfg = complete_config(settings)
+    if vocab_size % DICTIONARY_MULTIPLE:
+        raise UserError(
+            f"`{EMBEDDING}` must have a multiple of {DICTIONARY_MULTIPLE} rows, but in "
+            f"{parts[0].source} has {vocab_size}. Use a complete, unmodified checkpoint."
+        )
+    shapes = expected_shapes(cfg, vocab_size)
     for rank, part in enumerate(parts):
         expected = {
             name: torch.Size(model_part_piece(name, shape, rank, len(parts)).size)
@@ -125,7 +130,7 @@ def read_metaseq(
         }
         check_tensors(split[rank].twins, expected, part.source)
     kept = [name for name in raw[0] if name not in DROPPED]
-    return Read(settings, vocab_size, join(split, shapes), parts, raw[0].select(kept))
+    return Read(cfg, join(split, shapes), parts, raw[0].select(kept))
 
 
 def _model_of(part: Part) -> Tensors:
@@ -133,8 +138,7 @@ def _model_of(part: Part) -> Tensors:
     models = [state["model"] for state in part.states]
     if not part.is_flat:
         return Tensors.of(models[0])
-    makers: Dict[str, Maker] = {}
-    twins: Dict[str, Tensor] = {}
+    found: Dict[str, Lazy] = {}
     described = {flat.key for flat in part.flats[0]}
     for model, flats in zip(models, part.flats, strict=True):
         missing = sorted(described - model.keys())
@@ -150,45 +154,32 @@ def _model_of(part: Part) -> Tensors:
             )
     for index, flat in enumerate(part.flats[0]):
         pieces = [model[flat.key] for model in models]
-        found = unflatten([flats[index] for flats in part.flats], pieces, part.source)
-        makers.update(found.makers)
-        twins.update(found.twins)
+        found |= unflatten([flats[index] for flats in part.flats], pieces, part.source)
     if VERSION in models[0]:
-        makers[VERSION], twins[VERSION] = (lambda: models[0][VERSION]), models[0][VERSION]
-    return Tensors(makers, twins)
+        found[VERSION] = Lazy.of(models[0][VERSION])
+    return Tensors(found)
 
 
 def _drop(tensors: Tensors, source: str) -> Tensors:
     """Without what DROPPED lists; the second copy of the embedding must be one."""
     if OUTPUT in tensors and EMBEDDING in tensors:
-        output, embedding = tensors[OUTPUT], tensors[EMBEDDING]
-        if output.shape != embedding.shape or not torch.equal(output, embedding):
-            raise UserError(
-                f"`{OUTPUT}` must equal the token embedding, but in {source} it does not. "
-                "OPT ties them; a model with its own output projection cannot be read."
-            )
+        check_tied(OUTPUT, tensors[OUTPUT], tensors[EMBEDDING], source)
     return tensors.select([name for name in tensors if name not in DROPPED])
 
 
 def _check_number(num_parts: int, ffn_dim: int, part: Tensors, source: str) -> None:
     """Refuse a set whose last model parts are missing, which its names cannot tell."""
-    bias = part.twins.get("decoder.layers.0.fc1.bias")
-    if (
-        bias is not None
-        and len(bias)
-        and ffn_dim % len(bias) == 0
-        and ffn_dim // len(bias) != num_parts
-    ):
+    own_dim = len(part.twins.get("decoder.layers.0.fc1.bias", ()))
+    if own_dim and ffn_dim % own_dim == 0 and ffn_dim // own_dim != num_parts:
         raise UserError(
-            f"The model must hold all {ffn_dim // len(bias)} model parts, of which {source} is one, but holds "
+            f"The model must hold all {ffn_dim // own_dim} model parts, of which {source} is one, but holds "
             f"{num_parts}. Copy the others beside it."
         )
 
 
 def join(parts: Sequence[Tensors], shapes: Mapping[str, torch.Size]) -> Tensors:
     """Whole tensors of model parts, which have been checked to be the pieces of ``shapes``."""
-    makers: Dict[str, Maker] = {}
-    twins: Dict[str, Tensor] = {}
+    whole: Dict[str, Lazy] = {}
     for name, shape in shapes.items():
         pieces = [model_part_piece(name, shape, rank, len(parts)) for rank in range(len(parts))]
         dtypes = {part.twins[name].dtype for part in parts}
@@ -197,43 +188,36 @@ def join(parts: Sequence[Tensors], shapes: Mapping[str, torch.Size]) -> Tensors:
                 f"`{name}` must have one data type in all model parts, but has "
                 f"{' and '.join(sorted(map(str, dtypes)))}. Give all the parts of one checkpoint."
             )
-        dtype = dtypes.pop()
-        makers[name] = (
-            _same_in_all(parts, name) if pieces[0].is_whole else _joined(parts, name, pieces, dtype)
+        make = (
+            partial(_same_in_all, parts, name)
+            if pieces[0].is_whole
+            else partial(_joined, parts, name, pieces)
         )
-        twins[name] = twin(shape, dtype)
-    return Tensors(makers, twins)
+        whole[name] = Lazy(twin(shape, dtypes.pop()), make)
+    return Tensors(whole)
 
 
-def _joined(
-    parts: Sequence[Tensors], name: str, pieces: Sequence[Piece], dtype: torch.dtype
-) -> Maker:
-    def make() -> Tensor:
-        whole = torch.empty(pieces[0].shape, dtype=dtype)
-        for part, piece in zip(parts, pieces, strict=True):
-            whole[piece.slices] = part[name]
-        return whole
-
-    return make
+def _joined(parts: Sequence[Tensors], name: str, pieces: Sequence[Piece]) -> Tensor:
+    whole = torch.empty(pieces[0].shape, dtype=parts[0].twins[name].dtype)
+    for part, piece in zip(parts, pieces, strict=True):
+        whole[piece.slices] = part[name]
+    return whole
 
 
-def _same_in_all(parts: Sequence[Tensors], name: str) -> Maker:
-    def make() -> Tensor:
-        first = parts[0][name]
-        for rank, part in enumerate(parts[1:], start=1):
-            other = part[name]
-            if torch.equal(first, other):
-                continue
-            difference = float((first.double() - other.double()).abs().max())
-            largest = float(first.double().abs().max())
-            if not difference <= MOST_DIFFERENCE * largest:
-                raise UserError(
-                    f"`{name}` must be the same in all model parts, but part {rank} differs from part 0 "
-                    f"by {difference:.3g}. Give all the parts of one checkpoint."
-                )
-            logger.warning(
-                f"`{name}` of model part {rank} differs from part 0's by {difference:.3g}; part 0's is taken"
+def _same_in_all(parts: Sequence[Tensors], name: str) -> Tensor:
+    first = parts[0][name]
+    for rank, part in enumerate(parts[1:], start=1):
+        other = part[name]
+        if torch.equal(first, other):
+            continue
+        difference = float((first.double() - other.double()).abs().max())
+        largest = float(first.double().abs().max())
+        if not difference <= MOST_DIFFERENCE * largest:
+            raise UserError(
+                f"`{name}` must be the same in all model parts, but part {rank} differs from part 0 "
+                f"by {difference:.3g}. Give all the parts of one checkpoint."
             )
-        return first
-
-    return make
+        logger.warning(
+            f"`{name}` of model part {rank} differs from part 0's by {difference:.3g}; part 0's is taken"
+        )
+    return first

@@ -30,7 +30,7 @@ from metaseq_plugin.formats.metaseq.optimizer import (
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.layout import FULLY_SHARDED, Layout
 from metaseq_plugin.storage import torch_file
-from metaseq_plugin.storage.lazy import Tensors, piece_of, twin
+from metaseq_plugin.storage.lazy import Tensors
 from metaseq_plugin.tokenizers.files import METASEQ_MERGES, METASEQ_VOCAB
 
 STEM = "reshard"
@@ -67,10 +67,7 @@ def _part_of(tensors: Tensors, part: int, layout: Layout) -> Tensors:
         name: model_part_piece(name, held.shape, part, layout.model_parallel_size)
         for name, held in tensors.twins.items()
     }
-    return Tensors(
-        {name: piece_of(tensors, name, piece) for name, piece in pieces.items()},
-        {name: twin(piece.size, tensors.twins[name].dtype) for name, piece in pieces.items()},
-    )
+    return Tensors({name: tensors.part(name, piece.slices) for name, piece in pieces.items()})
 
 
 class Held(NamedTuple):
