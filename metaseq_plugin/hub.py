@@ -19,6 +19,7 @@ from torch import nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.model import Model, read_model
+from metaseq_plugin.formats.tensors import DTYPES
 from metaseq_plugin.generation.generator import Generator
 from metaseq_plugin.generation.settings import Hypothesis, Settings, check_settings
 from metaseq_plugin.generation.stopping import StopTexts
@@ -36,7 +37,6 @@ from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
 
 Prompt = Union[str, Sequence[int]]
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SPELLED = {name: name for name in ("max_new_tokens", *(f.name for f in fields(Settings)))}
 
 

@@ -26,14 +26,12 @@ import re
 from pathlib import Path
 from typing import List
 
-import torch
-
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT
 from metaseq_plugin.formats.hf.config import CONFIG_FILE
 from metaseq_plugin.formats.metaseq.write import STEM
 from metaseq_plugin.formats.model import METASEQ, Model, read_model
-from metaseq_plugin.formats.tensors import count_parameters
+from metaseq_plugin.formats.tensors import DTYPES, count_parameters
 from metaseq_plugin.formats.write import (
     WRITERS,
     Plan,
@@ -44,7 +42,6 @@ from metaseq_plugin.formats.write import (
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.storage.atomic import check_destination, new_folder
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 DEFAULT_MAX_SHARD_SIZE = "5GB"
 # What a folder made here holds, so that --overwrite deletes nothing else.

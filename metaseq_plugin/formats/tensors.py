@@ -8,7 +8,7 @@ writer takes them in the data type asked for (``in_dtype``).
 import math
 from dataclasses import fields
 from functools import partial
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 from omegaconf import OmegaConf
@@ -20,6 +20,7 @@ from metaseq_plugin.sizes import fill_size
 from metaseq_plugin.storage.lazy import Lazy, Tensors
 from metaseq_plugin.tokenizers.dictionary import numbered_dictionary
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 EMBEDDING = "decoder.embed_tokens.weight"
 # A longer list hides the first entries, which tell most.
 MAX_NAMED = 5
@@ -55,13 +56,8 @@ def check_tensors(
         expected: the shape of every tensor of the model.
         source: the file or folder to name in the message.
     """
-    problems = []
-    missing = expected.keys() - found.keys()
-    if missing:
-        problems.append(f"lacks {_listed(missing)}")
-    extra = found.keys() - expected.keys()
-    if extra:
-        problems.append(f"has the unknown {_listed(extra)}")
+    problems = [f"lacks `{name}`" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"has the unknown `{name}`" for name in sorted(found.keys() - expected.keys())]
     for name in sorted(expected.keys() & found.keys()):
         tensor = found[name]
         if tensor.shape != expected[name]:
@@ -89,13 +85,6 @@ def check_tied(output_name: str, output: Tensor, embedding: Tensor, source: str)
         )
 
 
-def _listed(names: Iterable[str]) -> str:
-    ordered: List[str] = sorted(names)
-    shown = ", ".join(f"`{name}`" for name in ordered[:MAX_NAMED])
-    more = len(ordered) - MAX_NAMED
-    return shown + (f" and {more} more tensors" if more > 0 else "")
-
-
 def num_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of all tensors together."""
     return sum(t.nbytes for t in tensors.values())
@@ -116,12 +105,9 @@ def in_dtype(tensors: Tensors, dtype: Optional[torch.dtype]) -> Tensors:
     """The same tensors in ``dtype``; None keeps each one's own."""
     if dtype is None:
         return tensors
-
+    makers = {name: partial(_cast, tensors, name, dtype) for name in tensors}
     return Tensors(
-        {
-            name: Lazy(held.to(dtype), partial(_cast, tensors, name, dtype))
-            for name, held in tensors.twins.items()
-        }
+        {name: Lazy(held.to(dtype), makers[name]) for name, held in tensors.twins.items()}
     )
 
 

@@ -1,1 +1,1 @@
-"""``metaseq data clean``."""
+"""``metaseq data clean``: workers judge and mend, copies are found in order, what stays is written."""

@@ -1,1 +1,1 @@
-"""``metaseq data inspect``."""
+"""``metaseq data inspect``: ``census`` counts, ``lengths`` makes histograms, ``report`` says it."""
