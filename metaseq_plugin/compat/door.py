@@ -25,7 +25,7 @@ HOST_MISTAKES = (
     (
         FileNotFoundError,
         r"(?P<path>.*metaseq_plugin)",
-        "`--user-dir` must name the plugin's folder, but {path} is none. Set --user-dir metaseq_plugin.",
+        "`--user-dir` must name the plugin's folder, but {path} is not there. Set --user-dir metaseq_plugin.",
     ),
     (
         OSError,
