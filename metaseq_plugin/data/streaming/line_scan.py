@@ -84,7 +84,7 @@ def scan(path: Path, begin: int, end: int, by_blank_line: bool) -> Part:
 
 def joined(parts: Sequence[Part], by_blank_line: bool) -> np.ndarray:
     """The starts (documents,) of a whole file from its parts in order."""
-    starts = [np.zeros(0, dtype=np.int64)]
+    starts: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
     was_blank = True
     for part in parts:
         goes_on = by_blank_line and not was_blank and part.begins_with_text
