@@ -23,15 +23,17 @@ everything into a temporary folder beside DST and rename it (write.py).
 
 import argparse
 import re
+from functools import partial
 from pathlib import Path
 from typing import List
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT
-from metaseq_plugin.formats.hf.config import CONFIG_FILE
+from metaseq_plugin.formats.hf.config import CONFIG_FILE, SETTINGS_FILES
 from metaseq_plugin.formats.metaseq.write import STEM
 from metaseq_plugin.formats.model import METASEQ, Model, read_model
 from metaseq_plugin.formats.tensors import DTYPES, count_parameters
+from metaseq_plugin.formats.tokenizer import FILES as TOKENIZER_FILES
 from metaseq_plugin.formats.write import (
     WRITERS,
     Plan,
@@ -40,12 +42,13 @@ from metaseq_plugin.formats.write import (
     plan_writing,
 )
 from metaseq_plugin.layout.layout import Layout
-from metaseq_plugin.storage.atomic import check_destination, new_folder
+from metaseq_plugin.storage.atomic import check_destination, matching, new_folder
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 DEFAULT_MAX_SHARD_SIZE = "5GB"
-# What a folder made here holds, so that --overwrite deletes nothing else.
-CONVERTED = (FAIRSEQ_CHECKPOINT, CONFIG_FILE, f"{STEM}*.pt")
+# What a folder made here holds, one of the first three in any case: --overwrite deletes nothing else.
+MARKS = (FAIRSEQ_CHECKPOINT, CONFIG_FILE, f"{STEM}*.pt")
+BESIDE = ("model*.safetensors", "model*.json", *SETTINGS_FILES, *TOKENIZER_FILES)
 # Beside the weights: the tokenizer's files and settings, generously.
 OTHER_BYTES = 16 * 2**20
 
@@ -93,7 +96,8 @@ def run(args: argparse.Namespace) -> None:
     if args.data is not None and not args.data.is_dir():
         raise UserError(f"`--data` must be a folder, but is {args.data}. Set the prepared folder.")
     check_options(args)
-    check_destination(args.dst, args.src, args.overwrite, "a converted model", CONVERTED)
+    made = partial(matching, marks=MARKS, others=BESIDE)
+    check_destination(args.dst, args.src, args.overwrite, "a converted model", made)
     request = Request(
         args.dst,
         DTYPES[args.dtype] if args.dtype else None,
@@ -112,8 +116,8 @@ def run(args: argparse.Namespace) -> None:
             f"Set {others}; `metaseq reshard` changes into how many files it is cut."
         )
     plan = plan_writing(model, request, args.to)
-    with new_folder(args.dst, plan.num_bytes + OTHER_BYTES) as partial:
-        written = WRITERS[args.to](partial, model, plan, request)
+    with new_folder(args.dst, plan.num_bytes + OTHER_BYTES) as unfinished:
+        written = WRITERS[args.to](unfinished, model, plan, request)
     print("\n".join(report(model, plan, args.dst, written)))  # noqa: T201
 
 

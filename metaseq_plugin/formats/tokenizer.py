@@ -33,6 +33,9 @@ from metaseq_plugin.tokenizers.files import (
 )
 from metaseq_plugin.tokenizers.sentencepiece import MODEL_FILE
 
+# All that is ever written here.
+FILES = (DICTIONARY_FILE, VOCAB_FILE, MERGES_FILE, METASEQ_VOCAB, METASEQ_MERGES, MODEL_FILE)
+
 
 def fairseq_tokenizer(source: Path, folder: Path, vocab_size: int) -> str:
     """Write dict.txt and the tokenizer files of ``source`` to ``folder``; what was done, in words."""

@@ -14,11 +14,14 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Callable, Iterator, List, Optional, Sequence
+from uuid import uuid4
 
 from metaseq_plugin.compat.errors import UserError
 
-TEMPORARY_SUFFIX = ".tmp"
+# Nobody's but ours: what killed commands left is known by it, and removed.
+TEMPORARY_SUFFIX = ".metaseq-tmp"
+PARTIAL_SUFFIX, OLD_SUFFIX = ".partial", ".old"
 
 
 def temporary(path: Path) -> Path:
@@ -74,48 +77,69 @@ def replacing(target: Path, unfinished: Optional[Path] = None) -> Iterator[Path]
 
 
 def check_destination(
-    dst: Path, src: Path, overwrite: bool, replaced: str, marks: Sequence[str]
+    dst: Path, src: Path, overwrite: bool, replaced: str, made: Callable[[Path], Sequence[str]]
 ) -> None:
     """Refuse to write to ``dst`` where that would lose something.
 
     Args:
-        replaced: what ``overwrite`` may replace.
-        marks: the files one of which shows that it is that.
+        replaced: what ``overwrite`` may replace, in words.
+        made: what of a folder its command made, names as ``files_below`` gives them; nothing if it is none.
     """
     if dst.resolve() == src.resolve() or dst.resolve() in src.resolve().parents:
         raise UserError(f"DST must not be SRC or a folder around it, but is {dst}. Set another.")
+    if dst.is_symlink() and not dst.exists():
+        raise UserError(f"DST must be a folder to make, but {dst} is a link to nothing. Remove it.")
     if not dst.exists():
         return
     if not dst.is_dir():
         raise UserError(f"DST must be a folder to make, but {dst} is a file. Set another.")
+    entries = files_below(dst)
     if not any(dst.iterdir()):
         return
     if not overwrite:
         raise UserError(
             f"DST must not exist yet, but {dst} does. Set another, or replace it with --overwrite."
         )
-    if not any(any(dst.glob(name)) for name in marks):
-        *others, last = marks
-        names = f"{', '.join(others)} or {last}" if others else last
+    own = set(made(dst))
+    strangers = [name for name in entries if name not in own or (dst / name).is_symlink()]
+    if not own or strangers:
+        found = strangers[0] if strangers else "nothing of the kind"
         raise UserError(
-            f"`--overwrite` must replace {replaced}, but {dst} holds no {names}. "
-            "Delete the folder yourself, or set another."
+            f"`--overwrite` must replace {replaced} and nothing else, but {dst} holds {found}. "
+            "Move that elsewhere, delete the folder yourself, or set another."
         )
+
+
+def files_below(folder: Path) -> List[str]:
+    """Every file and link in and below ``folder``, relative to it, sorted; links are not followed."""
+    return sorted(
+        Path(parent, name).relative_to(folder).as_posix()
+        for parent, folders, files in os.walk(folder)
+        for name in (*files, *(name for name in folders if Path(parent, name).is_symlink()))
+    )
+
+
+def matching(folder: Path, marks: Sequence[str], others: Sequence[str]) -> List[str]:
+    """What in ``folder`` has the name of a pattern; nothing where no file has one of the ``marks``."""
+    if not any(any(folder.glob(mark)) for mark in marks):
+        return []
+    return [path.name for pattern in (*marks, *others) for path in folder.glob(pattern)]
 
 
 @contextmanager
 def new_folder(dst: Path, needed_bytes: int) -> Iterator[Path]:
     """A folder to write into that becomes ``dst`` when the block ends, and vanishes if it fails.
 
+    Its name until then is nobody's: what is not made here is not deleted, a leftover of a command that was
+    killed neither.
+
     Args:
         needed_bytes: refuse if the disk has less room than this.
     """
     dst = dst.resolve()
-    partial = dst.with_name(dst.name + ".partial")
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():  # left by a command that was killed
-            shutil.rmtree(partial)
+        partial = _unused(dst, PARTIAL_SUFFIX)
         partial.mkdir()
     except OSError as error:
         raise UserError(
@@ -137,14 +161,18 @@ def new_folder(dst: Path, needed_bytes: int) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _unused(dst: Path, suffix: str) -> Path:
+    """A name beside ``dst`` that nobody has."""
+    return dst.with_name(f"{dst.name}.{uuid4().hex[:12]}{suffix}")
+
+
 def _replace_folder(new: Path, dst: Path) -> None:
     """Rename ``new`` to ``dst``; what was there goes last, so that one of the two is always whole."""
-    old = dst.with_name(dst.name + ".old")
+    old = None
     if dst.exists():
-        if old.exists():
-            shutil.rmtree(old)
-        dst.rename(old)
-    new.rename(dst)
+        old = _unused(dst, OLD_SUFFIX)
+        rename(dst, old)
+    rename(new, dst)
     flush(dst.parent)
-    if old.exists():
+    if old is not None:
         shutil.rmtree(old)

@@ -60,7 +60,9 @@ def number_in(folder: Path, stem: str) -> int:
 
 
 def leftovers(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.suffix in (".tmp", ".pending"))
+    return sorted(
+        p.name for p in folder.iterdir() if p.suffix in (atomic.TEMPORARY_SUFFIX, ".pending")
+    )
 
 
 # What changes the disk: a kill right before each call is a kill after the one before it.
@@ -141,7 +143,7 @@ def test_a_reader_leaves_recovering_to_the_run(
     names = sorted(tmp_path.iterdir())
     assert number_in(tmp_path, STEMS[0]) == 1
     first = tmp_path / "checkpoint_1_50-shard0.pt"
-    os.replace(first.with_name(first.name + ".tmp"), first)
+    os.replace(atomic.temporary(first), first)
     with pytest.raises(UserError, match="resuming it completes the checkpoint"):
         number_in(tmp_path, STEMS[0])
     recover(tmp_path)
@@ -216,7 +218,7 @@ def test_one_rank_without_room_ends_the_save_on_all(
     results = run_ranks(2, lambda ranks: save(tmp_path, 2, 2, ranks))
     for result in results:
         assert isinstance(result, UserError)
-        assert "1_50-shard1.pt.tmp could not be written (No space left on device)" in str(result)
+        assert "1_50-shard1.pt.metaseq-tmp could not be written (No space left on device)" in str(result)
     assert [number_in(tmp_path, stem) for stem in STEMS] == [1, 1]
     assert leftovers(tmp_path) == []
 
@@ -239,7 +241,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_set(tmp_path: Path) -> N
     process.start()
     process.join(60)
     assert process.exitcode == 0
-    assert "checkpoint_1_50.pt.tmp could not be written (File too large)" in report.get()
+    assert "checkpoint_1_50.pt.metaseq-tmp could not be written (File too large)" in report.get()
     assert [number_in(tmp_path, stem) for stem in STEMS] == [1, 1]
     assert leftovers(tmp_path) == []
 

@@ -23,7 +23,7 @@ LAST = "checkpoint_last"
         ("checkpoint_1_50-model_part-0-shard1.pt", FileName("checkpoint_1_50", 0, 1)),
         ("checkpoint.best_loss_3.1419.pt", FileName("checkpoint.best_loss_3.1419")),
         ("my-shard.pt", FileName("my-shard")),
-        ("checkpoint_last.pt.tmp", None),
+        ("checkpoint_last.pt.metaseq-tmp", None),
         ("checkpoint_last.manifest.json", None),
     ],
 )

@@ -15,6 +15,7 @@ from metaseq_plugin.checkpoint.reshard import reshard
 from metaseq_plugin.checkpoint.save import stems_to_save
 from metaseq_plugin.compat import checkpoint_sets, host
 from metaseq_plugin.hub import OPT
+from metaseq_plugin.storage import atomic
 from tests.checkpoint.test_retention import options
 from tests.fairseq_runs import Ended, run_fairseq, train, write_data
 
@@ -80,7 +81,11 @@ def refused(ended: Ended, sentence: str) -> None:
 
 
 def test_what_a_run_leaves(five: Run) -> None:
-    names = sorted(p.name for p in five.save_dir.iterdir() if p.suffix in (".pt", ".json", ".tmp"))
+    names = sorted(
+        p.name
+        for p in five.save_dir.iterdir()
+        if p.suffix in (".pt", ".json", atomic.TEMPORARY_SUFFIX)
+    )
     stems = ("checkpoint_1_2", "checkpoint_1_4", "checkpoint_last")
     assert names == [f"{stem}.{end}" for stem in stems for end in ("manifest.json", "pt")]
     layout = five.state()["layout"]

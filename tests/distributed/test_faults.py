@@ -14,6 +14,7 @@ from typing import Any, Callable
 import pytest
 
 from metaseq_plugin.checkpoint.reshard import reshard
+from metaseq_plugin.storage import atomic
 from tests.distributed.faults import Kill, remember_settings, step_hit
 from tests.fairseq_runs import Ended, train, write_data
 from tests.rank_runs import train_ranks
@@ -127,7 +128,7 @@ def test_kill_9_in_25_saves(
     assert last.rows()[-1] == expected[-1]
     whole = whole_run(layout).weights()
     assert all(tensor.equal(whole[name]) for name, tensor in last.weights().items())
-    assert not [p for p in folder.iterdir() if p.suffix in (".tmp", ".pending")]
+    assert not [p for p in folder.iterdir() if p.suffix in (atomic.TEMPORARY_SUFFIX, ".pending")]
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +252,7 @@ def test_a_full_disk_leaves_the_set_before(tmp_path: Path, data: Path, good: Pat
     options = (*FSDP, "--save-interval-updates", 1, *COMMON)
     said_once(train_ranks(2, data, folder, *options, 6, prepare=fill_disk), r"shard1\.pt", "large")
     assert newest_update(folder) == 4
-    assert not list(folder.glob("*.tmp"))
+    assert not list(folder.glob(f"*{atomic.TEMPORARY_SUFFIX}"))
     ranks = train_ranks(2, data, folder, *options, 5)
     assert [rank.status for rank in ranks] == [0, 0], ranks
     assert [updates for _, updates in loaded(ranks[0])] == [4]

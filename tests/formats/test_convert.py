@@ -234,7 +234,7 @@ def test_defaults_are_those_of_transformers() -> None:
 def test_overwrite_replaces_the_whole_folder(tmp_path: Path) -> None:
     write_hf(tmp_path / "hf")
     run_convert(tmp_path / "hf", tmp_path / "ours", "--to", "fairseq")
-    (tmp_path / "ours" / "stale").touch()
+    (tmp_path / "ours" / "model-00001-of-00002.safetensors").touch()
     run_convert(tmp_path / "hf", tmp_path / "ours", "--to", "fairseq", "--overwrite")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hf", "ours"]
     assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == [

@@ -256,3 +256,21 @@ def test_command_prints_one_sentence_and_exits_with_two(
     monkeypatch.setattr(cli, "SUBCOMMANDS", {"convert": cli.SUBCOMMANDS["convert"]})
     assert cli.main(["convert", str(tmp_path / "none"), str(tmp_path / "new"), "--to", "hf"]) == 2
     assert capsys.readouterr().err.startswith("metaseq convert: error: The model must exist, but")
+
+
+def test_only_what_was_made_here_is_deleted(made: Made, tmp_path: Path) -> None:
+    """Not folders beside DST that are called as a temporary one might be, nor the user's files in DST."""
+    for name in ("own.partial", "own.old", "own/notes"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="DST must not exist yet"):
+        run_convert(made.hf, tmp_path / "own", "--to", "fairseq")
+    shutil.rmtree(tmp_path / "own")
+    run_convert(made.hf, tmp_path / "own", "--to", "fairseq")
+    run_convert(made.hf, tmp_path / "own", "--to", "fairseq", "--overwrite")
+    (tmp_path / "own" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds mine\.txt\. Move that elsewhere"):
+        run_convert(made.hf, tmp_path / "own", "--to", "fairseq", "--overwrite")
+    for name in ("own.partial", "own.old", "own"):
+        assert (tmp_path / name / "mine.txt").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 3

@@ -36,6 +36,13 @@ FIXED = {
     "eos_token_id": 2,
 }
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+SPECIAL_TOKENS_FILE, TOKENIZER_SETTINGS_FILE = "special_tokens_map.json", "tokenizer_config.json"
+SETTINGS_FILES = (
+    GENERATION_FILE,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_SETTINGS_FILE,
+)  # beside config.json
 MODEL_TYPE = "opt"
 DEFAULT_VOCAB_SIZE = 50272
 BOS_TOKEN_ID = 2  # OPT begins a text with </s>
@@ -112,7 +119,7 @@ def vocab_size_of(config: Mapping[str, Any], source: str) -> int:
 
 def write_tokenizer_settings(folder: Path, longest_input: int) -> None:
     """With which settings ``GPT2Tokenizer`` encodes as OPT does; ``longest_input`` is in tokens."""
-    json_file.write(folder / "special_tokens_map.json", SPECIAL_TOKENS)
+    json_file.write(folder / SPECIAL_TOKENS_FILE, SPECIAL_TOKENS)
     settings = {
         **SPECIAL_TOKENS,
         "tokenizer_class": "GPT2Tokenizer",
@@ -121,12 +128,12 @@ def write_tokenizer_settings(folder: Path, longest_input: int) -> None:
         "errors": "replace",
         "model_max_length": longest_input,
     }
-    json_file.write(folder / "tokenizer_config.json", settings)
+    json_file.write(folder / TOKENIZER_SETTINGS_FILE, settings)
 
 
 def write_generation_config(folder: Path) -> None:
     """Which tokens begin, end and pad a text, for Hugging Face's ``generate()``."""
-    json_file.write(folder / "generation_config.json", {"_from_model_config": True, **GENERATION})
+    json_file.write(folder / GENERATION_FILE, {"_from_model_config": True, **GENERATION})
 
 
 def _bad_dimensions(config: Mapping[str, Any]) -> List[str]:

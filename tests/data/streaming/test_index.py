@@ -24,6 +24,7 @@ from metaseq_plugin.data.streaming import index, line_scan
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.index import cache_names, find_index, indexed
 from metaseq_plugin.data.streaming.line_scan import joined, line_number, scan
+from metaseq_plugin.storage import atomic
 from tests.data.streaming.worlds import write_jsonl
 
 LINES = st.lists(st.sampled_from(["a", "bc", " d", "", " ", "\t\r", "long" * 5]), max_size=30)
@@ -199,7 +200,7 @@ def test_builders_that_race_all_get_the_index(tmp_path: Path) -> None:
     assert [results.get(timeout=60) for _ in builders] == [2_000] * 4
     for builder in builders:
         builder.join()
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(f".*{atomic.TEMPORARY_SUFFIX}"))
 
 
 def unpack_slowly(path: Path, target: Path) -> None:
@@ -273,9 +274,9 @@ def test_a_killed_builder_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     assert builder.pid is not None
     os.kill(builder.pid, signal.SIGKILL)
     builder.join()
-    assert list(tmp_path.glob(".*.tmp"))
+    assert list(tmp_path.glob(f".*{atomic.TEMPORARY_SUFFIX}"))
     assert texts_of(path) == ["x"] * 10
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(f".*{atomic.TEMPORARY_SUFFIX}"))
 
 
 def test_corpora_are_numbered_through_their_shards(tmp_path: Path) -> None:

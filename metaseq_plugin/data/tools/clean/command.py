@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     _check_options(args)
     files = corpus_files(args.src)
     source = Path(args.src)
-    check_destination(args.dst, source, args.overwrite, "a cleaned corpus", (REPORT_FILE,))
+    check_destination(args.dst, source, args.overwrite, "a cleaned corpus", _made)
     if source.resolve() in args.dst.resolve().parents:
         raise UserError(f"DST must not be in SRC, but is {args.dst}. Set another.")
     rules = Rules(args.min_characters, args.max_characters, args.near_duplicates,
@@ -82,6 +82,14 @@ def run(args: argparse.Namespace) -> None:
             f"({error.strerror}). Set another, or make room."
         ) from error
     show(report.as_text(args.dst / REPORT_FILE))
+
+
+def _made(folder: Path) -> list[str]:
+    """The files of a cleaned corpus; none of a folder that is no such."""
+    if not (folder / REPORT_FILE).is_file():
+        return []
+    files = json_file.read(folder / REPORT_FILE).get("files")
+    return [REPORT_FILE, *TOKENIZER, *(files if isinstance(files, list) else ())]
 
 
 def _check_options(args: argparse.Namespace) -> None:

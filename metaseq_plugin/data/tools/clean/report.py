@@ -82,6 +82,7 @@ class CleaningReport:
         return {
             "version": VERSION,
             "options": self.options,
+            "files": [self.name_of[path] for path, kept in self.kept_of.items() if kept],
             "corpora": {corpus: counts.as_json() for corpus, counts in self.counts.items()},
             "files_left_empty": self.files_left_empty(),
             "examples": self.examples,

@@ -281,6 +281,12 @@ def test_overwrite_replaces_an_earlier_result(source: Path, tmp_path: Path) -> N
         clean(source, target)
     report = clean(source, target, "--overwrite", "--near-duplicates", 1)
     assert report["options"]["threshold"] == 1
+    note = target / "notes" / "mine.txt"
+    note.parent.mkdir()
+    note.write_text("mine")
+    with pytest.raises(UserError, match=r"holds notes/mine.txt\. Move that elsewhere"):
+        clean(source, target, "--overwrite")
+    assert note.read_text() == "mine"
 
 
 def test_a_full_disk_is_one_sentence(
@@ -297,7 +303,7 @@ def test_a_full_disk_is_one_sentence(
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_result_and_no_processes(kind: int, tmp_path: Path) -> None:
-    """After Ctrl-C nothing is left; after kill -9 what is left is replaced by the next run."""
+    """After Ctrl-C nothing is left; after kill -9 what is left is left alone."""
     source = write_jsonl(tmp_path / "a.jsonl", essays(6_000, 400))
     target = tmp_path / "clean"
     arguments = ["data", "clean", str(source), str(target)]
@@ -310,7 +316,7 @@ def test_an_interrupted_run_leaves_no_result_and_no_processes(kind: int, tmp_pat
         # A shell starts what it runs in the background deaf to Ctrl-C, and that is inherited.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not list(tmp_path.glob("clean.partial/a.jsonl")):
+    while not list(tmp_path.glob("clean.*.partial/a.jsonl")):
         assert process.poll() is None
         time.sleep(0.01)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -320,7 +326,8 @@ def test_an_interrupted_run_leaves_no_result_and_no_processes(kind: int, tmp_pat
     assert process.returncode == (130 if kind == signal.SIGINT else -signal.SIGKILL)
     assert b"Traceback" not in shown
     assert not target.exists()
-    assert (tmp_path / "clean.partial").exists() == (kind == signal.SIGKILL)
+    left = list(tmp_path.glob("clean.*.partial"))
+    assert len(left) == (kind == signal.SIGKILL)
     for _ in range(100):
         if not any(os.path.exists(f"/proc/{pid}") for pid in children):
             break
@@ -329,4 +336,4 @@ def test_an_interrupted_run_leaves_no_result_and_no_processes(kind: int, tmp_pat
     write_jsonl(source, ESSAYS)
     clean(source, target)
     assert set(contents(target)) == {"a.jsonl", "clean.json"}
-    assert not (tmp_path / "clean.partial").exists()
+    assert list(tmp_path.glob("clean.*.partial")) == left  # for the user to delete
