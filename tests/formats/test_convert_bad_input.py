@@ -273,4 +273,5 @@ def test_only_what_was_made_here_is_deleted(made: Made, tmp_path: Path) -> None:
         run_convert(made.hf, tmp_path / "own", "--to", "fairseq", "--overwrite")
     for name in ("own.partial", "own.old", "own"):
         assert (tmp_path / name / "mine.txt").read_text() == "mine"
-    assert len(list(tmp_path.iterdir())) == 3
+    names = ["hf", "ours", "own", "own.old", "own.partial"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

@@ -8,10 +8,11 @@ A line of ``.jsonl`` is a document. How a ``.txt`` file is cut is the user's cho
 
 import gzip
 import io
+import os
 import zlib
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO, Iterator, NamedTuple, Optional
+from typing import Any, BinaryIO, Iterator, NamedTuple, Optional
 
 from backports import zstd  # Python 3.14 has it as compression.zstd
 
@@ -29,6 +30,9 @@ SECTION_BYTES = 16_384
 MAX_DOCUMENT_BYTES = 67_108_864
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_CHARACTER_BYTES = 4  # of one character in UTF-8
+# Text packs to a fifth, the most repetitive logs to a hundredth; 4 KB of zeros can mean 128 MB.
+MAX_UNPACKED_RATIO = 200
+UNPACKED_AT_LEAST = 67_108_864  # whatever the ratio: a small file does no harm
 
 
 class SplitDocuments(str, Enum):
@@ -79,18 +83,46 @@ def open_input(path: Path) -> BinaryIO:
         raise _unreadable(path, error.strerror) from error
 
 
+class BoundedReader(io.RawIOBase):
+    """What a packed file unpacks to, up to ``MAX_UNPACKED_RATIO`` times its own size.
+
+    Args:
+        inner: the unpacking stream.
+        packed_bytes: the size of the file.
+    """
+
+    def __init__(self, inner: BinaryIO, path: Path, packed_bytes: int) -> None:
+        self._inner, self._path = inner, path
+        self._left = max(UNPACKED_AT_LEAST, MAX_UNPACKED_RATIO * packed_bytes)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._inner.read(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise UserError(
+                f"A packed file must unpack to at most {MAX_UNPACKED_RATIO} times its size, but "
+                f"'{self._path}' holds more. If you know what it holds, unpack it yourself first."
+            )
+        buffer[: len(content)] = content
+        return len(content)
+
+
 def unpacked(path: Path, raw: BinaryIO) -> BinaryIO:
     """A buffered reader of the unpacked bytes of ``raw``, the open file ``path``.
 
     A half-copied corpus must not pass for a short one: both libraries raise EOFError there, and take
-    several frames.
+    several frames. A file that unpacks to far more than text can be is a UserError.
     """
-    if path.name.lower().endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
-    if path.name.lower().endswith(".zst"):
-        # ZstdFile's own readline is a call of Python's for each line, a quarter of the time.
-        return io.BufferedReader(zstd.ZstdFile(raw), BUFFER_BYTES)
-    return raw
+    name = path.name.lower()
+    if not name.endswith((".gz", ".zst")):
+        return raw
+    stream: Any = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else zstd.ZstdFile(raw)
+    # The readline of either is a call of Python's for each line, a quarter of the time.
+    bounded = BoundedReader(stream, path, os.fstat(raw.fileno()).st_size)
+    return io.BufferedReader(bounded, BUFFER_BYTES)
 
 
 def read_documents(path: Path, raw: BinaryIO, split: SplitDocuments) -> Iterator[RawDocument]:
