@@ -96,26 +96,52 @@ class Manifest(NamedTuple):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["version"]
-            if version == VERSION:
-                return cls(
-                    stem=str(content["stem"]),
-                    num_updates=int(content["num_updates"]),
-                    epoch=int(content["epoch"]),
-                    saved_at=float(content["saved_at"]),
-                    layout=Layout(**content["layout"]),
-                    files={
-                        str(name): Facts(int(facts["bytes"]), str(facts["sha256"]))
-                        for name, facts in content["files"].items()
-                    },
-                )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            manifest = cls._of(content) if version == VERSION else None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{path} must be a checkpoint's manifest, but cannot be read as one "
                 f"({type(error).__name__}: {error}). Use another checkpoint, or copy this one again."
             ) from error
-        raise UserError(
-            f"{path} must be of version {VERSION}, but is of {version}. Update metaseq-plugin."
+        if manifest is None:
+            raise UserError(
+                f"{path} must be of version {VERSION}, but is of {version}. Update metaseq-plugin."
+            )
+        stem = path.name.removesuffix(".pending").removesuffix(MANIFEST_SUFFIX)
+        names = [FileName.parse(file) for file in manifest.files]
+        strangers = [
+            file for file, name in zip(manifest.files, names) if name is None or name.stem != stem
+        ]
+        if manifest.stem != stem or strangers or not names:
+            raise UserError(
+                f"{path} must describe the files of {stem}, but describes "
+                f"{strangers[0] if strangers else manifest.stem if names else 'none'}. Copy the set "
+                "again, its manifest included."
+            )
+        return manifest
+
+    @classmethod
+    def _of(cls, content: Any) -> "Manifest":
+        """The manifest in ``content``; one of the errors of unpacking where it is something else."""
+        layout = Layout(**{name: _count(number) for name, number in content["layout"].items()})
+        layout.check()
+        return cls(
+            stem=str(content["stem"]),
+            num_updates=_count(content["num_updates"]),
+            epoch=_count(content["epoch"]),
+            saved_at=float(content["saved_at"]),
+            layout=layout,
+            files={
+                file: Facts(_count(facts["bytes"]), str(facts["sha256"]))
+                for file, facts in content["files"].items()
+            },
         )
+
+
+def _count(number: Any) -> int:
+    """``number``, which may be no other kind of number."""
+    if type(number) is not int or not 0 <= number < 2**63:
+        raise ValueError(f"{number!r:.40} is no count")
+    return number
 
 
 class SetName(NamedTuple):
@@ -207,12 +233,6 @@ def files_of(name: SetName) -> Tuple[Optional[Manifest], List[Path]]:
     """
     if name.manifest_path.is_file():
         manifest = Manifest.read(name.manifest_path)
-        strangers = [f for f in manifest.files if set_name(Path(f)).stem != name.stem]
-        if strangers:
-            raise UserError(
-                f"{name.manifest_path} must describe the files of {name.stem}, but describes "
-                f"{strangers[0]}. Copy the set again, its manifest included."
-            )
         return manifest, [name.folder / file for file in sorted(manifest.files)]
     files = name.files()
     whole = [path for path in files if path.name in (name.stem, f"{name.stem}.pt")]

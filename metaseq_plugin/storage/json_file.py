@@ -16,7 +16,7 @@ def read(path: Path) -> Dict[str, Any]:
     check_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8, or nested too deep
         raise unreadable(path, error) from error
     if not isinstance(content, dict):
         raise UserError(

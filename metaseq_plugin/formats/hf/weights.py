@@ -55,8 +55,13 @@ def _read_file(path: Path) -> Dict[str, Tensor]:
 
 def _read_shards(folder: Path, index: Path) -> Dict[str, Tensor]:
     weight_map = json_file.read(index).get("weight_map")
-    if not isinstance(weight_map, dict):
+    if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} must have the field `weight_map`, but has not. Fetch it again.")
+    for file_name in weight_map.values():
+        if not isinstance(file_name, str) or Path(file_name).name != file_name:
+            raise UserError(
+                f"{index} must name files of its own folder, but names {file_name!r:.80}. Fetch it again."
+            )
     tensors: Dict[str, Tensor] = {}
     for file_name in sorted(set(weight_map.values())):
         shard = _read_file(folder / file_name)
