@@ -78,6 +78,8 @@ SEAMS = (
     Seam("fairseq.data.language_pair_dataset", "after", "numpy_names", "provide_lost_names"),
     Seam("fairseq.data.token_block_dataset", "after", "numpy_names", "provide_lost_names"),
     Seam("fairseq.data.token_block_dataset", "after", "numpy_scalars", "sign_offsets"),
+    Seam("fairseq.data.iterators", "after", "resumed_batches", "counting_from_the_beginning", "EpochBatchIterator._get_iterator_for_epoch"),
+    Seam("fairseq.data.iterators", "after", "resumed_batches", "grouping_what_is_left", "GroupedIterator.__init__"),
     Seam("fairseq.data.iterators", "after", "grouped_batches", "let_streams_group"),
     Seam("fairseq.data.huffman.huffman_coder", "after", "bitarray_rindex", "provide_rindex"),
     Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints", "allow_plain_data"),

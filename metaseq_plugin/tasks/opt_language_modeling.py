@@ -14,6 +14,8 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq import utils
+from fairseq.data import FairseqDataset
+from fairseq.data.iterators import EpochBatchIterating
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingTask
@@ -21,6 +23,7 @@ from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.binarized.epochs import BlockEpochs, Making
 from metaseq_plugin.data.binarized.token_blocks import (
     BlockBatches,
     SampleBreakMode,
@@ -84,6 +87,7 @@ class OPTLanguageModelingTask(LanguageModelingTask):
     """fairseq's language-modeling task over ``TokenBlocks``; ``targets`` is always the next token."""
 
     longest_input: Optional[int] = None  # in tokens; known once a model is built
+    block_epochs: Optional[BlockEpochs] = None  # of training
 
     @classmethod
     def setup_task(cls, cfg: OPTLanguageModelingConfig, **kwargs: Any) -> "OPTLanguageModelingTask":
@@ -143,6 +147,50 @@ class OPTLanguageModelingTask(LanguageModelingTask):
             targets=self.targets,
         )
         return self.datasets[split]
+
+    def get_batch_iterator(self, dataset: FairseqDataset, **asked: Any) -> EpochBatchIterating:
+        """fairseq's, but for training epochs that a run under other settings goes on with."""
+        # fairseq says this only where it will train.
+        if "update_epoch_batch_itr" in asked:
+            return self.epochs_of_blocks(dataset, **asked)
+        return super().get_batch_iterator(dataset, **asked)
+
+    def epochs_of_blocks(
+        self,
+        dataset: FairseqDataset,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        max_positions: Any = None,
+        ignore_invalid_inputs: bool = False,
+        required_batch_size_multiple: int = 1,
+        seed: int = 1,
+        num_shards: int = 1,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        disable_iterator_cache: bool = False,
+        grouped_shuffling: bool = False,
+        update_epoch_batch_itr: bool = False,
+        **others: Any,
+    ) -> BlockEpochs:
+        """``get_batch_iterator`` for training; the same object as long as nothing differs that it is made of."""
+        making = Making(
+            seed, max_tokens, max_sentences, required_batch_size_multiple, max_positions,
+            num_shards if grouped_shuffling else 1,
+        )  # fmt: skip
+        held = self.block_epochs
+        may_reuse = not (disable_iterator_cache or update_epoch_batch_itr)
+        if may_reuse and held is not None and held.dataset is dataset and held.making == making:
+            return held
+
+        def within(indices: Any, longest: Any) -> Any:
+            return self.filter_indices_by_size(indices, dataset, longest, ignore_invalid_inputs)
+
+        dataset.set_epoch(epoch)
+        self.block_epochs = BlockEpochs(
+            dataset, making, within, num_shards=num_shards, epoch=epoch,
+            buffer_size=data_buffer_size, **others,
+        )  # fmt: skip
+        return self.block_epochs
 
     def build_dataset_for_inference(
         self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any

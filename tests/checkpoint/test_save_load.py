@@ -9,7 +9,7 @@ from typing import Any, Callable, NamedTuple, Optional
 import pytest
 import torch
 
-from metaseq_plugin.checkpoint.load import scaled_position
+from metaseq_plugin.checkpoint.data_position import scaled_position
 from metaseq_plugin.checkpoint.manifest import SetName
 from metaseq_plugin.checkpoint.reshard import reshard
 from metaseq_plugin.checkpoint.save import stems_to_save

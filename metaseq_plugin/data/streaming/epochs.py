@@ -80,7 +80,9 @@ class EpochBatches:
         return self.has_next()
 
     def __len__(self) -> int:
-        return max(math.ceil(self._expected_rounds / (self._group or 1)), self.n + 1)
+        # An estimate, and never less than what is known to come.
+        known = self.n + (self._ahead is not None)
+        return max(math.ceil(self._expected_rounds / (self._group or 1)), known)
 
     def __iter__(self) -> "EpochBatches":
         return self
