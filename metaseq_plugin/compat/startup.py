@@ -81,6 +81,7 @@ SEAMS = (
     Seam("fairseq.data.iterators", "after", "resumed_batches", "counting_from_the_beginning", "EpochBatchIterator._get_iterator_for_epoch"),
     Seam("fairseq.data.iterators", "after", "resumed_batches", "grouping_what_is_left", "GroupedIterator.__init__"),
     Seam("fairseq.data.iterators", "after", "grouped_batches", "let_streams_group"),
+    Seam("fairseq.logging.progress_bar", "after", "progress_length", "ask_at_every_line"),
     Seam("fairseq.data.huffman.huffman_coder", "after", "bitarray_rindex", "provide_rindex"),
     Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints", "allow_plain_data"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors", "requiring_writable", "verify_checkpoint_directory"),
