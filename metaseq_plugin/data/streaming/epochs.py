@@ -202,9 +202,10 @@ class StreamingEpochs(EpochBatchIterating):
 
     def state_dict(self) -> Dict[str, Any]:
         """The position behind the last update handed out."""
+        ended = self.end_of_epoch()  # looks ahead, and then knows what the epoch leaves out
         epoch, state, skipped = self.epoch, self._state(), self._skipped
         samples_before, tally_before = self._samples_before, self._tally_before
-        if self.end_of_epoch():
+        if ended:
             samples_before, tally_before = self._totals(state)
             epoch, state, skipped = epoch + 1, self._start, self.skips.state()
         names = self.split.corpora.names
