@@ -75,7 +75,9 @@ def train_iterator(trainer: Any, restored: Optional[Dict[str, Any]], **passthrou
     # A stream goes on with its next epoch itself.
     is_inside = restored.get("iterations_in_epoch", 0) > 0 and "streaming" not in restored
     if is_inside and not has_update_left(epoch_itr, trainer.cfg.optimization):
-        logger.info(f"no update is left of epoch {epoch} under these settings: epoch {epoch + 1} begins")
+        logger.info(
+            f"no update is left of epoch {epoch} under these settings: epoch {epoch + 1} begins"
+        )
         return trainer.get_train_iterator(epoch=epoch + 1, load_dataset=True, **passthrough)
     return epoch_itr
 

@@ -175,9 +175,7 @@ class BlockEpochs(EpochBatchIterator):
         batches = self._batches_after(earlier) if earlier else self.frozen_batches
         rounds, lead = divmod(position, self.num_shards)
         self._resumed = Resumed(self.epoch, earlier, batches, lead)
-        self._next_epoch_itr = self._get_iterator_for_epoch(
-            self.epoch, self.shuffle, offset=rounds
-        )
+        self._next_epoch_itr = self._get_iterator_for_epoch(self.epoch, self.shuffle, offset=rounds)
 
     def _batches_after(self, parts: Sequence[Part]) -> Batches:
         """Batches, made as they are now, of the blocks that ``parts`` did not hand out."""
