@@ -1,7 +1,7 @@
 """Positions that count batches are taken where the batches are the same, and refused elsewhere."""
 
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any, Dict, List
 
 import pytest
 
@@ -14,7 +14,7 @@ from metaseq_plugin.checkpoint.data_position import (
 from metaseq_plugin.compat.errors import UserError
 
 INSIDE = {"epoch": 3, "iterations_in_epoch": 7}
-MAKING = {
+MAKING: Dict[str, Dict[str, Any]] = {
     "dataset": {
         "max_tokens": None, "batch_size": 4, "required_batch_size_multiple": 8,
         "grouped_shuffling": False,
@@ -95,7 +95,7 @@ class Epoch:
     ],
 )
 def test_whether_an_update_is_left(
-    epoch: int, gone: int, update_freq: Optional[list[int]], skips: bool, expected: bool
+    epoch: int, gone: int, update_freq: List[int], skips: bool, expected: bool
 ) -> None:
     optimization = SimpleNamespace(update_freq=update_freq, skip_remainder_batch=skips)
     assert has_update_left(Epoch(epoch, gone), optimization) is expected

@@ -11,7 +11,7 @@ batches were made and how many of them all ranks together were handed ("blocks",
 
 import itertools
 import logging
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, TypedDict
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypedDict
 
 import numpy as np
 from fairseq.data import FairseqDataset, data_utils
@@ -65,7 +65,7 @@ class Making(NamedTuple):
             for start in range(0, len(batches) - self.group + 1, self.group)
         ]
         with data_utils.numpy_seed(self.seed + epoch):
-            np.random.shuffle(groups)  # type: ignore[arg-type]  # a list of slices
+            np.random.shuffle(groups)
         return list(itertools.chain.from_iterable(groups))
 
 
@@ -197,7 +197,7 @@ class BlockEpochs(EpochBatchIterator):
     def _resumed_of(self, epoch: int) -> Optional[Resumed]:
         return self._resumed if self._resumed is not None and self._resumed.epoch == epoch else None
 
-    def _size(self) -> "tuple[int, int]":
+    def _size(self) -> Tuple[int, int]:
         """Blocks and tokens of the data."""
         return len(self.dataset), int(np.sum(self.dataset.sizes, dtype=np.int64))
 

@@ -255,8 +255,9 @@ def test_under_other_settings_every_block_comes_once_an_epoch(change: str) -> No
 @pytest.mark.parametrize("number", range(10))
 def test_an_epoch_may_change_again_and_again(number: int) -> None:
     rng = random.Random(number)
-    sizes, state, done = (123,), None, []
-    lengths = []
+    sizes, state = (123,), None
+    done: List[Update] = []
+    lengths: List[int] = []
     while True:
         options = Options(
             ranks=rng.choice([1, 2, 3]),
@@ -266,7 +267,9 @@ def test_an_epoch_may_change_again_and_again(number: int) -> None:
         )
         run = Run(options, sizes, state)
         for _ in range(rng.choice([1, 2, 3])):
-            done.append(run.update())
+            update = run.update()
+            assert update is not None
+            done.append(update)
             state = run.state()
             if state["epoch"] == 2:
                 assert blocks_of(done) == Counter(range(123))
@@ -274,7 +277,7 @@ def test_an_epoch_may_change_again_and_again(number: int) -> None:
                 assert max(lengths) >= 3
                 return
             assert not [n for n, times in blocks_of(done).items() if times > 1]
-        lengths.append(len(state["blocks"]["parts"]))
+        lengths.append(len(run.state()["blocks"]["parts"]))
 
 
 def test_other_ranks_go_on_with_the_same_batches() -> None:
@@ -316,12 +319,15 @@ def test_an_epoch_too_small_for_an_update_is_refused() -> None:
 def test_a_dataset_of_blocks_too_long_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     task = OPTLanguageModelingTask(SimpleNamespace(data="", tokens_per_sample=LONGEST), None)
     dataset = Blocks(50)
-    for epoch in (1, 2):
-        epochs = task.get_batch_iterator(
+    epochs, again = (
+        task.get_batch_iterator(
             dataset=dataset, max_sentences=4, max_positions=8, ignore_invalid_inputs=True,
             epoch=epoch, update_epoch_batch_itr=False,
-        )  # fmt: skip
+        )
+        for epoch in (1, 2)
+    )  # fmt: skip
     assert isinstance(epochs, BlockEpochs)
+    assert again is epochs
     kept = {int(i) for batch in epochs.frozen_batches for i in batch}
     assert kept == {int(i) for i in np.flatnonzero(dataset.sizes <= 8)}
     assert len([m for m in caplog.messages if "samples have invalid sizes" in m]) == 1
