@@ -19,7 +19,7 @@ from torch import nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.model import Model, read_model
-from metaseq_plugin.formats.tensors import DTYPES
+from metaseq_plugin.formats.tensors import DTYPES, check_held
 from metaseq_plugin.generation.generator import Generator
 from metaseq_plugin.generation.settings import Hypothesis, Settings, check_settings
 from metaseq_plugin.generation.stopping import StopTexts
@@ -83,10 +83,10 @@ def build_model(
     with torch.device("meta"):
         model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary))
     # One after the other: of each only what the model keeps is held when the next one is read.
-    placed = {
-        name: torch_file.own_memory(tensor.to(device=device, dtype=dtype))
-        for name, tensor in source.tensors.items()
-    }
+    placed = {}
+    for name, tensor in source.tensors.items():
+        placed[name] = torch_file.own_memory(tensor.to(device=device, dtype=dtype))
+        check_held(name, tensor, placed[name], "dtype")
     # Not the model's own method: fairseq's cannot put tensors in the place of meta ones.
     nn.Module.load_state_dict(model, placed, assign=True)
     return model.requires_grad_(False)
