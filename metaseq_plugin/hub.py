@@ -223,7 +223,7 @@ class OPT:
             batch_size: most rows at once; default: as many as fit into ``MAX_BATCH_TOKENS``.
 
         Raises:
-            UserError: impossible settings, or a prompt that cannot be read.
+            UserError: impossible settings, a prompt that cannot be read, or logits that are not finite.
         """
         settings = Settings(
             min_new_tokens, temperature, top_k, top_p, beam, num_samples, length_penalty,
@@ -249,7 +249,7 @@ class OPT:
         """Log-probability of every token of every input, the first one given ``</s>``.
 
         Raises:
-            UserError: an input that cannot be read.
+            UserError: an input that cannot be read, or logits that are not finite.
         """
         check_types({"batch_size": batch_size}, SPELLED)
         rows = self.rows_of(inputs)

@@ -1,8 +1,8 @@
 """Logits that are not finite end a generation: no text follows from them.
 
-What is looked at are numbers that the host reads anyway: a token's score is NaN or infinite where a
-logit is, and so is the largest logit, which stands in for the score where none is asked for. One more
-read of the logits would cost as much as the choice itself; one more question would make the host wait.
+What is looked at are numbers that the host reads anyway, so that it waits no more often: a token's score
+is NaN or infinite where a logit is, and so is what ``sampling.choose`` gives in its place where none is
+asked for.
 """
 
 import math

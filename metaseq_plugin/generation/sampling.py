@@ -77,23 +77,25 @@ def choose(logits: Tensor, rule: Rule, uniforms: Optional[Tensor]) -> tuple[Tens
     Returns:
         The tokens, (R,), and their scores, (R,): natural log-probabilities under
         softmax(logits / temperature) before anything is blocked or truncated (for the likeliest
-        token: under softmax(logits)). Where scores are not asked for, the largest logits instead.
-        Either is NaN or infinite where a logit is NaN or +inf; the token is then any.
+        token: under softmax(logits)). Where they are not asked for, the logits themselves, or how far
+        they are below the largest. All are NaN or infinite where a logit is NaN or +inf, and the token
+        is then any.
     """
     if rule.temperature not in (0, 1):
         logits = logits.div_(rule.temperature)
-    normalizer = logits.logsumexp(-1) if rule.with_scores else None  # (R,)
-    if normalizer is None and rule.temperature > 0:
-        largest = logits.amax(-1)  # (R,)
+    if rule.with_scores:
+        normalizer = logits.logsumexp(-1)  # (R,)
+    elif rule.temperature > 0:
+        normalizer = logits.amax(-1)
+    else:
+        normalizer = logits.new_zeros(len(logits))  # the likeliest logit is seen anyway
     for token in rule.blocked:  # one by one: a list would have to be copied to an accelerator
         logits[:, token] = -torch.inf
     if rule.temperature == 0:
         best, tokens = logits.max(-1)  # (R,), (R,)
-        return tokens, best if normalizer is None else best - normalizer
+        return tokens, best - normalizer
     assert uniforms is not None
     tokens = sample(logits, uniforms, rule.top_k, rule.top_p)
-    if normalizer is None:
-        return tokens, largest
     return tokens, logits.gather(1, tokens[:, None])[:, 0] - normalizer
 
 
