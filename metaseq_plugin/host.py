@@ -28,6 +28,9 @@ class OPTHost:
     def owns(self, cfg: Any) -> bool:
         return cfg.model is not None and is_opt(cfg.model._name)
 
+    def owns_model(self, model: Any) -> bool:
+        return isinstance(model, OPTLanguageModel)
+
     # How a run is laid out over its ranks.
 
     def check(self, cfg: Any) -> None:

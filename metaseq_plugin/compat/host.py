@@ -13,6 +13,9 @@ class Host(Protocol):
     def owns(self, cfg: Any) -> bool:
         """Whether the model of the run is the host's."""
 
+    def owns_model(self, model: Any) -> bool:
+        """Whether ``model`` is the host's."""
+
     def check(self, cfg: Any) -> None:
         """Refuse settings that no layout of ranks can have."""
 

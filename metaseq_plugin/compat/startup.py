@@ -93,6 +93,8 @@ SEAMS = (
     Seam("fairseq.distributed.utils", "after", "safe_checkpoints", "allow_placeholders"),
     Seam("fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout", "bound_own_work"),
     Seam("fairseq.optim.dynamic_loss_scaler", "after", "loss_scale", "bounding_skips", "DynamicLossScaler.check_overflow"),
+    Seam("fairseq.trainer", "after", "finite_numbers", "ending_briefly", "Trainer._check_grad_norms"),
+    Seam("fairseq.sequence_scorer", "after", "finite_numbers", "refusing_nan", "SequenceScorer.generate"),
     Seam("torch.distributed.run", "after", "torchrun_report", "in_one_line", "main"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "saving", "save_checkpoint"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "loading", "load_checkpoint"),

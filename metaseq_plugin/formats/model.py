@@ -31,6 +31,7 @@ from metaseq_plugin.formats.tensors import (
     check_tensors,
     complete_config,
     expected_shapes,
+    finite,
 )
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.storage import json_file, torch_file
@@ -93,7 +94,7 @@ def read_hf(src: Path, data: Optional[Path]) -> Model:
     expected = expected_shapes(cfg, vocab_size_of(config, source))
     tensors = rename_to_fairseq(read_weights(src), str(src))
     check_tensors(tensors, expected, str(src))
-    held = Tensors.of(tensors).select(list(expected))
+    held = finite(Tensors.of(tensors).select(list(expected)), str(src))
     return Model(HF, str(src), cfg, held, data or src, lambda: None)
 
 
@@ -103,7 +104,7 @@ def read_fairseq(found: Located, data: Optional[Path]) -> Model:
     cfg = complete_config(settings)
     expected = expected_shapes(cfg, len(weights[EMBEDDING]))
     check_tensors(weights, expected, str(found.path))
-    tensors = Tensors.of(weights).select(list(expected))
+    tensors = finite(Tensors.of(weights).select(list(expected)), str(found.path))
     # Its own dictionary, else that of the data it was trained on.
     folders = [found.path.parent, *([Path(trained_on.split(":")[0])] if trained_on else [])]
     folder = data or next((folder for folder in folders if (folder / DICT).is_file()), None)
@@ -129,4 +130,5 @@ def read_of_metaseq(found: Located, data: Optional[Path], trust_pickle: bool) ->
     read = read_metaseq(grid, trust_pickle)
     label = str(first) + (f" and {number - 1} more" if number > 1 else "")
     optimizer = partial(read_optimizer, read)
-    return Model(METASEQ, label, read.cfg, read.tensors, data or first.parent, optimizer)
+    tensors = finite(read.tensors, label)
+    return Model(METASEQ, label, read.cfg, tensors, data or first.parent, optimizer)

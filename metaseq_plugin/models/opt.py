@@ -31,7 +31,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.layout.fit import check_fits
+from metaseq_plugin.layout.fit import check_finite, check_fits
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.initial_weights import fill_all
@@ -345,8 +345,9 @@ class OPTLanguageModel(FairseqLanguageModel):
         model_cfg: Optional[DictConfig] = None,
         args: Optional[Any] = None,
     ) -> Any:
-        """As fairseq's, but a checkpoint of another model is refused by the name of its tensor."""
+        """As fairseq's, but what is of another model, or no number, is refused by its tensor's name."""
         check_fits(self.state_dict(), state_dict, strict)
+        check_finite(state_dict)
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 

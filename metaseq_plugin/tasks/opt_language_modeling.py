@@ -8,6 +8,7 @@ fairseq's own task supplies batching, evaluation and the inference dataset; this
 ``fairseq-interactive`` and ``fairseq-generate`` use (``generation/``), and (3) checks at the door.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -78,7 +79,8 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
             )
     if cfg.tokens_per_sample < 1:
         raise UserError(
-            f"`--tokens-per-sample` must be at least 1, but is {cfg.tokens_per_sample}. OPT's is 2048."
+            f"`--tokens-per-sample` must be at least 1, but is {cfg.tokens_per_sample}. OPT's is 2048; "
+            "with fairseq-eval-lm it must be above --context-window, which is taken off it."
         )
 
 
@@ -130,14 +132,15 @@ class OPTLanguageModelingTask(LanguageModelingTask):
         """Cut ``split`` into blocks; with several data folders, epoch decides which."""
         folders = utils.split_paths(self.args.data)
         folder = folders[(epoch - 1) % len(folders)]
-        blocks = TokenBlocks(
-            TokenStream(find_split(folder, split, combine)),
-            self.block_size,
-            self.args.sample_break_mode,
-            self.dictionary.eos(),
-        )
-        blocks.check_vocabulary(len(self.dictionary), folder)
-        self.datasets[split] = BlockBatches(
+        stream = TokenStream(find_split(folder, split, combine))
+        self.datasets[split] = self.cut(stream, self.block_size)
+        self.datasets[split].dataset.check_vocabulary(len(self.dictionary), folder)
+        return self.datasets[split]
+
+    def cut(self, stream: TokenStream, block_size: int) -> BlockBatches:
+        """The blocks of ``stream``, of at most ``block_size`` tokens."""
+        blocks = TokenBlocks(stream, block_size, self.args.sample_break_mode, self.dictionary.eos())
+        return BlockBatches(
             dataset=blocks,
             sizes=blocks.sizes,
             src_vocab=self.dictionary,
@@ -146,7 +149,54 @@ class OPTLanguageModelingTask(LanguageModelingTask):
             shuffle=True,
             targets=self.targets,
         )
-        return self.datasets[split]
+
+    def eval_lm_dataloader(
+        self, dataset: Any, context_window: int = 0, num_shards: int = 1, num_workers: int = 1,
+        **asked: Any,
+    ) -> Any:  # fmt: skip
+        """The batches of ``fairseq-eval-lm``; a context and a block together are as long as the model reads.
+
+        Args:
+            context_window: how many tokens before a block are read with it, and not scored.
+
+        Raises:
+            UserError: a context that leaves no room for a block, or that other ranks have.
+        """
+        if context_window > 0:
+            assert self.longest_input is not None, "the model is built before the data are read"
+            if context_window >= self.longest_input:
+                raise UserError(
+                    f"`--context-window` must be below `--decoder-max-positions` ({self.longest_input}), "
+                    f"but is {context_window}. Set {self.longest_input // 2}, say."
+                )
+            if num_shards > 1:
+                raise UserError(
+                    f"`--context-window` must be 0 where {num_shards} shards or ranks share the blocks, "
+                    f"but is {context_window}. Use one."
+                )
+            block_size = min(self.block_size, self.longest_input - context_window)
+            dataset = self.cut(dataset.dataset.stream, block_size)
+            num_workers = min(
+                num_workers, 1
+            )  # a block's context is what the same worker read before
+        return super().eval_lm_dataloader(
+            dataset, context_window=context_window, num_shards=num_shards, num_workers=num_workers,
+            **asked,
+        )  # fmt: skip
+
+    def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
+        """As fairseq's, of training and validation; every rank is given the sums of all.
+
+        Raises:
+            UserError: a loss that is NaN or infinite. (Updates that fp16 skips are not reported.)
+        """
+        loss = float(sum(log.get("loss", 0) for log in logging_outputs))
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The loss must be finite, but is {loss}. With --fp16, set --bf16 or leave it out; else lower "
+                "--lr and go on from an earlier checkpoint, for the weights have become too large."
+            )
+        super().reduce_metrics(logging_outputs, criterion)
 
     def get_batch_iterator(self, dataset: FairseqDataset, **asked: Any) -> EpochBatchIterating:
         """fairseq's, but for training epochs that a run under other settings goes on with."""
