@@ -9,7 +9,8 @@ Every sample is the same batch of random tokens, drawn once from --seed; nothing
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from pathlib import Path
+from typing import Any, Iterator, Optional
 
 import torch
 from fairseq.benchmark.dummy_dataset import DummyDataset
@@ -65,6 +66,10 @@ class OPTDummyLMTask(OPTLanguageModelingTask):
         dictionary = numbered_dictionary(cfg.dict_size)
         dictionary.pad_to_multiple_(DICTIONARY_MULTIPLE)
         return cls(cfg, dictionary)
+
+    def tokenizer_folders(self) -> Iterator[Path]:
+        """None: a dictionary that is made up has no tokenizer."""
+        yield from ()
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any

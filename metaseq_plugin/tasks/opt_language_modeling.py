@@ -8,9 +8,10 @@ fairseq's own task supplies batching, evaluation and the inference dataset; this
 ``fairseq-interactive`` and ``fairseq-generate`` use (``generation/``), and (3) checks at the door.
 """
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq import utils
@@ -31,8 +32,13 @@ from metaseq_plugin.data.binarized.token_blocks import (
 from metaseq_plugin.distributed.host_memory import give_back_freed_memory, keep_freed_memory
 from metaseq_plugin.distributed.option_checks import check_vocabulary
 from metaseq_plugin.distributed.run import current
+from metaseq_plugin.formats.data_folder import data_folder_at
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
-from metaseq_plugin.tokenizers.dictionary import load_dictionary
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, load_dictionary
+from metaseq_plugin.tokenizers.fairseq_bpe import SymbolEncoder
+from metaseq_plugin.tokenizers.open import for_prompts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -62,6 +68,7 @@ class OPTLanguageModelingConfig(FairseqDataclass):
         },
     )
     seed: int = II("common.seed")
+    path: Optional[str] = II("common_eval.path")
 
 
 def check_config(cfg: OPTLanguageModelingConfig) -> None:
@@ -79,6 +86,11 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
         )
 
 
+def model_folder(cfg: OPTLanguageModelingConfig) -> Optional[Path]:
+    """The data folder of the (first) model that a command is given with --path."""
+    return data_folder_at(Path(utils.split_paths(cfg.path)[0])) if cfg.path else None
+
+
 @register_task("opt_language_modeling", dataclass=OPTLanguageModelingConfig)
 class OPTLanguageModelingTask(LanguageModelingTask):
     """fairseq's language-modeling task over ``TokenBlocks``; ``targets`` is always the next token."""
@@ -87,7 +99,10 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
     @classmethod
     def setup_task(cls, cfg: OPTLanguageModelingConfig, **kwargs: Any) -> "OPTLanguageModelingTask":
-        """Check ``cfg`` and read the dictionary."""
+        """Check ``cfg`` and read the dictionary; without DATA, that of the model at --path."""
+        if not cfg.data:
+            folder = model_folder(cfg)
+            cfg.data = None if folder is None else str(folder)
         check_config(cfg)
         return cls(cfg, load_dictionary(utils.split_paths(cfg.data)[0]))
 
@@ -143,6 +158,33 @@ class OPTLanguageModelingTask(LanguageModelingTask):
             targets=self.targets,
         )
         return self.datasets[split]
+
+    def tokenizer_folders(self) -> Iterator[Path]:
+        """Where the tokenizer of prompts may lie; the model's folder is asked for only after DATA."""
+        yield Path(utils.split_paths(self.args.data)[0])
+        beside = model_folder(self.args)
+        if beside is not None:
+            yield beside
+
+    def build_bpe(self, args: Any) -> Any:
+        """fairseq's ``--bpe``; where it is left out, the tokenizer of the data folder or of the model."""
+        tokenizer = for_prompts(args, self.tokenizer_folders(), self.dictionary)
+        return super().build_bpe(args) if tokenizer is None else SymbolEncoder(tokenizer)
+
+    def get_interactive_tokens_and_lengths(
+        self, lines: Sequence[str], encode_fn: Callable[[str], str]
+    ) -> Tuple[List[Tensor], List[int]]:
+        """Ids of the prompts ``lines``, and how many; words that are not in the dictionary are told."""
+        for line in lines:
+            words = encode_fn(line).split()
+            unknown = [word for word in words if word not in self.dictionary]
+            if unknown:
+                logger.warning(
+                    f"{len(unknown)} of the {len(words)} words of the prompt {line!r} are not in "
+                    f"{DICTIONARY_FILE} and become <unk>, {unknown[0]!r} first: without tokenizer files in "
+                    "`DATA` a prompt is made of the words of that file, between spaces"
+                )
+        return super().get_interactive_tokens_and_lengths(lines, encode_fn)
 
     def build_dataset_for_inference(
         self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any

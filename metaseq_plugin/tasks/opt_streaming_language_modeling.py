@@ -38,6 +38,7 @@ from metaseq_plugin.tasks.opt_language_modeling import (
 )
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
+from metaseq_plugin.tokenizers.fairseq_bpe import SymbolEncoder
 from metaseq_plugin.tokenizers.open import from_bpe_options
 
 
@@ -186,6 +187,10 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         task.workers = {}
         task.train_epochs = None
         return task
+
+    def build_bpe(self, args: Any) -> SymbolEncoder:
+        """The tokenizer that the task has opened: of --bpe, else of the data folder."""
+        return SymbolEncoder(self.reader.tokenizer)
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         """Put the tokenizer beside the checkpoints, where the hub and ``metaseq convert`` look for it."""
