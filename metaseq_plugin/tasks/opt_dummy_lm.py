@@ -9,14 +9,14 @@ Every sample is the same batch of random tokens, drawn once from --seed; nothing
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Optional
 
 import torch
 from fairseq.benchmark.dummy_dataset import DummyDataset
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
+from fairseq.tasks.language_modeling import LanguageModelingTask
 from omegaconf import II
 from torch import Tensor
 
@@ -67,9 +67,9 @@ class OPTDummyLMTask(OPTLanguageModelingTask):
         dictionary.pad_to_multiple_(DICTIONARY_MULTIPLE)
         return cls(cfg, dictionary)
 
-    def tokenizer_folders(self) -> Iterator[Path]:
-        """None: a dictionary that is made up has no tokenizer."""
-        yield from ()
+    def build_bpe(self, args: Any) -> Any:
+        """fairseq's ``--bpe``: a dictionary that is made up has no tokenizer."""
+        return LanguageModelingTask.build_bpe(self, args)
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any

@@ -86,9 +86,12 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
         )
 
 
-def model_folder(cfg: OPTLanguageModelingConfig) -> Optional[Path]:
-    """The data folder of the (first) model that a command is given with --path."""
-    return data_folder_at(Path(utils.split_paths(cfg.path)[0])) if cfg.path else None
+def folders_of(cfg: OPTLanguageModelingConfig) -> Iterator[Path]:
+    """Where a command finds dictionary and tokenizer: in DATA, else where the model at --path has them."""
+    yield Path(utils.split_paths(cfg.data)[0])
+    if cfg.path:
+        found = data_folder_at(Path(utils.split_paths(cfg.path)[0]))
+        yield from () if found is None else (found,)
 
 
 @register_task("opt_language_modeling", dataclass=OPTLanguageModelingConfig)
@@ -99,12 +102,10 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
     @classmethod
     def setup_task(cls, cfg: OPTLanguageModelingConfig, **kwargs: Any) -> "OPTLanguageModelingTask":
-        """Check ``cfg`` and read the dictionary; without DATA, that of the model at --path."""
-        if not cfg.data:
-            folder = model_folder(cfg)
-            cfg.data = None if folder is None else str(folder)
+        """Check ``cfg`` and read the dictionary."""
         check_config(cfg)
-        return cls(cfg, load_dictionary(utils.split_paths(cfg.data)[0]))
+        holders = (folder for folder in folders_of(cfg) if (folder / DICTIONARY_FILE).is_file())
+        return cls(cfg, load_dictionary(next(holders, utils.split_paths(cfg.data)[0])))
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model; its longest input must hold a block."""
@@ -159,16 +160,9 @@ class OPTLanguageModelingTask(LanguageModelingTask):
         )
         return self.datasets[split]
 
-    def tokenizer_folders(self) -> Iterator[Path]:
-        """Where the tokenizer of prompts may lie; the model's folder is asked for only after DATA."""
-        yield Path(utils.split_paths(self.args.data)[0])
-        beside = model_folder(self.args)
-        if beside is not None:
-            yield beside
-
     def build_bpe(self, args: Any) -> Any:
         """fairseq's ``--bpe``; where it is left out, the tokenizer of the data folder or of the model."""
-        tokenizer = for_prompts(args, self.tokenizer_folders(), self.dictionary)
+        tokenizer = for_prompts(args, folders_of(self.args), self.dictionary)
         return super().build_bpe(args) if tokenizer is None else SymbolEncoder(tokenizer)
 
     def get_interactive_tokens_and_lengths(

@@ -52,7 +52,7 @@ def interactive(model: Model, *options: Any, data: Any = None, lines: Any = LINE
     typed = model.folder / "typed.txt"
     typed.write_bytes("".join(f"{line}\n" for line in lines).encode())
     return run_fairseq(
-        "interactive", *([data or model.data] if data != "" else []), "--user-dir", "metaseq_plugin",
+        "interactive", data or model.data, "--user-dir", "metaseq_plugin",
         "--task", "opt_language_modeling", "--cpu", "--path", model.checkpoint, "--beam", 1,
         "--max-len-b", 1, "--input", typed, *options, log_dir=model.folder,
     )  # fmt: skip
@@ -85,7 +85,9 @@ def test_standard_input_is_read_alike(model: Model) -> None:
     assert ids_of(model, ended) == [model.opt.encode(line) for line in ("  a ", "", "b")]
 
 
-@pytest.mark.parametrize("where", ["beside the checkpoint", "in the run's data folder", "no DATA"])
+@pytest.mark.parametrize(
+    "where", ["beside the checkpoint", "in the run's data folder", "DATA is the run"]
+)
 def test_the_tokenizer_of_the_model_is_found(model: Model, tmp_path: Path, where: str) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -97,7 +99,7 @@ def test_the_tokenizer_of_the_model_is_found(model: Model, tmp_path: Path, where
         copied = [path for path in copied if (model.data / path.name).is_file()]
         for path in copied:
             path.write_bytes((model.data / path.name).read_bytes())
-    ended = interactive(model, data="" if where == "no DATA" else bare)
+    ended = interactive(model, data=beside if where == "DATA is the run" else bare)
     for path in copied:
         path.unlink()
     assert ids_of(model, ended) == [model.opt.encode(line) for line in LINES]
