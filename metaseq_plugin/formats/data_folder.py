@@ -47,5 +47,5 @@ def data_folder_at(path: Path) -> Optional[Path]:
     if is_hf(path):
         return path
     found = locate(path)
-    state = torch_file.read(found.files[0])
+    state = torch_file.read(found.files[0]) if found.files else {}
     return data_folder(found.path, state if isinstance(state, dict) else {})
