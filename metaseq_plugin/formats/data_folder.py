@@ -22,14 +22,13 @@ def folders_of(checkpoint: Path, state: Mapping[str, Any]) -> Iterator[Path]:
     folder, from_run = checkpoint.parent, state.get(DATA_FROM_RUN)
     task = (state.get("cfg") or {}).get("task")
     typed = task.get("data") if isinstance(task, Mapping) else None
-    is_inside = from_run is not None and ".." not in Path(from_run).parts
+    kept = [] if from_run is None else [folder / from_run]
+    is_beside = from_run is not None and ".." in Path(from_run).parts
     yield folder
-    if is_inside:
-        yield folder / from_run
+    yield from () if is_beside else kept
     if typed:
         yield Path(typed.split(":")[0])
-    if from_run is not None and not is_inside:
-        yield folder / from_run
+    yield from kept if is_beside else ()
 
 
 def data_folder(checkpoint: Path, state: Mapping[str, Any]) -> Optional[Path]:

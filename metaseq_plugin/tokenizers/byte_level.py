@@ -110,8 +110,11 @@ class ByteLevelBPE(Tokenizer):
         return np.array(self._reference.encode(text).ids, dtype=np.int64)
 
     def encodes_like(self, other: Tokenizer) -> bool:
-        same = super().encodes_like(other) and isinstance(other, ByteLevelBPE)
-        return same and self._merges == other._merges
+        return (
+            isinstance(other, ByteLevelBPE)
+            and super().encodes_like(other)
+            and self._merges == other._merges
+        )
 
     def files(self) -> dict[str, bytes]:
         return {VOCAB_FILE: self._vocab_json, MERGES_FILE: self._merges_txt}
