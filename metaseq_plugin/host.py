@@ -4,8 +4,9 @@ Each answer is a line that leads to the room where the work is done; ``compat/ho
 """
 
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
+from metaseq_plugin.checkpoint.architecture import flags_of_start
 from metaseq_plugin.checkpoint.load import load_checkpoint
 from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.save import save_checkpoint
@@ -30,6 +31,12 @@ class OPTHost:
 
     def owns_model(self, model: Any) -> bool:
         return isinstance(model, OPTLanguageModel)
+
+    def owns_task(self, name: str) -> bool:
+        return is_opt(name)
+
+    def architecture(self, args: Any) -> List[str]:
+        return flags_of_start(args)
 
     # How a run is laid out over its ranks.
 

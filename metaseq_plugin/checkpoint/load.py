@@ -12,6 +12,7 @@ import logging
 import os
 from typing import Any, Dict, Optional
 
+from metaseq_plugin.checkpoint.architecture import check_dimensions
 from metaseq_plugin.checkpoint.choose import Resets, choose
 from metaseq_plugin.checkpoint.data_position import (
     check_making,
@@ -95,6 +96,7 @@ def state_of(saved: CheckpointSet, trainer: Any, resets: Resets, ranks: Ranks) -
     with_optimizer = saved.has_optimizer and not resets.optimizer
     pieces = pieces_of(trainer.get_model())
     try:
+        check_dimensions(saved, trainer.cfg.model)
         if trainer.cfg.ema.store_ema and pieces != saved.pieces:
             raise UserError(
                 "`--store-ema` must go on in the layout that was saved, but this one is another. "

@@ -16,7 +16,7 @@ import signal
 import sys
 from functools import wraps
 from types import ModuleType
-from typing import Any, Callable, Iterator, NoReturn, Optional
+from typing import Any, Callable, Iterator, List, NoReturn, Optional
 
 from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
 
@@ -73,6 +73,7 @@ HOST_MISTAKES = (
 
 EXIT_LOST_RANK = 1
 EXIT_INTERRUPTED = 128 + signal.SIGINT
+MAX_SUGGESTED = 12
 SPAWNED = f"{UserError.__module__}.{UserError.__qualname__}: "
 
 
@@ -107,7 +108,9 @@ def refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     )
     if wrong:
         choices = [choice.strip().strip("'") for choice in wrong["choices"].split(",")]
-        near = difflib.get_close_matches(wrong["value"], choices, n=3, cutoff=0.5) or choices[:8]
+        near = of_one_family(
+            difflib.get_close_matches(wrong["value"].lower(), choices, n=3, cutoff=0.5), choices
+        )
         raise UserError(
             f"`{wrong['option']}` must be one of its registered names, but is {wrong['value']}. "
             f"Set for example {', '.join(near)}, and --user-dir metaseq_plugin for those of OPT."
@@ -119,6 +122,18 @@ def refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
         )
         raise UserError(f"`{argument['option']}` {problem}. See {parser.prog} --help.")
     raise UserError(f"{message[:1].upper()}{message[1:]}. See {parser.prog} --help.")
+
+
+def of_one_family(near: List[str], choices: List[str]) -> List[str]:
+    """What to suggest: all names of the nearest one's family in their order, where they are few.
+
+    ``opt``, ``opt_8m`` … ``opt_175b`` are a family; of close names alone, some sizes would be missing.
+    """
+    if not near:
+        return choices[:MAX_SUGGESTED]
+    first = near[0].split("_")[0]
+    family = [name for name in choices if name.split("_")[0] == first]
+    return family if 1 < len(family) <= MAX_SUGGESTED else near
 
 
 class OneSentenceParser(argparse.ArgumentParser):

@@ -4,7 +4,7 @@
 are not the host's, every function of fairseq does what it always did.
 """
 
-from typing import Any, Dict, Optional, Protocol
+from typing import Any, Dict, List, Optional, Protocol
 
 
 class Host(Protocol):
@@ -15,6 +15,12 @@ class Host(Protocol):
 
     def owns_model(self, model: Any) -> bool:
         """Whether ``model`` is the host's."""
+
+    def owns_task(self, name: str) -> bool:
+        """Whether the task of this name is the host's."""
+
+    def architecture(self, args: Any) -> List[str]:
+        """``--arch`` and its dimensions of the checkpoint that a run with the options ``args`` starts from."""
 
     def check(self, cfg: Any) -> None:
         """Refuse settings that no layout of ranks can have."""

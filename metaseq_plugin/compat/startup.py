@@ -103,9 +103,12 @@ SEAMS = (
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_file", "Trainer.save_checkpoint"),
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_gather", "Trainer.consolidate_optimizer"),
     Seam("fairseq.options", "after", "bf16", "keeping_the_device", "parse_args_and_arch"),
+    Seam("fairseq.options", "after", "arch", "taking_the_checkpoints", "parse_args_and_arch"),
     Seam("fairseq.options", "after", "door", "refuse_usage_briefly"),
     Seam("fairseq.utils", "after", "user_dir", "finding_us", "import_user_module"),
     Seam("fairseq_cli.hydra_train", "after", "user_dir", "importing_first", "cli_main"),
+    Seam("fairseq_cli.interactive", "after", "prompts", "reading_whole_lines", "buffered_read"),
+    Seam("fairseq_cli.interactive", "after", "prompts", "for_tasks_of_the_host", "main"),
     *(
         Seam(f"fairseq_cli.{command}", "after", "door", "guard")
         for command in ("eval_lm", "generate", "hydra_train", "interactive", "preprocess", "train", "validate")

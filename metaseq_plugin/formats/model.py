@@ -36,7 +36,6 @@ from metaseq_plugin.formats.tensors import (
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.storage import json_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
-from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE as DICT
 
 FAIRSEQ, HF, METASEQ = "fairseq", "hf", "metaseq"
 
@@ -100,16 +99,13 @@ def read_hf(src: Path, data: Optional[Path]) -> Model:
 
 def read_fairseq(found: Located, data: Optional[Path]) -> Model:
     """A checkpoint that fairseq saved of our model."""
-    settings, trained_on, weights = read_checkpoint(found)
+    settings, trained_in, weights = read_checkpoint(found)
     cfg = complete_config(settings)
     expected = expected_shapes(cfg, len(weights[EMBEDDING]))
     check_tensors(weights, expected, str(found.path))
     tensors = finite(Tensors.of(weights).select(list(expected)), str(found.path))
-    # Its own dictionary, else that of the data it was trained on.
-    folders = [found.path.parent, *([Path(trained_on.split(":")[0])] if trained_on else [])]
-    folder = data or next((folder for folder in folders if (folder / DICT).is_file()), None)
     optimizer = partial(_fairseq_optimizer, found, expected)
-    return Model(FAIRSEQ, str(found.path), cfg, tensors, folder, optimizer)
+    return Model(FAIRSEQ, str(found.path), cfg, tensors, data or trained_in, optimizer)
 
 
 def _fairseq_optimizer(found: Located, shapes: Dict[str, torch.Size]) -> Optional[Optimizer]:

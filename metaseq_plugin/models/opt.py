@@ -39,7 +39,7 @@ from metaseq_plugin.modules.kv_cache import KVCache
 from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.vocab_shard import VocabShard
-from metaseq_plugin.sizes import SIZES, fill_size
+from metaseq_plugin.sizes import MAX_POSITIONS, SIZES, fill_size
 
 
 @dataclass
@@ -69,7 +69,7 @@ class OPTConfig(FairseqDataclass):
         metadata={"help": "normalise after each block and not at the end, as OPT-350M does"},
     )
     decoder_max_positions: int = field(
-        default=2048, metadata={"help": "longest input in tokens; OPT's is 2048"}
+        default=MAX_POSITIONS, metadata={"help": "longest input in tokens; OPT's is 2048"}
     )
     dropout: float = field(
         default=0.1, metadata={"help": "probability of dropping a block's output element"}

@@ -8,10 +8,11 @@ fairseq's own task supplies batching, evaluation and the inference dataset; this
 ``fairseq-interactive`` and ``fairseq-generate`` use (``generation/``), and (3) checks at the door.
 """
 
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq import utils
@@ -35,8 +36,13 @@ from metaseq_plugin.data.binarized.token_blocks import (
 from metaseq_plugin.distributed.host_memory import give_back_freed_memory, keep_freed_memory
 from metaseq_plugin.distributed.option_checks import check_vocabulary
 from metaseq_plugin.distributed.run import current
+from metaseq_plugin.formats.data_folder import data_folder_at
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
-from metaseq_plugin.tokenizers.dictionary import load_dictionary
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, load_dictionary
+from metaseq_plugin.tokenizers.fairseq_bpe import SymbolEncoder
+from metaseq_plugin.tokenizers.open import for_prompts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -66,6 +72,7 @@ class OPTLanguageModelingConfig(FairseqDataclass):
         },
     )
     seed: int = II("common.seed")
+    path: Optional[str] = II("common_eval.path")
 
 
 def check_config(cfg: OPTLanguageModelingConfig) -> None:
@@ -84,6 +91,14 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
         )
 
 
+def folders_of(cfg: OPTLanguageModelingConfig) -> Iterator[Path]:
+    """Where a command finds dictionary and tokenizer: in DATA, else where the model at --path has them."""
+    yield Path(utils.split_paths(cfg.data)[0])
+    if cfg.path:
+        found = data_folder_at(Path(utils.split_paths(cfg.path)[0]))
+        yield from () if found is None else (found,)
+
+
 @register_task("opt_language_modeling", dataclass=OPTLanguageModelingConfig)
 class OPTLanguageModelingTask(LanguageModelingTask):
     """fairseq's language-modeling task over ``TokenBlocks``; ``targets`` is always the next token."""
@@ -95,7 +110,8 @@ class OPTLanguageModelingTask(LanguageModelingTask):
     def setup_task(cls, cfg: OPTLanguageModelingConfig, **kwargs: Any) -> "OPTLanguageModelingTask":
         """Check ``cfg`` and read the dictionary."""
         check_config(cfg)
-        return cls(cfg, load_dictionary(utils.split_paths(cfg.data)[0]))
+        holders = (folder for folder in folders_of(cfg) if (folder / DICTIONARY_FILE).is_file())
+        return cls(cfg, load_dictionary(next(holders, utils.split_paths(cfg.data)[0])))
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model; its longest input must hold a block."""
@@ -241,6 +257,26 @@ class OPTLanguageModelingTask(LanguageModelingTask):
             buffer_size=data_buffer_size, **others,
         )  # fmt: skip
         return self.block_epochs
+
+    def build_bpe(self, args: Any) -> Any:
+        """fairseq's ``--bpe``; where it is left out, the tokenizer of the data folder or of the model."""
+        tokenizer = for_prompts(args, folders_of(self.args), self.dictionary)
+        return super().build_bpe(args) if tokenizer is None else SymbolEncoder(tokenizer)
+
+    def get_interactive_tokens_and_lengths(
+        self, lines: Sequence[str], encode_fn: Callable[[str], str]
+    ) -> Tuple[List[Tensor], List[int]]:
+        """Ids of the prompts ``lines``, and how many; words that are not in the dictionary are told."""
+        for line in lines:
+            words = encode_fn(line).split()
+            unknown = [word for word in words if word not in self.dictionary]
+            if unknown:
+                logger.warning(
+                    f"{len(unknown)} of the {len(words)} words of the prompt {line!r} are not in "
+                    f"{DICTIONARY_FILE} and become <unk>, {unknown[0]!r} first: without tokenizer files in "
+                    "`DATA` a prompt is made of the words of that file, between spaces"
+                )
+        return super().get_interactive_tokens_and_lengths(lines, encode_fn)
 
     def build_dataset_for_inference(
         self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any

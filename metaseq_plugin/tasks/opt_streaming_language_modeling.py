@@ -35,10 +35,12 @@ from metaseq_plugin.tasks.opt_language_modeling import (
     OPTLanguageModelingConfig,
     OPTLanguageModelingTask,
     check_config,
+    folders_of,
 )
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
-from metaseq_plugin.tokenizers.open import from_bpe_options
+from metaseq_plugin.tokenizers.fairseq_bpe import SymbolEncoder
+from metaseq_plugin.tokenizers.open import from_bpe_options, has_tokenizer
 
 
 @dataclass
@@ -180,12 +182,17 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         """Check ``cfg`` and open the tokenizer."""
         check_streaming_config(cfg)
         assert cfg.data is not None
-        tokenizer = from_bpe_options(cfg.bpe_options, cfg.data)
+        holders = (str(folder) for folder in folders_of(cfg) if has_tokenizer(folder))
+        tokenizer = from_bpe_options(cfg.bpe_options, next(holders, cfg.data))
         task = cls(cfg, tokenizer.dictionary)
         task.reader = cls.reader_class(tokenizer, cfg.skip_bad_documents)
         task.workers = {}
         task.train_epochs = None
         return task
+
+    def build_bpe(self, args: Any) -> SymbolEncoder:
+        """The tokenizer that the task has opened: of --bpe, else of the data folder."""
+        return SymbolEncoder(self.reader.tokenizer)
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         """Put the tokenizer beside the checkpoints, where the hub and ``metaseq convert`` look for it."""
