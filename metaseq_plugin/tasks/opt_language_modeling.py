@@ -84,6 +84,7 @@ class OPTLanguageModelingTask(LanguageModelingTask):
     """fairseq's language-modeling task over ``TokenBlocks``; ``targets`` is always the next token."""
 
     longest_input: Optional[int] = None  # in tokens; known once a model is built
+    counted_in = "blocks"  # what the length of a dataset counts
 
     @classmethod
     def setup_task(cls, cfg: OPTLanguageModelingConfig, **kwargs: Any) -> "OPTLanguageModelingTask":
