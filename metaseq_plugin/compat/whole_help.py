@@ -18,9 +18,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from metaseq_plugin.compat.host import registered
 
 HELP = ("-h", "--help")
-DEFAULT_IN_WORDS = re.compile(r"\s*\(default: [^()]*\)$")
-# Says nothing, or names another option's value.
-NO_DEFAULTS = (None, False, "", argparse.SUPPRESS)
+DEFAULT_IN_WORDS = re.compile(r"\s*\(default: [^()]*\)?$")  # also fairseq's, which leaves one open
 
 
 class HelpWithDefaults(argparse.HelpFormatter):
@@ -28,7 +26,9 @@ class HelpWithDefaults(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> Optional[str]:
         text, default = action.help, action.default
-        if not text or default in NO_DEFAULTS or str(default).startswith("${"):
+        has_default = not (default is None or default is False or default == "")
+        # "==SUPPRESS==", or "${…}" for the value of another option.
+        if not text or not has_default or str(default).startswith(("${", argparse.SUPPRESS)):
             return text
         return f"{DEFAULT_IN_WORDS.sub('', text)} (default: %(default)s)"
 

@@ -57,9 +57,7 @@ class OPTLanguageModelingConfig(FairseqDataclass):
     )
     skip_damaged_checkpoints: bool = field(
         default=False,
-        metadata={
-            "help": "where the newest checkpoint of --save-dir is damaged, resume from the one before it"
-        },
+        metadata={"help": "resume from the checkpoint before the newest where that is damaged"},
     )
     seed: int = II("common.seed")
 

@@ -84,7 +84,7 @@ class OPTStreamingLanguageModelingConfig(OPTLanguageModelingConfig):
     )
     skip_bad_documents: bool = field(
         default=False,
-        metadata={"help": "leave bad documents out, count and name them, instead of stopping"},
+        metadata={"help": "leave bad documents out, count and name them, and go on"},
     )
     skip_batches: Optional[str] = field(
         default=None,
