@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from metaseq_plugin.compat.checkpoint_errors import unwritable
 from metaseq_plugin.distributed.run import current
 from metaseq_plugin.layout.held import pieces_of
+from metaseq_plugin.sizes import fill_size
 from metaseq_plugin.storage import atomic
 
 logger = logging.getLogger("fairseq_cli.train")  # --log-file is a handler of this one
@@ -46,13 +47,13 @@ def report_start(trainer: Any, epoch_itr: Any) -> None:
 
 def start_lines(trainer: Any, epoch_itr: Any) -> Iterator[Tuple[str, str]]:
     """(what, in words) of each line."""
-    cfg = trainer.cfg
+    cfg = completed(trainer.cfg)
     yield (
         "versions",
         f"metaseq-plugin {version('metaseq-plugin')}, fairseq {version('fairseq')}, "
         f"torch {torch.__version__}, Python {platform.python_version()}",
     )
-    yield "model", model_words(trainer)
+    yield "model", model_words(cfg.model, trainer)
     yield "data", data_words(trainer)
     yield "batch", batch_words(cfg, trainer.data_parallel_world_size)
     yield "precision", f"{precision_words(cfg.common)} on {device_words(trainer.device)}"
@@ -72,9 +73,17 @@ def start_lines(trainer: Any, epoch_itr: Any) -> Iterator[Tuple[str, str]]:
     yield "saves", saves_words(cfg.checkpoint)
 
 
-def model_words(trainer: Any) -> str:
+def completed(cfg: Any) -> Any:
+    """A copy of ``cfg`` with the dimensions of the arch, and with --bf16, which ``run.prepare`` takes away."""
+    whole = copy.deepcopy(cfg)
+    fill_size(whole.model, str(whole.model._name))
+    whole.common.bf16 = whole.common.bf16 or current().compute_dtype == torch.bfloat16
+    return whole
+
+
+def model_words(cfg: Any, trainer: Any) -> str:
     """The dimensions, and the whole number of parameters however many of them this rank holds."""
-    cfg, pieces = trainer.cfg.model, pieces_of(trainer.get_model()).values()
+    pieces = pieces_of(trainer.get_model()).values()
     whole = sum(math.prod(piece.shape) for piece in pieces)
     held = sum(math.prod(piece.size) for piece in pieces)
     share = f", of which rank 0 holds {held:,}" if held < whole else ""
@@ -116,11 +125,8 @@ def batch_words(cfg: Any, data_parallel_size: int) -> str:
 
 
 def precision_words(common: Any) -> str:
-    """The type that is computed in; a sharded run's is not in ``common`` any more."""
-    for name, words in PRECISIONS:
-        if common[name]:
-            return words
-    return "bf16" if current().compute_dtype == torch.bfloat16 else "fp32"
+    """The type that is computed in."""
+    return next((words for name, words in PRECISIONS if common[name]), "fp32")
 
 
 def device_words(device: torch.device) -> str:
@@ -154,13 +160,10 @@ def keep_configuration(cfg: Any) -> None:
     """
     if cfg.checkpoint.no_save:
         return
-    asked = copy.deepcopy(cfg)
-    # What ``run.prepare`` took out of fairseq's hands.
-    asked.common.bf16 = asked.common.bf16 or current().compute_dtype == torch.bfloat16
     folder = Path(cfg.checkpoint.save_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(folder / CONFIGURATION) as unfinished:
-            unfinished.write_text(OmegaConf.to_yaml(asked), encoding="utf-8")
+            unfinished.write_text(OmegaConf.to_yaml(completed(cfg)), encoding="utf-8")
     except OSError as error:
         raise unwritable(folder, error.strerror) from error
