@@ -12,7 +12,7 @@ NOTHING = {"tensorboard_logdir": None, "wandb_project": None, "aim_repo": None, 
 
 
 def nothing_installed() -> None:
-    trackers.find_spec = lambda name: None  # type: ignore[attr-defined]
+    vars(trackers)["find_spec"] = lambda name: None
 
 
 def test_a_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
