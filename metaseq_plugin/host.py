@@ -13,6 +13,7 @@ from metaseq_plugin.checkpoint.save import save_checkpoint
 from metaseq_plugin.distributed import run
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel
 from metaseq_plugin.distributed.option_checks import check_layout
+from metaseq_plugin.distributed.start_report import keep_configuration, report_start
 from metaseq_plugin.formats.fairseq import build_state, fairseq_cfg, read_whole
 from metaseq_plugin.formats.locate import is_hf, locate
 from metaseq_plugin.formats.metaseq.names import is_metaseqs_own, settings_of
@@ -65,7 +66,12 @@ class OPTHost:
         save_checkpoint(cfg, trainer, epoch_itr, val_loss)
 
     def load(self, cfg: Any, trainer: Any, **passthrough: Any) -> Any:
-        return load_checkpoint(cfg, trainer, **passthrough)
+        extra_state, epoch_itr = load_checkpoint(cfg, trainer, **passthrough)
+        # Everything has been checked and read, and the first update is next.
+        if trainer.cfg.distributed_training.distributed_rank == 0:
+            report_start(trainer, epoch_itr)
+            keep_configuration(trainer.cfg)
+        return extra_state, epoch_itr
 
     def member(self, path: str) -> Optional[str]:
         name = set_name(Path(path))

@@ -104,6 +104,7 @@ SEAMS = (
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_gather", "Trainer.consolidate_optimizer"),
     Seam("fairseq.options", "after", "bf16", "keeping_the_device", "parse_args_and_arch"),
     Seam("fairseq.options", "after", "arch", "taking_the_checkpoints", "parse_args_and_arch"),
+    Seam("fairseq.options", "after", "whole_help", "showing_all", "parse_args_and_arch"),
     Seam("fairseq.options", "after", "door", "refuse_usage_briefly"),
     Seam("fairseq.utils", "after", "user_dir", "finding_us", "import_user_module"),
     Seam("fairseq_cli.hydra_train", "after", "user_dir", "importing_first", "cli_main"),
@@ -118,6 +119,9 @@ SEAMS = (
     Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"),
     Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors", "mark_copies"),
     Seam("fairseq_cli.train", "after", "parallel_doors", "preparing", "main"),
+    Seam("fairseq_cli.train", "after", "checkpoint_errors", "looking_only", "main"),
+    Seam("fairseq_cli.train", "after", "trackers", "requiring_installed", "main"),
+    Seam("fairseq_cli.train", "after", "quiet_start", "quietly", "main"),
 )
 # fmt: on
 

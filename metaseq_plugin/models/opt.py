@@ -92,9 +92,7 @@ class OPTConfig(FairseqDataclass):
     )
     checkpoint_activations: bool = field(
         default=False,
-        metadata={
-            "help": "keep only each layer's input for the backward pass and recompute the rest"
-        },
+        metadata={"help": "keep only each layer's input for the backward pass, recompute the rest"},
     )
     offload_activations: bool = field(
         default=False,

@@ -35,7 +35,7 @@ class OPTDummyLMConfig(FairseqDataclass):
     )
     dict_size: int = field(
         default=50272,
-        metadata={"help": "types of the dictionary, filled up to a multiple of 8; OPT's is 50272"},
+        metadata={"help": "types of the dictionary, filled up to a multiple of 8"},
     )
     dataset_size: int = field(default=100_000, metadata={"help": "samples of an epoch"})
     batch_size: Optional[int] = II("dataset.batch_size")

@@ -67,9 +67,7 @@ class OPTLanguageModelingConfig(FairseqDataclass):
     )
     skip_damaged_checkpoints: bool = field(
         default=False,
-        metadata={
-            "help": "where the newest checkpoint of --save-dir is damaged, resume from the one before it"
-        },
+        metadata={"help": "resume from the checkpoint before the newest where that is damaged"},
     )
     seed: int = II("common.seed")
     path: Optional[str] = II("common_eval.path")
@@ -105,6 +103,7 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
     longest_input: Optional[int] = None  # in tokens; known once a model is built
     block_epochs: Optional[BlockEpochs] = None  # of training
+    counted_in = "blocks"  # what the length of a dataset counts
 
     @classmethod
     def setup_task(cls, cfg: OPTLanguageModelingConfig, **kwargs: Any) -> "OPTLanguageModelingTask":

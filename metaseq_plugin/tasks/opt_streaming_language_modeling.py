@@ -86,7 +86,7 @@ class OPTStreamingLanguageModelingConfig(OPTLanguageModelingConfig):
     )
     skip_bad_documents: bool = field(
         default=False,
-        metadata={"help": "leave bad documents out, count and name them, instead of stopping"},
+        metadata={"help": "leave bad documents out, count and name them, and go on"},
     )
     skip_batches: Optional[str] = field(
         default=None,
@@ -126,11 +126,12 @@ def mixing_of(cfg: OPTStreamingLanguageModelingConfig) -> Mixing:
 
 
 def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Save ``tokenizer`` in ``folder``, unless it lies there."""
+    """Save ``tokenizer`` in ``folder``, which is made if it is not there, unless it lies there."""
     files = {**tokenizer.files(), DICTIONARY_FILE: None}
     for name, content in files.items():
         path = folder / name
         if not path.is_file() or content not in (None, path.read_bytes()):
+            folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save(folder)
             return
 
@@ -170,6 +171,7 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
     """``opt_language_modeling`` on text that is tokenised on the way."""
 
     reader_class = Reader  # what makes tokens of a document
+    counted_in = "documents"
 
     reader: Reader
     workers: Dict[int, Workers]  # by how many they are
