@@ -93,10 +93,12 @@ SEAMS = (
     Seam("torch.distributed.run", "after", "torchrun_report", "in_one_line", "main"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "saving", "save_checkpoint"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "loading", "load_checkpoint"),
+    Seam("fairseq.checkpoint_utils", "after", "finished_runs", "asking_whether_it_ended", "load_checkpoint"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "reading", "load_checkpoint_to_cpu"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "naming_a_member", "get_maybe_sharded_checkpoint_filename"),
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_file", "Trainer.save_checkpoint"),
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_gather", "Trainer.consolidate_optimizer"),
+    Seam("fairseq.trainer", "after", "wall_clock", "going_on", "Trainer.load_checkpoint"),
     Seam("fairseq.options", "after", "bf16", "keeping_the_device", "parse_args_and_arch"),
     Seam("fairseq.options", "after", "door", "refuse_usage_briefly"),
     Seam("fairseq.utils", "after", "user_dir", "finding_us", "import_user_module"),
@@ -109,7 +111,12 @@ SEAMS = (
     Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors", "sharding", "fsdp_wrap"),
     Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"),
     Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors", "mark_copies"),
+    Seam("fairseq.distributed.utils", "after", "spawned_ranks", "passing_on", "call_main"),
     Seam("fairseq_cli.train", "after", "parallel_doors", "preparing", "main"),
+    Seam("fairseq_cli.train", "after", "finished_runs", "ending_well", "main"),
+    Seam("fairseq_cli.train", "after", "stop_on_signal", "listening", "main"),
+    Seam("fairseq_cli.train", "after", "stop_on_signal", "noting_the_beginning", "train"),
+    Seam("fairseq_cli.train", "after", "stop_on_signal", "ending_when_told", "validate_and_save"),
 )
 # fmt: on
 

@@ -61,6 +61,12 @@ class OPTLanguageModelingConfig(FairseqDataclass):
             "help": "where the newest checkpoint of --save-dir is damaged, resume from the one before it"
         },
     )
+    no_save_on_signal: bool = field(
+        default=False,
+        metadata={
+            "help": "end at once on SIGINT (Ctrl-C) and SIGTERM, instead of after the update, with a checkpoint"
+        },
+    )
     seed: int = II("common.seed")
 
 
