@@ -36,7 +36,7 @@ def why_ended(cfg: Any, trainer: Any, epoch_itr: Any) -> Optional[str]:
             "Set a larger one to go on."
         )
     if cfg.stop_time_hours > 0:
-        hours = largest(trainer.cumulative_training_time(), trainer.device) / 3600
+        hours = largest(float(trainer.cumulative_training_time()), trainer.device) / 3600
         if hours > cfg.stop_time_hours:
             return (
                 f"the run has trained for {hours:.2f} hours (--stop-time-hours {cfg.stop_time_hours}). "
