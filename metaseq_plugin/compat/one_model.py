@@ -19,9 +19,7 @@ def is_computed_together(distributed: Any, model_parallel_size: int) -> bool:
     return is_cut and distributed.distributed_world_size > 1
 
 
-def largest(
-    value: float, device: torch.device, group: Optional[dist.ProcessGroup] = None
-) -> float:
+def largest(value: float, device: torch.device, group: Optional[dist.ProcessGroup] = None) -> float:
     """The largest ``value`` of any rank of ``group``, by default of all; a collective call."""
     if not dist.is_initialized() or dist.get_world_size(group) == 1:
         return value

@@ -33,7 +33,9 @@ from metaseq_plugin.compat.one_model import largest
 from metaseq_plugin.compat.parallel_doors import host_of_rank
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAME_SECONDS = 2.0  # signals so close are one: torchrun and `timeout` send again what has come already
+SAME_SECONDS = (
+    2.0  # signals so close are one: torchrun and `timeout` send again what has come already
+)
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
 
 
@@ -180,16 +182,15 @@ def ending_when_told(validate_and_save: Callable[..., Any]) -> Callable[..., Any
 
 def saves_anyway(cfg: Any, trainer: Any, epoch_itr: Any, end_of_epoch: bool) -> bool:
     """Whether fairseq saves behind this update without being told: its ``do_save``."""
-    updates, optimization, every = (
-        trainer.get_num_updates(), cfg.optimization, cfg.checkpoint.save_interval_updates
-    )  # fmt: skip
+    updates, optimization = trainer.get_num_updates(), cfg.optimization
     if end_of_epoch and epoch_itr.epoch % cfg.checkpoint.save_interval == 0:
         return True
     if optimization.max_update and updates >= optimization.max_update:
         return True
-    if optimization.stop_time_hours > 0:
-        if trainer.cumulative_training_time() > optimization.stop_time_hours * 3600:
-            return True
+    limit = optimization.stop_time_hours * 3600
+    if limit > 0 and trainer.cumulative_training_time() > limit:
+        return True
+    every = cfg.checkpoint.save_interval_updates
     is_interval = every > 0 and updates > 0 and updates % every == 0
     return is_interval and updates >= cfg.dataset.validate_after_updates
 
@@ -234,4 +235,7 @@ def command_line() -> List[str]:
     if "TORCHELASTIC_RUN_ID" not in os.environ or not places:
         return own
     before = started_by[1 : places[0]]  # without the interpreter
-    return [Path(word).name if word.startswith("/") and Path(word).is_file() else word for word in before] + own
+    return [
+        Path(word).name if word.startswith("/") and Path(word).is_file() else word
+        for word in before
+    ] + own

@@ -29,7 +29,9 @@ def going_on(load_checkpoint: Callable[..., Any]) -> Callable[..., Any]:
         )  # fmt: skip
         if reset_meters:
             trainer._previous_training_time = 0
-        seconds = float(trainer._local_cumulative_training_time())  # a tensor, saved by several ranks
+        seconds = float(
+            trainer._local_cumulative_training_time()
+        )  # a tensor, saved by several ranks
         metrics.get_meter("default", "wall").start_time = time.perf_counter() - seconds
         return extra_state
 

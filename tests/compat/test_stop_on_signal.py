@@ -75,7 +75,9 @@ def test_the_run_that_goes_on_is_the_uninterrupted_one(
     run = tmp_path / "run"
     ended = train(data, run, *OPTIONS, prepare=at_forward(forward, send_myself(number)))
     assert ended.status == STATUS[number], ended.output
-    assert f"stopped by {number.name} after {stop} updates, which are saved in {run}" in ended.output
+    assert (
+        f"stopped by {number.name} after {stop} updates, which are saved in {run}" in ended.output
+    )
     assert ended.last_line.startswith(f"    fairseq-train {data} --user-dir metaseq_plugin")
     assert "Traceback" not in ended.output
     assert updates_of(run) == stop
