@@ -24,6 +24,11 @@ from metaseq_plugin.sizes import is_opt
 from metaseq_plugin.storage import torch_file
 
 
+def is_set(options: Any, name: str) -> bool:
+    """Whether ``name`` is set; tasks other than ours do not know our options."""
+    return name in options and bool(options[name])
+
+
 class OPTHost:
     """The host of every OPT; ``metaseq_plugin/__init__`` registers one."""
 
@@ -46,6 +51,9 @@ class OPTHost:
 
     def prepare(self, cfg: Any) -> None:
         run.prepare(cfg)
+
+    def saves_on_signal(self, cfg: Any) -> bool:
+        return not is_set(cfg.task, "no_save_on_signal")
 
     def make_groups(self, model_parallel_size: int) -> None:
         run.make_groups(model_parallel_size)

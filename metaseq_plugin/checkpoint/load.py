@@ -34,6 +34,14 @@ from metaseq_plugin.layout.peers import Ranks, agree, all_ranks
 
 logger = logging.getLogger(__name__)
 
+# What each of Resets leaves out of a checkpoint that fairseq's trainer loads.
+BEGINS_ANEW = (
+    "the update count, the optimizer's moments, the learning-rate schedule, the best score",
+    "the state of the learning-rate schedule",
+    "the averages and the clock of the log, the best score",
+    "the data, at epoch 1",
+)
+
 
 def load_checkpoint(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
     """fairseq's ``load_checkpoint``: restores ``trainer``; (extra_state, epoch iterator)."""
@@ -54,6 +62,8 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
                 path, start.resets.optimizer, start.resets.lr_scheduler, overrides,
                 reset_meters=start.resets.meters,
             )  # fmt: skip
+        history = state["optimizer_history"]
+        say_what_begins_anew(start.resets, history[-1]["num_updates"] if history else 0)
     best = (extra_state or {}).get("best")
     if best is not None and not (start.resets.optimizer or start.resets.meters):
         set_best_score(best)
@@ -81,6 +91,13 @@ def train_iterator(trainer: Any, restored: Optional[Dict[str, Any]], **passthrou
         )
         return trainer.get_train_iterator(epoch=epoch + 1, load_dataset=True, **passthrough)
     return epoch_itr
+
+
+def say_what_begins_anew(resets: Resets, updates: int) -> None:
+    """Log what is not taken from a checkpoint of so many ``updates``."""
+    anew = [what for what, is_reset in zip(BEGINS_ANEW, resets, strict=True) if is_reset]
+    if anew:
+        logger.info(f"begin anew, {updates} updates of the checkpoint aside: {'; '.join(anew)}")
 
 
 def skips_damaged(trainer: Any) -> bool:

@@ -28,6 +28,9 @@ class Host(Protocol):
     def prepare(self, cfg: Any) -> None:
         """Lay a training run out over its ranks; before fairseq's ``main``."""
 
+    def saves_on_signal(self, cfg: Any) -> bool:
+        """Whether the run saves what it has, and then ends, on SIGINT and SIGTERM."""
+
     def make_groups(self, model_parallel_size: int) -> None:
         """Put all ranks in a grid; collective, once torch.distributed is initialised."""
 

@@ -69,6 +69,12 @@ class OPTLanguageModelingConfig(FairseqDataclass):
         default=False,
         metadata={"help": "resume from the checkpoint before the newest where that is damaged"},
     )
+    no_save_on_signal: bool = field(
+        default=False,
+        metadata={
+            "help": "end at once on SIGINT (Ctrl-C) and SIGTERM, instead of after the update, with a checkpoint"
+        },
+    )
     seed: int = II("common.seed")
     path: Optional[str] = II("common_eval.path")
 
