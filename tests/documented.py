@@ -1,6 +1,6 @@
 """README, docs/ and benchmarks/README.md as steps that can be run: what a reader would type, in order.
 
-(1) ``read_page`` finds the blocks (indented by four blanks) and the commands in cells of tables;
+(1) ``read_page`` finds the blocks (indented by four blanks) and the commands in cells of tables that begin with one;
 (2) a block becomes steps: one for each command of a shell block, one for Python, one for a file whose
     first line is a comment with its path, one for what is only shown;
 (3) ``shape`` and ``missing_lines`` compare what a page shows with what was printed, numbers left out.
@@ -65,7 +65,14 @@ def _steps(page: str, lines: Sequence[str]) -> Iterator[Step]:
 
 
 def _cell_steps(page: str, number: int, row: str) -> Iterator[Step]:
-    for span in re.findall(r"`([^`]+)`", row):
+    cells = [cell.strip() for cell in row.split(" | ")]
+    spans = [
+        span
+        for cell in cells
+        if cell.lstrip("| ").startswith("`")
+        for span in re.findall(r"`([^`]+)`", cell)
+    ]
+    for span in spans:
         if PROGRAM.match(span):
             yield Step(page, number, "shell", span)
         elif span.startswith("from "):

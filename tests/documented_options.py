@@ -4,6 +4,7 @@ import argparse
 import re
 from functools import lru_cache
 from importlib import import_module
+from itertools import pairwise
 from typing import FrozenSet, List, Tuple
 
 from fairseq import options
@@ -30,10 +31,12 @@ def fairseq_knows(program: str, chosen: Tuple[str, ...]) -> FrozenSet[str]:
     """The options of a fairseq command with the task, arch and so on that ``chosen`` names."""
     parser = PARSERS[program]()
     if program != "fairseq-preprocess":
-        words = ["data", "--user-dir", "metaseq_plugin", *chosen]
+        words = ["data", "--user-dir", "metaseq_plugin"]
         if program != "fairseq-train" and program != "fairseq-eval-lm":
             words += ["--path", "x.pt"]
-        options.parse_args_and_arch(parser, words, parse_known=True)
+        if program == "fairseq-train":
+            words += ["--arch", "opt"]
+        options.parse_args_and_arch(parser, [*words, *chosen], parse_known=True)
     return frozenset(OPTION.findall(parser.format_help()))
 
 
@@ -67,7 +70,7 @@ def unknown_options(command: str) -> List[str]:
     while re.match(r"[A-Z_]+=", words[0]):
         words = words[1:]
     if words[0] in PARSERS:
-        pairs = list(zip(words, words[1:]))
+        pairs = list(pairwise(words))
         chosen = tuple(word for pair in pairs if pair[0] in CHOICES for word in pair)
         known = fairseq_knows(words[0], chosen)
     elif words[0] == "metaseq" and words[1] != "doctor":

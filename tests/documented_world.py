@@ -88,8 +88,9 @@ def make_given(folder: Path) -> Path:
         "--decoder-max-positions", 2048, "--valid-subset", "valid",
     )  # fmt: skip
     assert ended.status == 0, ended.output
-    for name, form in (("opt-125m", "fairseq"), ("OPT-13B", "metaseq")):
-        assert metaseq(["convert", f"{folder}/trained", f"{folder}/{name}", "--to", form]) == 0
+    assert metaseq(["convert", f"{folder}/trained", f"{folder}/OPT-13B", "--to", "metaseq"]) == 0
+    (folder / "opt-125m").mkdir()
+    shutil.copy(folder / "trained/checkpoint_best.pt", folder / "opt-125m/checkpoint.pt")
 
     raw, pairs = folder / "DATA", folder / "PAIRS"
     for part, name in ((0, "train/00/wiki"), (1, "train/01/wiki"), (2, "valid/wiki/00/wiki"), (3, "valid/books/00/books")):  # fmt: skip
@@ -150,7 +151,7 @@ def in_bash(script: str, home: Path) -> Ended:
         text=True,
         timeout=TIMEOUT_SECONDS,
     )
-    return Ended(done.returncode, done.stdout)
+    return Ended(done.returncode, done.stdout.replace(f"{home}/", ""))  # as one sees it from there
 
 
 def script_of(step: Step, updates: int) -> str:
