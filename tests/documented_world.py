@@ -23,10 +23,14 @@ from tests.documented import ROOT, Step
 from tests.fairseq_runs import Ended, train
 
 TIMEOUT_SECONDS = 300
-MODEL = "--arch opt --decoder-layers 1 --decoder-embed-dim 32 --decoder-ffn-embed-dim 64 --decoder-attention-heads 2"
+TINY = (
+    "--decoder-layers 1 --decoder-embed-dim 32 --decoder-ffn-embed-dim 64 "
+    "--decoder-attention-heads 2"
+)
 
-# What is written -> what is run. Only numbers, and where things go.
+# What is written -> what is run. Only numbers, and where things go; the sizes but for the smallest become tiny.
 SMALLER: List[Tuple[str, str]] = [
+    (r"--arch opt_(?!8m)\w+", rf"\g<0> {TINY}"),
     (r"--nproc_per_node \d+", "--nproc_per_node 2"),
     (r"--vocab-size \d+", "--vocab-size 300"),
     (r"--update-freq \d+", "--update-freq 2"),
@@ -35,14 +39,13 @@ SMALLER: List[Tuple[str, str]] = [
         r'\g<0> --text corpus.jsonl --max-update 20 --run-dir "$PWD/runs/quickstart"',
     ),
 ]
-SMALL_TRAINING = MODEL.split(" ", 2)[2] + " --tokens-per-sample 32 --max-update {updates}"
 # Options behind those of the page, by program; the last one of a kind counts.
 MORE: Dict[str, str] = {
-    "fairseq-train": SMALL_TRAINING,
-    "torchrun": SMALL_TRAINING + " --cpu --distributed-backend gloo",
-    "fairseq-hydra-train": "optimization.max_update={updates} optimization.update_freq=[1] task.tokens_per_sample=32 "
-    "+model.decoder_layers=1 +model.decoder_embed_dim=32 +model.decoder_ffn_embed_dim=64 "
-    "+model.decoder_attention_heads=2",
+    "fairseq-train": "--tokens-per-sample 32 --max-update {updates}",
+    "torchrun": "--tokens-per-sample 32 --max-update {updates} --cpu --distributed-backend gloo --log-interval 2",
+    "fairseq-hydra-train": "optimization.max_update={updates} optimization.update_freq=[1] "
+    "task.tokens_per_sample=32 +model.decoder_layers=1 +model.decoder_embed_dim=32 "
+    "+model.decoder_ffn_embed_dim=64 +model.decoder_attention_heads=2",
 }
 # What a page supposes to be there.
 GIVEN: Dict[str, List[str]] = {
@@ -84,7 +87,7 @@ def make_given(folder: Path) -> Path:
 
     assert metaseq(["prepare", f"{folder}/corpus.jsonl", "--destdir", f"{folder}/data"]) == 0
     ended = train(
-        folder / "data", folder / "trained", *MODEL.split(), "--max-update", 2, "--no-epoch-checkpoints",
+        folder / "data", folder / "trained", "--arch", "opt", *TINY.split(), "--max-update", 2, "--no-epoch-checkpoints",
         "--decoder-max-positions", 2048, "--valid-subset", "valid",
     )  # fmt: skip
     assert ended.status == 0, ended.output
