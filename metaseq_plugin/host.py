@@ -10,6 +10,7 @@ from metaseq_plugin.checkpoint.architecture import flags_of_start
 from metaseq_plugin.checkpoint.load import load_checkpoint
 from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.save import save_checkpoint
+from metaseq_plugin.compat.finished_runs import end_if_finished
 from metaseq_plugin.distributed import run
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel
 from metaseq_plugin.distributed.option_checks import check_layout
@@ -75,6 +76,8 @@ class OPTHost:
 
     def load(self, cfg: Any, trainer: Any, **passthrough: Any) -> Any:
         extra_state, epoch_itr = load_checkpoint(cfg, trainer, **passthrough)
+        if extra_state is not None:
+            end_if_finished(trainer, epoch_itr)
         # Everything has been checked and read, and the first update is next.
         if trainer.cfg.distributed_training.distributed_rank == 0:
             report_start(trainer, epoch_itr)

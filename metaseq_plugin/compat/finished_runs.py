@@ -8,7 +8,6 @@ import logging
 from functools import wraps
 from typing import Any, Callable, Optional
 
-from metaseq_plugin.compat.host import host_of
 from metaseq_plugin.compat.one_model import largest
 
 logger = logging.getLogger(__name__)
@@ -50,19 +49,11 @@ def why_ended(cfg: Any, trainer: Any, epoch_itr: Any) -> Optional[str]:
     return None
 
 
-def asking_whether_it_ended(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``load_checkpoint``; raises NothingToDo for a run that has ended."""
-
-    @wraps(load)
-    def wrapper(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
-        extra_state, epoch_itr = load(cfg, trainer, **passthrough)
-        if extra_state is not None and host_of(trainer.cfg) is not None:
-            reason = why_ended(trainer.cfg.optimization, trainer, epoch_itr)
-            if reason is not None:
-                raise NothingToDo(reason)
-        return extra_state, epoch_itr
-
-    return wrapper
+def end_if_finished(trainer: Any, epoch_itr: Any) -> None:
+    """Raise NothingToDo for a run of ``trainer``, restored from a checkpoint, that has ended. Collective."""
+    reason = why_ended(trainer.cfg.optimization, trainer, epoch_itr)
+    if reason is not None:
+        raise NothingToDo(reason)
 
 
 def ending_well(main: Callable[..., Any]) -> Callable[..., Any]:

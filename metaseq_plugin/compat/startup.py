@@ -98,7 +98,6 @@ SEAMS = (
     Seam("torch.distributed.run", "after", "torchrun_report", "in_one_line", "main"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "saving", "save_checkpoint"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "loading", "load_checkpoint"),
-    Seam("fairseq.checkpoint_utils", "after", "finished_runs", "asking_whether_it_ended", "load_checkpoint"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "reading", "load_checkpoint_to_cpu"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "naming_a_member", "get_maybe_sharded_checkpoint_filename"),
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_file", "Trainer.save_checkpoint"),
