@@ -68,8 +68,8 @@ def passing_on(call_main: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(cfg: Any, main: Callable[..., Any], **kwargs: Any) -> Any:
         host = host_of(cfg)
         is_main_thread = threading.current_thread() is threading.main_thread()
-        trains = main.__module__ == "fairseq_cli.train" and host is not None and is_main_thread
-        if not trains or not host.saves_on_signal(cfg) or not will_spawn(cfg):
+        trains = main.__module__ == "fairseq_cli.train" and is_main_thread
+        if not trains or host is None or not host.saves_on_signal(cfg) or not will_spawn(cfg):
             return call_main(cfg, main, **kwargs)
         with Relay() as relay:
             try:

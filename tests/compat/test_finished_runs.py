@@ -54,10 +54,9 @@ def test_nothing_to_do(data: Path, tmp_path: Path, first: Any, again: Any, said:
 
 
 def test_a_larger_number_goes_on(data: Path, tmp_path: Path) -> None:
-    for updates in (EPOCH, EPOCH + 1):  # the first ends with an epoch
-        ended = train(data, tmp_path, "--max-update", updates)
-        assert ended.status == 0, ended.output
-        assert "nothing to do" not in ended.output
+    assert train(data, tmp_path, "--max-update", EPOCH).status == 0  # ends with an epoch
+    ended = train(data, tmp_path, "--max-update", EPOCH + 1)
+    assert ended.status == 0, ended.output
     assert f"epoch 2 @ {EPOCH + 1} updates" in ended.output
 
 
