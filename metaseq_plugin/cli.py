@@ -3,6 +3,8 @@
     metaseq prepare corpus.jsonl --destdir data
     metaseq data inspect data
     metaseq convert runs/quickstart/checkpoint_best.pt opt-hf --to hf
+    metaseq help convert        the same as metaseq convert --help
+    metaseq help train          the options that the plugin adds to fairseq-train
 
 A subcommand, also one of a group such as ``data``, is a module with a docstring (its first line is the
 help), ``add_arguments(parser)`` and ``run(args)``. The steps: (1) a parser is built from the docstrings,
@@ -33,6 +35,7 @@ SUBCOMMANDS: Commands = {
     "convert": "metaseq_plugin.formats.convert",
     "reshard": "metaseq_plugin.checkpoint.reshard",
 }
+TRAINING_OPTIONS = "metaseq_plugin.launch.training_options"
 GROUPS = {"data": "look at a corpus, or clean it"}
 
 
@@ -64,6 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     subparsers = _add_subparsers(parser)
     subparsers.add_parser("doctor", help="say whether this environment can train, and what to mend")
+    subparsers.add_parser(
+        "help", help="this page, or that of a subcommand; of `train`: our options"
+    )
     for name, module in SUBCOMMANDS.items():
         if isinstance(module, str):
             _add_subcommand(subparsers, name, module)
@@ -94,7 +100,13 @@ def _add_subcommand(subparsers: Any, name: str, module: str) -> None:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one subcommand; the exit status: 0, 2 after one sentence on what to set, 130 after Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["help", "train"]:
+        import_module(TRAINING_OPTIONS).show()
+        return 0
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    args = build_parser().parse_args(arguments)
     try:
         args.run(args)
     except UserError as error:

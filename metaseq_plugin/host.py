@@ -4,14 +4,17 @@ Each answer is a line that leads to the room where the work is done; ``compat/ho
 """
 
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
+from metaseq_plugin.checkpoint.architecture import flags_of_start
 from metaseq_plugin.checkpoint.load import load_checkpoint
 from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.save import save_checkpoint
+from metaseq_plugin.compat.finished_runs import end_if_finished
 from metaseq_plugin.distributed import run
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel
 from metaseq_plugin.distributed.option_checks import check_layout
+from metaseq_plugin.distributed.start_report import keep_configuration, report_start
 from metaseq_plugin.formats.fairseq import build_state, fairseq_cfg, read_whole
 from metaseq_plugin.formats.locate import is_hf, locate
 from metaseq_plugin.formats.metaseq.names import is_metaseqs_own, settings_of
@@ -22,11 +25,25 @@ from metaseq_plugin.sizes import is_opt
 from metaseq_plugin.storage import torch_file
 
 
+def is_set(options: Any, name: str) -> bool:
+    """Whether ``name`` is set; tasks other than ours do not know our options."""
+    return name in options and bool(options[name])
+
+
 class OPTHost:
     """The host of every OPT; ``metaseq_plugin/__init__`` registers one."""
 
     def owns(self, cfg: Any) -> bool:
         return cfg.model is not None and is_opt(cfg.model._name)
+
+    def owns_model(self, model: Any) -> bool:
+        return isinstance(model, OPTLanguageModel)
+
+    def owns_task(self, name: str) -> bool:
+        return is_opt(name)
+
+    def architecture(self, args: Any) -> List[str]:
+        return flags_of_start(args)
 
     # How a run is laid out over its ranks.
 
@@ -35,6 +52,9 @@ class OPTHost:
 
     def prepare(self, cfg: Any) -> None:
         run.prepare(cfg)
+
+    def saves_on_signal(self, cfg: Any) -> bool:
+        return not is_set(cfg.task, "no_save_on_signal")
 
     def make_groups(self, model_parallel_size: int) -> None:
         run.make_groups(model_parallel_size)
@@ -55,7 +75,14 @@ class OPTHost:
         save_checkpoint(cfg, trainer, epoch_itr, val_loss)
 
     def load(self, cfg: Any, trainer: Any, **passthrough: Any) -> Any:
-        return load_checkpoint(cfg, trainer, **passthrough)
+        extra_state, epoch_itr = load_checkpoint(cfg, trainer, **passthrough)
+        if extra_state is not None:
+            end_if_finished(trainer, epoch_itr)
+        # Everything has been checked and read, and the first update is next.
+        if trainer.cfg.distributed_training.distributed_rank == 0:
+            report_start(trainer, epoch_itr)
+            keep_configuration(trainer.cfg)
+        return extra_state, epoch_itr
 
     def member(self, path: str) -> Optional[str]:
         name = set_name(Path(path))

@@ -11,17 +11,24 @@ with ``</s>``, OPT's document separator: it is put in front unless the ids alrea
 
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple, Optional, Sequence, Union
+from typing import Any, NamedTuple, Optional, Sequence, Union
 
+import numpy as np
 import torch
 from fairseq.data import Dictionary
-from torch import nn
+from torch import Tensor, nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.model import Model, read_model
-from metaseq_plugin.formats.tensors import DTYPES
+from metaseq_plugin.formats.tensors import DTYPES, check_held
 from metaseq_plugin.generation.generator import Generator
-from metaseq_plugin.generation.settings import Hypothesis, Settings, check_settings
+from metaseq_plugin.generation.settings import (
+    Hypothesis,
+    Settings,
+    check_settings,
+    check_types,
+    is_whole,
+)
 from metaseq_plugin.generation.stopping import StopTexts
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from metaseq_plugin.storage import torch_file
@@ -37,7 +44,7 @@ from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
 
 Prompt = Union[str, Sequence[int]]
 
-SPELLED = {name: name for name in ("max_new_tokens", *(f.name for f in fields(Settings)))}
+SPELLED = {n: n for n in ("max_new_tokens", "batch_size", *(f.name for f in fields(Settings)))}
 
 
 class Completion(NamedTuple):
@@ -83,13 +90,34 @@ def build_model(
     with torch.device("meta"):
         model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary))
     # One after the other: of each only what the model keeps is held when the next one is read.
-    placed = {
-        name: torch_file.own_memory(tensor.to(device=device, dtype=dtype))
-        for name, tensor in source.tensors.items()
-    }
+    placed = {}
+    for name, tensor in source.tensors.items():
+        placed[name] = torch_file.own_memory(tensor.to(device=device, dtype=dtype))
+        check_held(name, tensor, placed[name], "dtype")
     # Not the model's own method: fairseq's cannot put tensors in the place of meta ones.
     nn.Module.load_state_dict(model, placed, assign=True)
     return model.requires_grad_(False)
+
+
+def token_ids(prompt: Any, number: int) -> list[int]:
+    """``prompt`` as Python's integers: a list, an array or a tensor of whole numbers, (T,).
+
+    Raises:
+        UserError: it is something else, or holds something else.
+    """
+    ids = prompt.tolist() if isinstance(prompt, (np.ndarray, Tensor)) else prompt
+    if not isinstance(ids, Sequence) or isinstance(ids, bytes):
+        raise UserError(
+            f"A prompt must be a text or a list of token ids, but prompt {number} is {prompt!r}. "
+            "Set [[31414, 232]], a list of such prompts."
+        )
+    wrong = [token for token in ids if not is_whole(token)]
+    if wrong:
+        raise UserError(
+            f"A prompt's token ids must be whole numbers, but prompt {number} holds {wrong[0]!r}. "
+            "Use those that `encode` gives."
+        )
+    return [int(token) for token in ids]
 
 
 class OPT:
@@ -195,13 +223,14 @@ class OPT:
             batch_size: most rows at once; default: as many as fit into ``MAX_BATCH_TOKENS``.
 
         Raises:
-            UserError: impossible settings, or a prompt that cannot be read.
+            UserError: impossible settings, a prompt that cannot be read, or logits that are not finite.
         """
         settings = Settings(
             min_new_tokens, temperature, top_k, top_p, beam, num_samples, length_penalty,
             seed=seed, with_scores=with_scores,
         )  # fmt: skip
         check_settings(settings, max_new_tokens, SPELLED, len(self.dictionary))
+        check_types({"batch_size": batch_size}, SPELLED)
         stops = self.check_stops(stop, beam)
         rows = self.rows_of(prompts)
         continued = self.generator.generate(
@@ -220,32 +249,43 @@ class OPT:
         """Log-probability of every token of every input, the first one given ``</s>``.
 
         Raises:
-            UserError: an input that cannot be read.
+            UserError: an input that cannot be read, or logits that are not finite.
         """
+        check_types({"batch_size": batch_size}, SPELLED)
         rows = self.rows_of(inputs)
         scores = self.generator.score(rows, batch_size)
         return [Scored(row[1:], values) for row, values in zip(rows, scores)]
 
     def rows_of(self, inputs: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each input behind one ``</s>``."""
-        if isinstance(inputs, str) or not inputs:
-            given = "one string" if isinstance(inputs, str) else "empty"
+        is_list = isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes))
+        if not is_list or not inputs:
+            given = (
+                "one string" if isinstance(inputs, str) else "empty" if is_list else f"{inputs!r}"
+            )
             raise UserError(
                 f'`prompts` must be a list of at least one prompt, but is {given}. Set ["text"].'
             )
         return self.generator.begun(
-            [self.encode(p) if isinstance(p, str) else [int(t) for t in p] for p in inputs]
+            [
+                self.encode(prompt) if isinstance(prompt, str) else token_ids(prompt, number)
+                for number, prompt in enumerate(inputs)
+            ]
         )
 
     def check_stops(self, stop: Union[str, Sequence[str]], beam: int) -> list[str]:
-        stops = [stop] if isinstance(stop, str) else list(stop)
+        stops = [stop] if isinstance(stop, str) else stop
+        if not isinstance(stops, Sequence) or not all(isinstance(text, str) for text in stops):
+            raise UserError(
+                f'`stop` must be a text or a list of texts, but is {stop!r}. Set ["."], say.'
+            )
         if stops and (beam > 1 or self.tokenizer is None or "" in stops):
             reason = "`beam` is above 1" if beam > 1 else "the model has no tokenizer"
             raise UserError(
                 "`stop` must be left out, or hold non-empty texts, with a tokenizer and `beam` 1, "
-                f"but is {stops}{'' if '' in stops else ', and ' + reason}. Leave it out."
+                f"but is {list(stops)}{'' if '' in stops else ', and ' + reason}. Leave it out."
             )
-        return stops
+        return list(stops)
 
     def completion(
         self, prompt: list[int], hypothesis: Hypothesis, stops: Sequence[str]

@@ -4,10 +4,22 @@
 siblings: post-norm, no final norm, 512-dim word embeddings. E and D are those of ``opt.py``.
 """
 
-from typing import Any, NamedTuple, Optional
+from argparse import Namespace
+from typing import Any, Mapping, NamedTuple, Optional
 
 ARCH = "opt"  # the name without a size
 FFN_RATIO = 4  # every OPT has a feed-forward dim of 4·D
+MAX_POSITIONS = 2048  # and reads so many tokens
+# What makes one model another than the next: its tensors, or what is computed with them.
+DIMENSIONS = (
+    "decoder_layers",
+    "decoder_embed_dim",
+    "decoder_attention_heads",
+    "decoder_ffn_embed_dim",
+    "decoder_word_embed_dim",
+    "decoder_post_norm",
+    "decoder_max_positions",
+)
 
 
 class OPTSize(NamedTuple):
@@ -65,3 +77,41 @@ def fill_size(cfg: Any, arch: str) -> None:
             setattr(cfg, name, value)
     if "decoder_ffn_embed_dim" not in cfg or cfg.decoder_ffn_embed_dim is None:
         cfg.decoder_ffn_embed_dim = FFN_RATIO * cfg.decoder_embed_dim
+
+
+def dimensions_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each of ``DIMENSIONS``; what ``settings`` leaves out is its arch's (``_name``)."""
+    given = {name: settings[name] for name in DIMENSIONS if settings.get(name) is not None}
+    complete = Namespace(**{"decoder_max_positions": MAX_POSITIONS, **given})
+    fill_size(complete, str(settings.get("_name") or ARCH))
+    if complete.decoder_word_embed_dim == complete.decoder_embed_dim:
+        complete.decoder_word_embed_dim = None
+    return {name: vars(complete)[name] for name in DIMENSIONS}
+
+
+def arch_of(settings: Mapping[str, Any]) -> str:
+    """The ``--arch`` of the dimensions in ``settings``: that of a size, or the bare ``opt``."""
+    wanted = {**dimensions_of(settings), "decoder_max_positions": MAX_POSITIONS}
+    names = (f"{ARCH}_{size}" for size in SIZES)
+    return next((name for name in names if dimensions_of({"_name": name}) == wanted), ARCH)
+
+
+def flags_of(settings: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that give a model the dimensions in ``settings``.
+
+    ``--arch opt_125m`` for a size; for others ``--arch opt`` and every dimension that is not derived.
+    """
+    arch, dims = arch_of(settings), dimensions_of(settings)
+    derived = {
+        "decoder_ffn_embed_dim": FFN_RATIO * dims["decoder_embed_dim"],
+        "decoder_word_embed_dim": None,
+        "decoder_post_norm": False,
+        "decoder_max_positions": MAX_POSITIONS,
+    }
+    known = derived if arch == ARCH else dimensions_of({"_name": arch})
+    flags = ["--arch", arch]
+    for name, value in dims.items():
+        if name not in known or known[name] != value:
+            flags.append(f"--{name.replace('_', '-')}")
+            flags += [] if value is True else [str(value)]
+    return flags

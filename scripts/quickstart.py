@@ -275,8 +275,6 @@ def write_text(run: Run) -> List[str]:
     output = call(
         run, "write", "Write",
         ["fairseq-interactive", str(run.data), *task_options(), "--path", str(run.checkpoint),
-         "--bpe", "opt_bpe", "--opt-bpe-vocab", str(run.data / "vocab.json"),
-         "--opt-bpe-merges", str(run.data / "merges.txt"),
          "--beam", "1", "--nbest", "1", "--sampling", "--sampling-topp", "0.9",
          "--temperature", "0.7", "--max-len-b", str(NEW_TOKENS)],
         stdin="".join(f"{prompt}\n" for prompt in PROMPTS),

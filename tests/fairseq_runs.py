@@ -60,6 +60,12 @@ class Ended(NamedTuple):
     output: str
 
     @property
+    def said(self) -> str:
+        """All but what only a fork says, in which the plugin is imported already."""
+        lines = self.output.splitlines(keepends=True)
+        return "".join(line for line in lines if "has already been imported" not in line)
+
+    @property
     def last_line(self) -> str:
         return self.output.strip().splitlines()[-1]
 

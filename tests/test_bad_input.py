@@ -77,8 +77,8 @@ TRAIN: dict[str, tuple[Callable[[Places], tuple], str]] = {
     "checkpoint truncated": (lambda p: ("--finetune-from-model", damaged(p, lambda b: b[: len(b) // 2])), "damaged.pt must be a whole checkpoint"),
     "checkpoint empty": (lambda p: ("--finetune-from-model", damaged(p, lambda b: b"")), "damaged.pt must be a whole checkpoint"),
     "checkpoint is text": (lambda p: ("--finetune-from-model", damaged(p, lambda b: b"hello")), "damaged.pt must be a whole checkpoint"),
-    "checkpoint of another size": (lambda p: ("--finetune-from-model", p.checkpoint, "--decoder-embed-dim", "32"), r"must have shape \(40, 32\), but is \(40, 16\)"),
-    "checkpoint of another depth": (lambda p: ("--finetune-from-model", p.checkpoint, "--decoder-layers", "3"), "`decoder.layers.2.* must be in both, but is only in the model"),
+    "checkpoint of another size": (lambda p: ("--finetune-from-model", p.checkpoint, "--decoder-embed-dim", "32"), "--decoder-embed-dim 32 instead of 16, .* Set --arch opt --decoder-layers 2 --decoder-embed-dim 16"),
+    "checkpoint of another depth": (lambda p: ("--finetune-from-model", p.checkpoint, "--decoder-layers", "3"), "has --decoder-layers 3 instead of 2. Set --arch opt --decoder-layers 2"),
     "checkpoint of another optimizer": (lambda p: ("--restore-file", p.checkpoint, "--optimizer", "adam"), r"The checkpoint's Optimizer must be this run's \(FairseqAdam\), but is FairseqAdamW"),
     "validation split missing": (lambda p: ("--valid-subset", "valid2"), "must hold valid2.bin and valid2.idx, but .* holds train, valid"),
 }

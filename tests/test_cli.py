@@ -27,6 +27,12 @@ sys.exit(status)
     [
         (["--help"], 0, "data      look at a corpus, or clean it"),
         (["data", "--help"], 0, "clean     Copy a corpus without its debris: bad and too short"),
+        (["help"], 0, "data      look at a corpus, or clean it"),
+        (
+            ["help", "run"],
+            2,
+            "metaseq: error: argument SUBCOMMAND: invalid choice: 'run' (choose from",
+        ),
         (["--version"], 0, f"metaseq-plugin {version('metaseq-plugin')}"),
         ([], 2, "metaseq: error: the following arguments are required: SUBCOMMAND"),
         (["data"], 2, "metaseq data: error: the following arguments are required: SUBCOMMAND"),
@@ -42,12 +48,20 @@ def test_what_needs_no_library_imports_none(
     assert done.stdout.endswith("loaded:\n")
 
 
+def test_help_of_doctor_is_the_doctors_own(run_python: RunPython) -> None:
+    asked = (["help", "doctor"], ["doctor", "--help"])
+    first, second = (run_python(COMMAND.format(arguments=arguments)) for arguments in asked)
+    assert first.stdout == second.stdout
+    assert "say whether this environment can train, and what to mend." in first.stdout
+
+
+@pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("name", ["prepare", "data inspect", "data clean", "convert", "reshard"])
 def test_a_subcommand_has_its_modules_arguments_and_docstring(
-    name: str, capsys: pytest.CaptureFixture[str]
+    name: str, before: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main([*name.split(), "--help"])
+        cli.main(["help", *name.split()] if before else [*name.split(), "--help"])
     assert end.value.code == 0
     printed = capsys.readouterr().out
     module = cli.SUBCOMMANDS

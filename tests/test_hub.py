@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
 import pytest
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
@@ -211,7 +212,7 @@ def test_without_tokenizer_text_is_none(opt: OPT) -> None:
     assert opt.generate([[5]], 3, with_scores=False)[0][0].scores == []
 
 
-REFUSED: dict[str, tuple[Callable[[OPT], Any], str]] = {
+REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no prompts": (lambda o: o.generate([]), "`prompts` must be a list of at least one prompt, but is empty"),
     "one string": (lambda o: o.generate("text"), "`prompts` must be a list .* but is one string"),
     "prompt without tokens": (lambda o: o.generate([[5], []]), "prompt 1 has none"),
@@ -231,6 +232,33 @@ REFUSED: dict[str, tuple[Callable[[OPT], Any], str]] = {
     "equal samples": (lambda o: o.generate([[5]], num_samples=2, temperature=0.0), "`num_samples` must be 1 at temperature 0"),
     "no new tokens": (lambda o: o.generate([[5]], max_new_tokens=0), "`max_new_tokens` must be at least 1, but is 0"),
     "min beyond max": (lambda o: o.generate([[5]], 4, 5), r"`min_new_tokens` must be at most `max_new_tokens` \(4\), but is 5"),
+    "max_new_tokens of 5.5": (lambda o: o.generate([[5]], max_new_tokens=5.5), "`max_new_tokens` must be a whole number, but is 5.5"),
+    "max_new_tokens of 5.0": (lambda o: o.generate([[5]], max_new_tokens=5.0), "`max_new_tokens` must be a whole number, but is 5.0"),
+    "max_new_tokens as text": (lambda o: o.generate([[5]], max_new_tokens="5"), "`max_new_tokens` must be a whole number, but is '5'"),
+    "min_new_tokens None": (lambda o: o.generate([[5]], min_new_tokens=None), "`min_new_tokens` must be a whole number, but is None"),
+    "top_k of 2.5": (lambda o: o.generate([[5]], top_k=2.5), "`top_k` must be a whole number, but is 2.5"),
+    "beam as bool": (lambda o: o.generate([[5]], beam=True), "`beam` must be a whole number, but is True"),
+    "num_samples as text": (lambda o: o.generate([[5]], num_samples="2"), "`num_samples` must be a whole number"),
+    "temperature as text": (lambda o: o.generate([[5]], temperature="0.7"), "`temperature` must be a number, but is '0.7'"),
+    "top_p as bool": (lambda o: o.generate([[5]], top_p=True), "`top_p` must be a number, but is True"),
+    "length_penalty None": (lambda o: o.generate([[5]], length_penalty=None), "`length_penalty` must be a number"),
+    "length_penalty of 1000": (lambda o: o.generate([[5]], beam=2, length_penalty=1000.0), "`length_penalty` must be within"),
+    "length_penalty NaN": (lambda o: o.generate([[5]], beam=2, length_penalty=float("nan")), "`length_penalty` must be within"),
+    "seed of 1.5": (lambda o: o.generate([[5]], seed=1.5), "`seed` must be a whole number or None, but is 1.5"),
+    "with_scores of 1": (lambda o: o.generate([[5]], with_scores=1), "`with_scores` must be True or False, but is 1"),
+    "batch_size of 2.5": (lambda o: o.generate([[5]], batch_size=2.5), "`batch_size` must be a whole number or None, but is 2.5"),
+    "two wrong types": (lambda o: o.generate([[5]], top_k="a", seed="b"), r"`top_k` must .*\n`seed` must"),
+    "stop of numbers": (lambda o: o.generate([[5]], stop=[5]), r"`stop` must be a text or a list of texts, but is \[5\]"),
+    "stop None": (lambda o: o.generate([[5]], stop=None), "`stop` must be a text or a list of texts, but is None"),
+    "id with a fraction": (lambda o: o.generate([[3.7]]), "must be whole numbers, but prompt 0 holds 3.7"),
+    "id as text": (lambda o: o.generate([[5], ["5"]]), "must be whole numbers, but prompt 1 holds '5'"),
+    "id as bool": (lambda o: o.generate([[True]]), "must be whole numbers, but prompt 0 holds True"),
+    "ids one level too deep": (lambda o: o.generate([[[5]]]), r"must be whole numbers, but prompt 0 holds \[5\]"),
+    "ids one level too high": (lambda o: o.generate([5, 6]), "A prompt must be a text or a list of token ids, but prompt 0 is 5"),
+    "tensor of fractions": (lambda o: o.generate([torch.tensor([5.0])]), "must be whole numbers, but prompt 0 holds 5.0"),
+    "no list": (lambda o: o.generate(None), "`prompts` must be a list of at least one prompt, but is None"),
+    "score of a fraction": (lambda o: o.score([[5, 3.7]]), "must be whole numbers, but prompt 0 holds 3.7"),
+    "score in batches of 2.5": (lambda o: o.score([[5]], batch_size=2.5), "`batch_size` must be a whole number or None"),
     "batch of 0": (lambda o: o.generate([[5]], batch_size=0), "`batch_size` must be at least 1, but is 0"),
     "stop without tokenizer": (lambda o: o.generate([[5]], stop="."), "`stop` must be left out"),
     "score without tokens": (lambda o: o.score([[]]), "prompt 0 has none"),
@@ -248,6 +276,18 @@ def test_refused(opt: OPT, name: str) -> None:
     assert str(refusal.value).endswith(".")
 
 
+def test_numbers_of_numpy_and_torch_are_numbers(opt: Any) -> None:
+    expected = opt.generate([[5, 6]], 4, top_k=3, seed=1, top_p=0.5)
+    found = opt.generate(
+        [np.array([5, 6], dtype=np.int32)], np.int64(4), top_k=np.uint8(3), seed=np.int64(1),
+        top_p=np.float32(0.5), with_scores=np.bool_(True), batch_size=np.int16(2),
+    )  # fmt: skip
+    assert found == expected
+    for ids in (torch.tensor([5, 6]), (5, 6), [np.int64(5), 6]):
+        assert opt.generate([ids], 4, top_k=3, seed=1, top_p=0.5) == expected
+        assert opt.score([ids]) == opt.score([[5, 6]])
+
+
 def test_longest_inputs_are_taken(opt: OPT) -> None:
     assert len(opt.score([[5] * 2048])[0].scores) == 2048
     assert len(opt.generate([[5] * 2047], 9, min_new_tokens=9)[0][0].tokens) == 1
@@ -259,8 +299,18 @@ LOADING: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "data folder missing": (lambda run, tmp: OPT.from_pretrained(run, data=tmp / "none"), "`data` must be a folder"),
     "other dictionary": (lambda run, tmp: OPT.from_pretrained(run, data=write_data(tmp, 64)), "must give the model's 40 types, but in .* gives 64"),
     "dtype unknown": (lambda run, tmp: OPT.from_pretrained(run, dtype="int8"), "`dtype` must be one of float32, float16, bfloat16, but is int8"),
+    "weights of NaN": (lambda run, tmp: OPT.from_pretrained(with_embedding(run, tmp, float("nan"))), "`decoder.embed_tokens.weight` in .*large.pt holds nan"),
+    "weights beyond float16": (lambda run, tmp: OPT.from_pretrained(with_embedding(run, tmp, 1e6), dtype="float16"), "`dtype` must hold every weight, but `decoder.embed_tokens.weight` reaches 1e.06 .* Set dtype bfloat16"),
     "truncated": (lambda run, tmp: OPT.from_pretrained(truncated(run, tmp)), "damaged.pt"),
 }  # fmt: skip
+
+
+def with_embedding(run: Path, folder: Path, number: float) -> Path:
+    state = torch.load(run / "checkpoint_best.pt")
+    state["model"]["decoder.embed_tokens.weight"][7, 3] = number
+    state["cfg"]["task"]["data"] = str(run.parent / "data")
+    torch.save(state, folder / "large.pt")
+    return folder / "large.pt"
 
 
 def truncated(run: Path, folder: Path) -> Path:

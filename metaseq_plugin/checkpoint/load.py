@@ -4,15 +4,22 @@ In the place of fairseq's ``load_checkpoint`` for models of ours:
 (1) choose the set (``checkpoint/choose.py``);
 (2) every rank reads its own pieces of it (``checkpoint/set.py``);
 (3) hand them to fairseq's trainer, which takes them as its own file's;
-(4) the data go on after the batches that all ranks of the saved run had seen.
+(4) the data go on after what all ranks of the saved run had seen (``checkpoint/data_position.py``).
 """
 
 import ast
 import logging
 import os
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
+from metaseq_plugin.checkpoint.architecture import check_dimensions
 from metaseq_plugin.checkpoint.choose import Resets, choose
+from metaseq_plugin.checkpoint.data_position import (
+    check_making,
+    check_place,
+    has_update_left,
+    scaled_position,
+)
 from metaseq_plugin.checkpoint.save import optimizer_params, own_name
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
@@ -26,6 +33,14 @@ from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.layout.peers import Ranks, agree, all_ranks
 
 logger = logging.getLogger(__name__)
+
+# What each of Resets leaves out of a checkpoint that fairseq's trainer loads.
+BEGINS_ANEW = (
+    "the update count, the optimizer's moments, the learning-rate schedule, the best score",
+    "the state of the learning-rate schedule",
+    "the averages and the clock of the log, the best score",
+    "the data, at epoch 1",
+)
 
 
 def load_checkpoint(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
@@ -47,19 +62,42 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
                 path, start.resets.optimizer, start.resets.lr_scheduler, overrides,
                 reset_meters=start.resets.meters,
             )  # fmt: skip
+        history = state["optimizer_history"]
+        say_what_begins_anew(start.resets, history[-1]["num_updates"] if history else 0)
     best = (extra_state or {}).get("best")
     if best is not None and not (start.resets.optimizer or start.resets.meters):
         set_best_score(best)
     restored = (
         extra_state["train_iterator"] if extra_state and not start.resets.dataloader else None
     )
-    epoch_itr = trainer.get_train_iterator(
-        epoch=restored["epoch"] if restored else 1, load_dataset=True, **passthrough
-    )
-    if restored:
-        epoch_itr.load_state_dict(restored)
+    epoch_itr = train_iterator(trainer, restored, **passthrough)
     trainer.lr_step(epoch_itr.epoch)
     return extra_state, epoch_itr
+
+
+def train_iterator(trainer: Any, restored: Optional[Dict[str, Any]], **passthrough: Any) -> Any:
+    """The epoch iterator at the position ``restored``, or at the first epoch's beginning."""
+    epoch = restored["epoch"] if restored else 1
+    epoch_itr = trainer.get_train_iterator(epoch=epoch, load_dataset=True, **passthrough)
+    if restored is None:
+        return epoch_itr
+    check_place(restored, len(epoch_itr))
+    epoch_itr.load_state_dict(restored)
+    # A stream goes on with its next epoch itself.
+    is_inside = restored.get("iterations_in_epoch", 0) > 0 and "streaming" not in restored
+    if is_inside and not has_update_left(epoch_itr, trainer.cfg.optimization):
+        logger.info(
+            f"no update is left of epoch {epoch} under these settings: epoch {epoch + 1} begins"
+        )
+        return trainer.get_train_iterator(epoch=epoch + 1, load_dataset=True, **passthrough)
+    return epoch_itr
+
+
+def say_what_begins_anew(resets: Resets, updates: int) -> None:
+    """Log what is not taken from a checkpoint of so many ``updates``."""
+    anew = [what for what, is_reset in zip(BEGINS_ANEW, resets, strict=True) if is_reset]
+    if anew:
+        logger.info(f"begin anew, {updates} updates of the checkpoint aside: {'; '.join(anew)}")
 
 
 def skips_damaged(trainer: Any) -> bool:
@@ -75,6 +113,7 @@ def state_of(saved: CheckpointSet, trainer: Any, resets: Resets, ranks: Ranks) -
     with_optimizer = saved.has_optimizer and not resets.optimizer
     pieces = pieces_of(trainer.get_model())
     try:
+        check_dimensions(saved, trainer.cfg.model)
         if trainer.cfg.ema.store_ema and pieces != saved.pieces:
             raise UserError(
                 "`--store-ema` must go on in the layout that was saved, but this one is another. "
@@ -93,6 +132,7 @@ def state_of(saved: CheckpointSet, trainer: Any, resets: Resets, ranks: Ranks) -
     extra = dict(state["extra_state"])
     iterator = extra["train_iterator"]
     if iterator is not None and not resets.dataloader:
+        check_making(iterator, state.get("cfg") or {}, trainer.cfg)
         extra["train_iterator"] = scaled_position(
             iterator,
             saved.layout.data_parallel_size,
@@ -112,22 +152,3 @@ def adapt_optimizer_name(state: Dict[str, Any], trainer: Any) -> None:
         last = dict(state["optimizer_history"][-1])
         last["optimizer_name"] = type(trainer.optimizer).__name__
         state["optimizer_history"] = [*state["optimizer_history"][:-1], last]
-
-
-def scaled_position(
-    iterator: Dict[str, Any], saved_size: int, size: int, says_so: bool = True
-) -> Dict[str, Any]:
-    """The data position for ``size`` data-parallel ranks: batches are dealt to them in turn.
-
-    A streaming task's position is one of all ranks, and stays as it is.
-    """
-    if "streaming" in iterator:
-        return iterator
-    batches = iterator.get("iterations_in_epoch", 0) * saved_size
-    position, repeated = divmod(batches, size)
-    if repeated and says_so:
-        logger.warning(
-            f"the checkpoint has seen {batches} batches of this epoch, which {size} data-parallel "
-            f"ranks cannot share out evenly: {repeated} of them will be seen twice"
-        )
-    return {**iterator, "iterations_in_epoch": position}

@@ -97,7 +97,14 @@ class Manifest(NamedTuple):
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content["version"]
             manifest = cls._of(content) if version == VERSION else None
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise UserError(
                 f"{path} must be a checkpoint's manifest, but cannot be read as one "
                 f"({type(error).__name__}: {error}). Use another checkpoint, or copy this one again."

@@ -11,6 +11,7 @@ part saves the part, and a fully sharded model is gathered for it, by all ranks.
 """
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -22,7 +23,7 @@ from fairseq.data import data_utils
 from metaseq_plugin.checkpoint.commit import Save, commit
 from metaseq_plugin.checkpoint.manifest import FileName
 from metaseq_plugin.checkpoint.retention import best_sets, delete_old
-from metaseq_plugin.checkpoint.set_file import layout_entry
+from metaseq_plugin.checkpoint.set_file import DATA_FROM_RUN, layout_entry
 from metaseq_plugin.compat.checkpoint_sets import best_score, set_best_score
 from metaseq_plugin.distributed.run import current
 from metaseq_plugin.layout.cuts import model_part_piece
@@ -107,7 +108,19 @@ def make_state(trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> Dict[
     state["layout"] = layout_entry(
         layout_of(trainer), now.model_parallel_rank, shard, pieces, params
     )
+    state[DATA_FROM_RUN] = data_from_run(trainer.cfg)
     return state
+
+
+def data_from_run(cfg: Any) -> Optional[str]:
+    """The data folder, seen from --save-dir, where a copy of the run may have it along: else None."""
+    if "data" not in cfg.task or not cfg.task.data:
+        return None
+    data, save_dir = (
+        Path(folder).resolve() for folder in (cfg.task.data.split(":")[0], cfg.checkpoint.save_dir)
+    )
+    relative = os.path.relpath(data, save_dir)
+    return relative if Path(relative).parts.count("..") <= 1 else None
 
 
 def saved_pieces(trainer: Any) -> Dict[str, Piece]:

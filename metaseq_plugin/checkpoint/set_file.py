@@ -23,6 +23,9 @@ from metaseq_plugin.storage import torch_file
 
 LAYOUT_VERSION = 1
 MASTERS = "master_weights"
+DATA_FROM_RUN = (
+    "data_from_run"  # the data folder, seen from the set's, where it lies in or beside that
+)
 Pieces = Mapping[str, Piece]
 Held = Tuple[Piece, Tensor]
 

@@ -158,6 +158,7 @@ def without_crash_file(save: Callable[..., None]) -> Callable[..., None]:
                 "save together when one has failed; the last checkpoint is the one to resume from"
             )
         else:
+            Path(filename).parent.mkdir(parents=True, exist_ok=True)
             save(trainer, filename, extra_state)
 
     return wrapper

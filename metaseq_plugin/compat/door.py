@@ -16,9 +16,10 @@ import signal
 import sys
 from functools import wraps
 from types import ModuleType
-from typing import Any, Callable, Iterator, NoReturn, Optional
+from typing import Any, Callable, Iterator, NoReturn, Optional, Sequence
 
 from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
+from metaseq_plugin.compat.host import registered
 
 # What fairseq says of a user's mistake -> what we say of it, with the groups of the pattern.
 HOST_MISTAKES = (
@@ -71,6 +72,7 @@ HOST_MISTAKES = (
     ),
 )
 
+MAX_SUGGESTIONS = 16  # more are a list that nobody reads
 EXIT_LOST_RANK = 1
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 SPAWNED = f"{UserError.__module__}.{UserError.__qualname__}: "
@@ -99,6 +101,17 @@ def sentence_of(error: BaseException) -> Optional[str]:
     return None
 
 
+def suggestions(value: str, choices: Sequence[str]) -> Sequence[str]:
+    """The ``choices`` to name in the place of ``value``: all of a small family in order, as sizes are.
+
+    A family is what has the same word before the first underscore.
+    """
+    near = difflib.get_close_matches(value.lower(), choices, n=3, cutoff=0.5)
+    word = (near[0] if near else value.lower()).split("_")[0]
+    family = [choice for choice in choices if choice.split("_")[0] == word]
+    return family if 0 < len(family) <= MAX_SUGGESTIONS else near or choices[:8]
+
+
 def refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     """What argparse's ``error`` says, without the usage of 200 options in front of it."""
     wrong = re.fullmatch(
@@ -107,10 +120,10 @@ def refuse_usage(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     )
     if wrong:
         choices = [choice.strip().strip("'") for choice in wrong["choices"].split(",")]
-        near = difflib.get_close_matches(wrong["value"], choices, n=3, cutoff=0.5) or choices[:8]
+        plugin = "" if registered() else ", and --user-dir metaseq_plugin for those of OPT"
         raise UserError(
             f"`{wrong['option']}` must be one of its registered names, but is {wrong['value']}. "
-            f"Set for example {', '.join(near)}, and --user-dir metaseq_plugin for those of OPT."
+            f"Set for example {', '.join(suggestions(wrong['value'], choices))}{plugin}."
         )
     argument = re.fullmatch(r"argument (?P<option>\S+?)(?:/-\w)?: (?P<problem>.*)", message)
     if argument:

@@ -11,19 +11,30 @@ what is too long to be read is cut.
 It lives in the lowest layer because every other one raises it.
 """
 
+from typing import Any
+
 EXIT_USER_ERROR = 2
 MAX_CHARACTERS = 2000
 
 
 class UserError(ValueError):
-    """A mistake in what was asked for; the message says what to set instead."""
+    """One or more mistakes in what was asked for, a sentence each, on lines of their own.
 
-    def __init__(self, message: object) -> None:
-        text = printable(str(message))
-        if len(text) > MAX_CHARACTERS:
-            half = MAX_CHARACTERS // 2  # the end says what to do
-            text = f"{text[:half]} … {text[-half:]}"
-        super().__init__(text)
+    Each says what to set instead.
+    """
+
+    def __init__(self, *sentences: object) -> None:
+        self.sentences = tuple(brief(printable(str(sentence))) for sentence in sentences)
+        super().__init__("\n".join(self.sentences))
+
+    def __reduce__(self) -> Any:
+        return type(self), self.sentences, vars(self)
+
+
+def brief(text: str) -> str:
+    """``text``, its middle left out where nobody would read it; the end says what to do."""
+    half = MAX_CHARACTERS // 2
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} … {text[-half:]}"
 
 
 def printable(text: str) -> str:

@@ -4,7 +4,7 @@
 are not the host's, every function of fairseq does what it always did.
 """
 
-from typing import Any, Dict, Optional, Protocol
+from typing import Any, Dict, List, Optional, Protocol
 
 
 class Host(Protocol):
@@ -13,11 +13,23 @@ class Host(Protocol):
     def owns(self, cfg: Any) -> bool:
         """Whether the model of the run is the host's."""
 
+    def owns_model(self, model: Any) -> bool:
+        """Whether ``model`` is the host's."""
+
+    def owns_task(self, name: str) -> bool:
+        """Whether the task of this name is the host's."""
+
+    def architecture(self, args: Any) -> List[str]:
+        """``--arch`` and its dimensions of the checkpoint that a run with the options ``args`` starts from."""
+
     def check(self, cfg: Any) -> None:
         """Refuse settings that no layout of ranks can have."""
 
     def prepare(self, cfg: Any) -> None:
         """Lay a training run out over its ranks; before fairseq's ``main``."""
+
+    def saves_on_signal(self, cfg: Any) -> bool:
+        """Whether the run saves what it has, and then ends, on SIGINT and SIGTERM."""
 
     def make_groups(self, model_parallel_size: int) -> None:
         """Put all ranks in a grid; collective, once torch.distributed is initialised."""

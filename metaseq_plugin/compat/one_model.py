@@ -7,7 +7,7 @@
 """
 
 from functools import wraps
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,15 @@ def is_computed_together(distributed: Any, model_parallel_size: int) -> bool:
     """Whether a forward pass needs other ranks."""
     is_cut = model_parallel_size > 1 or distributed.ddp_backend == "fully_sharded"
     return is_cut and distributed.distributed_world_size > 1
+
+
+def largest(value: float, device: torch.device, group: Optional[dist.ProcessGroup] = None) -> float:
+    """The largest ``value`` of any rank of ``group``, by default of all; a collective call."""
+    if not dist.is_initialized() or dist.get_world_size(group) == 1:
+        return value
+    found = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
+    return found.item()
 
 
 def raising_oom(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,9 +51,7 @@ def of_all_parts(cumulative_training_time: Callable[[Any], float]) -> Callable[[
             return seconds
         from fairseq.distributed import utils
 
-        latest = torch.tensor(seconds, dtype=torch.float64, device=trainer.device)
-        dist.all_reduce(latest, dist.ReduceOp.MAX, group=utils.get_model_parallel_group())
-        return latest.item()
+        return largest(seconds, trainer.device, utils.get_model_parallel_group())
 
     return wrapper
 

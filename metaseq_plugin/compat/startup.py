@@ -78,7 +78,10 @@ SEAMS = (
     Seam("fairseq.data.language_pair_dataset", "after", "numpy_names", "provide_lost_names"),
     Seam("fairseq.data.token_block_dataset", "after", "numpy_names", "provide_lost_names"),
     Seam("fairseq.data.token_block_dataset", "after", "numpy_scalars", "sign_offsets"),
+    Seam("fairseq.data.iterators", "after", "resumed_batches", "counting_from_the_beginning", "EpochBatchIterator._get_iterator_for_epoch"),
+    Seam("fairseq.data.iterators", "after", "resumed_batches", "grouping_what_is_left", "GroupedIterator.__init__"),
     Seam("fairseq.data.iterators", "after", "grouped_batches", "let_streams_group"),
+    Seam("fairseq.logging.progress_bar", "after", "progress_length", "ask_at_every_line"),
     Seam("fairseq.data.huffman.huffman_coder", "after", "bitarray_rindex", "provide_rindex"),
     Seam("fairseq.checkpoint_utils", "after", "safe_checkpoints", "allow_plain_data"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_errors", "requiring_writable", "verify_checkpoint_directory"),
@@ -90,6 +93,8 @@ SEAMS = (
     Seam("fairseq.distributed.utils", "after", "safe_checkpoints", "allow_placeholders"),
     Seam("fairseq.distributed.distributed_timeout_wrapper", "after", "rank_timeout", "bound_own_work"),
     Seam("fairseq.optim.dynamic_loss_scaler", "after", "loss_scale", "bounding_skips", "DynamicLossScaler.check_overflow"),
+    Seam("fairseq.trainer", "after", "finite_numbers", "ending_briefly", "Trainer._check_grad_norms"),
+    Seam("fairseq.sequence_scorer", "after", "finite_numbers", "refusing_nan", "SequenceScorer.generate"),
     Seam("torch.distributed.run", "after", "torchrun_report", "in_one_line", "main"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "saving", "save_checkpoint"),
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "loading", "load_checkpoint"),
@@ -97,10 +102,15 @@ SEAMS = (
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "naming_a_member", "get_maybe_sharded_checkpoint_filename"),
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_file", "Trainer.save_checkpoint"),
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_gather", "Trainer.consolidate_optimizer"),
+    Seam("fairseq.trainer", "after", "wall_clock", "going_on", "Trainer.load_checkpoint"),
     Seam("fairseq.options", "after", "bf16", "keeping_the_device", "parse_args_and_arch"),
+    Seam("fairseq.options", "after", "arch", "taking_the_checkpoints", "parse_args_and_arch"),
+    Seam("fairseq.options", "after", "whole_help", "showing_all", "parse_args_and_arch"),
     Seam("fairseq.options", "after", "door", "refuse_usage_briefly"),
     Seam("fairseq.utils", "after", "user_dir", "finding_us", "import_user_module"),
     Seam("fairseq_cli.hydra_train", "after", "user_dir", "importing_first", "cli_main"),
+    Seam("fairseq_cli.interactive", "after", "prompts", "reading_whole_lines", "buffered_read"),
+    Seam("fairseq_cli.interactive", "after", "prompts", "for_tasks_of_the_host", "main"),
     *(
         Seam(f"fairseq_cli.{command}", "after", "door", "guard")
         for command in ("eval_lm", "generate", "hydra_train", "interactive", "preprocess", "train", "validate")
@@ -109,7 +119,15 @@ SEAMS = (
     Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors", "sharding", "fsdp_wrap"),
     Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"),
     Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors", "mark_copies"),
+    Seam("fairseq.distributed.utils", "after", "spawned_ranks", "passing_on", "call_main"),
     Seam("fairseq_cli.train", "after", "parallel_doors", "preparing", "main"),
+    Seam("fairseq_cli.train", "after", "finished_runs", "ending_well", "main"),
+    Seam("fairseq_cli.train", "after", "stop_on_signal", "listening", "main"),
+    Seam("fairseq_cli.train", "after", "stop_on_signal", "noting_the_beginning", "train"),
+    Seam("fairseq_cli.train", "after", "stop_on_signal", "ending_when_told", "validate_and_save"),
+    Seam("fairseq_cli.train", "after", "checkpoint_errors", "looking_only", "main"),
+    Seam("fairseq_cli.train", "after", "trackers", "requiring_installed", "main"),
+    Seam("fairseq_cli.train", "after", "quiet_start", "quietly", "main"),
 )
 # fmt: on
 

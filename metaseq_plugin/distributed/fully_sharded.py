@@ -32,7 +32,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from metaseq_plugin.layout.cuts import shard_piece
-from metaseq_plugin.layout.fit import check_fits
+from metaseq_plugin.layout.fit import check_finite, check_fits
 from metaseq_plugin.layout.grid import DATA_AXIS, Grid
 from metaseq_plugin.layout.held import (
     is_model_part,
@@ -85,6 +85,7 @@ class FullyShardedModel(nn.Module):
         """Take this rank's shards from ``state_dict``, which has been cut for it."""
         held = local_tensors(self)
         check_fits(held, state_dict, strict)
+        check_finite({name: state_dict[name] for name in held})
         for name, tensor in held.items():
             tensor.copy_(state_dict[name])
 

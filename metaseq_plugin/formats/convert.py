@@ -14,6 +14,9 @@ files of metaseq's: whole, in model parts, or in flattened shards. What it is sh
     fairseq-interactive DST --path DST/checkpoint.pt --user-dir metaseq_plugin --task opt_language_modeling
     fairseq-train DATA --finetune-from-model DST/checkpoint.pt --user-dir metaseq_plugin …
 
+               and the flags are printed that give a model of its dimensions; fairseq-train takes them
+               from the checkpoint where --arch is left out.
+
 --to metaseq  DST gets reshard.pt, or reshard-model_part-J[-shardI].pt, and metaseq's tokenizer files.
 
 Weights keep every bit unless --dtype is given. The steps: (1) find out what SRC is, map its tensors and
@@ -25,13 +28,13 @@ import argparse
 import re
 from functools import partial
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT
 from metaseq_plugin.formats.hf.config import CONFIG_FILE, SETTINGS_FILES
 from metaseq_plugin.formats.metaseq.write import STEM
-from metaseq_plugin.formats.model import METASEQ, Model, read_model
+from metaseq_plugin.formats.model import FAIRSEQ, METASEQ, Model, read_model
 from metaseq_plugin.formats.tensors import DTYPES, count_parameters
 from metaseq_plugin.formats.tokenizer import FILES as TOKENIZER_FILES
 from metaseq_plugin.formats.write import (
@@ -42,6 +45,7 @@ from metaseq_plugin.formats.write import (
     plan_writing,
 )
 from metaseq_plugin.layout.layout import Layout
+from metaseq_plugin.sizes import MAX_POSITIONS, flags_of
 from metaseq_plugin.storage.atomic import check_destination, matching, new_folder
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -118,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
     plan = plan_writing(model, request, args.to)
     with new_folder(args.dst, plan.num_bytes + OTHER_BYTES) as unfinished:
         written = WRITERS[args.to](unfinished, model, plan, request)
-    print("\n".join(report(model, plan, args.dst, written)))  # noqa: T201
+    print("\n".join(report(model, plan, args.dst, written, args.to)))  # noqa: T201
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -149,8 +153,15 @@ def parse_size(text: str) -> int:
     return size
 
 
-def report(model: Model, plan: Plan, dst: Path, written: Written) -> List[str]:
-    """What was read and written."""
+def training_flags(cfg: Any) -> List[str]:
+    """What ``fairseq-train --finetune-from-model`` must be given for a model of ``cfg``."""
+    longest = cfg.decoder_max_positions
+    blocks = ["--tokens-per-sample", str(longest)] if longest < MAX_POSITIONS else []
+    return [*flags_of(cfg), *blocks]
+
+
+def report(model: Model, plan: Plan, dst: Path, written: Written, to: str) -> List[str]:
+    """What was read and written, and how to train on."""
     num_parameters, held = count_parameters(model.tensors.twins)
     _, dtypes = count_parameters(plan.tensors.twins)
     files, tokenizer = written
@@ -160,6 +171,8 @@ def report(model: Model, plan: Plan, dst: Path, written: Written) -> List[str]:
         f"wrote      {dst}: {files[0]}{more} ({dtypes})",
         f"tokenizer  {tokenizer}",
     ]
+    if to == FAIRSEQ:
+        lines.append(f"flags      {' '.join(training_flags(model.cfg))}")
     if plan.optimizer is not None:
         lines.append(f"optimizer  Adam's state after {plan.optimizer.step:,.0f} updates")
     return lines

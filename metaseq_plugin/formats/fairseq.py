@@ -1,8 +1,7 @@
 """A fairseq checkpoint: read, and made with every key that fairseq's loaders ask for."""
 
-import argparse
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.formats.data_folder import data_folder
 from metaseq_plugin.formats.locate import Located
 from metaseq_plugin.formats.tensors import EMBEDDING
-from metaseq_plugin.sizes import ARCH, SIZES, fill_size, is_opt
+from metaseq_plugin.sizes import ARCH, arch_of, is_opt
 from metaseq_plugin.storage import torch_file
 
 FAIRSEQ_CHECKPOINT = "checkpoint.pt"  # what a conversion makes
@@ -26,11 +26,11 @@ def read_whole(found: Located) -> Any:
     )
 
 
-def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], str, Dict[str, Tensor]]:
+def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], Optional[Path], Dict[str, Tensor]]:
     """Read the checkpoint of an OPT that fairseq trained, without loading its tensors.
 
     Returns:
-        ``cfg.model``, ``cfg.task.data`` or "", and the tensors, whole, by our names.
+        ``cfg.model``, the data folder if it is found, and the tensors, whole, by our names.
 
     Raises:
         UserError: unreadable, not a fairseq checkpoint, or of another architecture.
@@ -43,7 +43,7 @@ def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], str, Dict[str, Tens
             f"{keys}. Give a checkpoint, or the folder of a Hugging Face model."
         )
     cfg = state.get("cfg") or {}
-    settings, task = cfg.get("model"), cfg.get("task")
+    settings = cfg.get("model")
     name = str(settings.get("_name")) if isinstance(settings, dict) else "an unknown model"
     if not isinstance(settings, dict) or not is_opt(name):
         raise UserError(
@@ -55,8 +55,7 @@ def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], str, Dict[str, Tens
             f"The model must be whole, but {found.path} lacks `{EMBEDDING}`. Use a complete, unmodified "
             "checkpoint."
         )
-    data = (task.get("data") if isinstance(task, dict) else None) or ""
-    return settings, data, state["model"]
+    return settings, data_folder(found.path, state), state["model"]
 
 
 def build_state(tensors: Mapping[str, Tensor], cfg: Dict[str, Any]) -> Dict[str, Any]:
@@ -103,13 +102,3 @@ def fairseq_cfg(cfg: Any, data: Path) -> Dict[str, Any]:
     container["task"]["data"] = str(data.resolve())
     container["task"]["tokens_per_sample"] = cfg.decoder_max_positions
     return container
-
-
-def arch_of(cfg: Any) -> str:
-    """The name of the size that ``cfg`` has, or the bare ``opt``."""
-    for name in SIZES:
-        size = argparse.Namespace()
-        fill_size(size, f"opt_{name}")
-        if all(cfg[option] == value for option, value in vars(size).items()):
-            return f"opt_{name}"
-    return "opt"

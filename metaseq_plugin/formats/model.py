@@ -31,11 +31,11 @@ from metaseq_plugin.formats.tensors import (
     check_tensors,
     complete_config,
     expected_shapes,
+    finite,
 )
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.storage import json_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
-from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE as DICT
 
 FAIRSEQ, HF, METASEQ = "fairseq", "hf", "metaseq"
 
@@ -93,22 +93,19 @@ def read_hf(src: Path, data: Optional[Path]) -> Model:
     expected = expected_shapes(cfg, vocab_size_of(config, source))
     tensors = rename_to_fairseq(read_weights(src), str(src))
     check_tensors(tensors, expected, str(src))
-    held = Tensors.of(tensors).select(list(expected))
+    held = finite(Tensors.of(tensors).select(list(expected)), str(src))
     return Model(HF, str(src), cfg, held, data or src, lambda: None)
 
 
 def read_fairseq(found: Located, data: Optional[Path]) -> Model:
     """A checkpoint that fairseq saved of our model."""
-    settings, trained_on, weights = read_checkpoint(found)
+    settings, trained_in, weights = read_checkpoint(found)
     cfg = complete_config(settings)
     expected = expected_shapes(cfg, len(weights[EMBEDDING]))
     check_tensors(weights, expected, str(found.path))
-    tensors = Tensors.of(weights).select(list(expected))
-    # Its own dictionary, else that of the data it was trained on.
-    folders = [found.path.parent, *([Path(trained_on.split(":")[0])] if trained_on else [])]
-    folder = data or next((folder for folder in folders if (folder / DICT).is_file()), None)
+    tensors = finite(Tensors.of(weights).select(list(expected)), str(found.path))
     optimizer = partial(_fairseq_optimizer, found, expected)
-    return Model(FAIRSEQ, str(found.path), cfg, tensors, folder, optimizer)
+    return Model(FAIRSEQ, str(found.path), cfg, tensors, data or trained_in, optimizer)
 
 
 def _fairseq_optimizer(found: Located, shapes: Dict[str, torch.Size]) -> Optional[Optimizer]:
@@ -129,4 +126,5 @@ def read_of_metaseq(found: Located, data: Optional[Path], trust_pickle: bool) ->
     read = read_metaseq(grid, trust_pickle)
     label = str(first) + (f" and {number - 1} more" if number > 1 else "")
     optimizer = partial(read_optimizer, read)
-    return Model(METASEQ, label, read.cfg, read.tensors, data or first.parent, optimizer)
+    tensors = finite(read.tensors, label)
+    return Model(METASEQ, label, read.cfg, tensors, data or first.parent, optimizer)

@@ -1,20 +1,20 @@
 """A model whatever its format: its settings, and its tensors, their shapes and their data type.
 
 Every reader completes the settings (``complete_config``), brings the tensors under our names and holds them
-against the model that the settings describe (``expected_shapes``, ``check_tensors``, ``check_tied``); every
-writer takes them in the data type asked for (``in_dtype``).
+against the model that the settings describe (``expected_shapes``, ``check_tensors``, ``check_tied``); whoever
+makes one has it looked through (``finite``), and takes it in the data type asked for (``in_dtype``).
 """
 
-import math
 from dataclasses import fields
 from functools import partial
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Set, Tuple
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.fit import check_finite, largest
 from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config
 from metaseq_plugin.sizes import fill_size
 from metaseq_plugin.storage.lazy import Lazy, Tensors
@@ -79,6 +79,7 @@ def check_tensors(
 def check_tied(output_name: str, output: Tensor, embedding: Tensor, source: str) -> None:
     """Refuse an output projection, which some files hold too, that is not the token embedding."""
     if output.shape != embedding.shape or not torch.equal(output, embedding):
+        check_finite({EMBEDDING: embedding}, source)  # NaN equals nothing
         raise UserError(
             f"`{output_name}` must equal the token embedding, but in {source} it does not. "
             "OPT ties them; a model with its own output projection cannot be read."
@@ -101,8 +102,26 @@ def widest_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     return max((t.dtype for t in tensors.values()), key=lambda dtype: dtype.itemsize)
 
 
+def finite(tensors: Tensors, source: str) -> Tensors:
+    """The same tensors, each looked through the first time that it is made.
+
+    Args:
+        source: the file or folder to name where one holds NaN or infinity, which is a UserError.
+    """
+    seen: Set[str] = set()
+
+    def make(name: str) -> Tensor:
+        tensor = tensors[name]
+        if name not in seen:
+            check_finite({name: tensor}, source)
+            seen.add(name)
+        return tensor
+
+    return Tensors({name: Lazy(held, partial(make, name)) for name, held in tensors.twins.items()})
+
+
 def in_dtype(tensors: Tensors, dtype: Optional[torch.dtype]) -> Tensors:
-    """The same tensors in ``dtype``; None keeps each one's own."""
+    """The same tensors, which are ``finite``, in ``dtype``; None keeps each one's own."""
     if dtype is None:
         return tensors
     makers = {name: partial(_cast, tensors, name, dtype) for name in tensors}
@@ -112,22 +131,22 @@ def in_dtype(tensors: Tensors, dtype: Optional[torch.dtype]) -> Tensors:
 
 
 def _cast(tensors: Tensors, name: str, dtype: torch.dtype) -> Tensor:
-    """One tensor in ``dtype``.
-
-    Raises:
-        UserError: a finite value becomes infinite.
-    """
     tensor = tensors[name]
     converted = tensor.to(dtype)
-    if converted is not tensor and _largest(converted) == math.inf and _largest(tensor) < math.inf:
-        raise UserError(
-            f"`--dtype` must hold every weight, but `{name}` reaches {_largest(tensor):g} and {dtype} "
-            f"only {torch.finfo(dtype).max:g}. Set --dtype bfloat16 or float32."
-        )
+    check_held(name, tensor, converted, "--dtype")
     return converted
 
 
-def _largest(tensor: Tensor) -> float:
-    """Largest magnitude, NaN if there is one; without a temporary of the tensor's size."""
-    low, high = torch.aminmax(tensor)
-    return float(torch.maximum(-low, high))
+def check_held(name: str, tensor: Tensor, converted: Tensor, option: str) -> None:
+    """Refuse a data type in which a finite weight becomes infinite.
+
+    Args:
+        converted: ``tensor`` in another data type.
+        option: how the user spells what asks for it.
+    """
+    dtype = converted.dtype
+    if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and largest(converted) == torch.inf:
+        raise UserError(
+            f"`{option}` must hold every weight, but `{name}` reaches {largest(tensor):g} and {dtype} "
+            f"only {torch.finfo(dtype).max:g}. Set {option} bfloat16 or float32."
+        )

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad as widen
 
 from metaseq_plugin.generation.decoding import Decoding
+from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.generation.sampling import Rule, choose, uniform_numbers
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.generation.stopping import StopRule
@@ -173,6 +174,9 @@ class Batch:
 
         That is one token per row that goes on, each time on a CPU or while a row is streamed or has a
         stop rule; else several at once after several steps.
+
+        Raises:
+            UserError: a row's logits are not finite.
         """
         self.advance()
         self.choose()
@@ -210,13 +214,11 @@ class Batch:
             self.members = members
             self.places = [torch.tensor(rows, device=self.device) for rows in members.values()]
         self.last = torch.empty_like(self.remaining)
-        scores = torch.zeros(len(self.rows), device=self.device)
+        scores = torch.empty(len(self.rows), device=self.device)
         for rule, place in zip(members, self.places):
             rows = slice(None) if len(members) == 1 else place
             uniforms = None if rule.temperature == 0 else self.uniforms[rows, 0]
-            self.last[rows], chosen_scores = choose(self.logits[rows], rule, uniforms)
-            if chosen_scores is not None:
-                scores[rows] = chosen_scores
+            self.last[rows], scores[rows] = choose(self.logits[rows], rule, uniforms)
         self.unread.append((self.last, scores))
         self.logits = None
         self.uniforms = self.uniforms[:, 1:]
@@ -231,6 +233,7 @@ class Batch:
         for step_tokens, step_scores in zip(tokens, scores):
             for row, token, score in zip(self.rows, step_tokens, step_scores):
                 if row.finish_reason is None:
+                    check_scores((score,), self.decoding.models)
                     row.take(token, score, self.eos)
                     self.news.append(News(row, token, row.scores[-1] if row.scores else None))
         self.dismiss()

@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional, Sequence
 import torch
 
 from metaseq_plugin.generation.decoding import Decoding
+from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
 from metaseq_plugin.models.opt import OPTLanguageModel
 
@@ -113,12 +114,14 @@ def search_beams(
         before = torch.tensor([s.totals for s in searching], device=device)  # (P, beams)
         totals = log_probs.view(len(searching), -1, vocab) + before[:, :, None]
         totals = totals.flatten(1)  # (P, beams·V)
-        best, columns = totals.topk(min(2 * beam, totals.size(1)))  # (P, 2·beam)
+        found = totals.topk(min(2 * beam, totals.size(1)))  # (P, 2·beam)
+        best, columns = found.values.tolist(), found.indices.tolist()
+        check_scores((falling[0] for falling in best), models)  # NaN comes first
         new_rows: list[int] = []
         still: list[Sentence] = []
         for index, sentence in enumerate(searching):
             beams = len(sentence.totals)
-            origins = sentence.extend(best[index].tolist(), columns[index].tolist(), vocab, eos)
+            origins = sentence.extend(best[index], columns[index], vocab, eos)
             if not sentence.is_done(step + 1):
                 still.append(sentence)
                 new_rows += [index * beams + origin for origin in origins]

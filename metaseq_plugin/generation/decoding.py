@@ -7,11 +7,13 @@ take their first new token in the same step. The decoder gives padding no positi
 """
 
 import math
+from itertools import chain
 from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 
+from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.kv_cache import KVCache
 
@@ -88,6 +90,7 @@ class Decoding:
         if with_scores:
             rows = average(scores, normalized=True).tolist()  # (R, T - 1), left padding first
             found = [row[len(row) + 1 - len(prompt) :] for row, prompt in zip(rows, prompts)]
+            check_scores(chain.from_iterable(found), self.models)
         return average(logits), found
 
     def step(self, tokens: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ What a prompt is continued with does not depend on the other prompts, nor on how
 ``batch.py``, whose steps a batch is continued by.
 """
 
+from itertools import chain
 from typing import Iterator, Optional, Sequence
 
 import torch
@@ -19,6 +20,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.beam import search_beams
 from metaseq_plugin.generation.decoding import average, next_token_scores
+from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
 from metaseq_plugin.generation.stopping import StopRule
@@ -120,7 +122,8 @@ class Generator:
             batch_size: most rows at once; None: as many as fit into ``MAX_BATCH_TOKENS``.
 
         Raises:
-            UserError: a prompt that is empty, too long, or outside the vocabulary.
+            UserError: a prompt that is empty, too long, or outside the vocabulary; logits that are not
+                finite.
         """
         self.check_prompts(prompts)
         requests = [
@@ -158,7 +161,8 @@ class Generator:
         """Natural log-probability of each row's every token behind its first.
 
         Raises:
-            UserError: a row that is empty, too long, or outside the vocabulary.
+            UserError: a row that is empty, too long, or outside the vocabulary; logits that are not
+                finite.
         """
         # A row's last token is scored, not read.
         self.check_prompts([row[:-1] or row for row in rows])
@@ -180,7 +184,9 @@ class Generator:
             features = model.decoder.extract_features(tokens[:, :-1])  # (B, T - 1, E)
             scores.append(next_token_scores(model, features, tokens[:, 1:]))
         found = average(scores, normalized=True).tolist()
-        return [values[: len(row) - 1] for values, row in zip(found, rows)]
+        kept = [values[: len(row) - 1] for values, row in zip(found, rows)]
+        check_scores(chain.from_iterable(kept), self.models)
+        return kept
 
 
 def hypothesis(row: Row) -> Hypothesis:

@@ -67,9 +67,7 @@ def uniform_numbers(
     return torch.from_numpy(table)
 
 
-def choose(
-    logits: Tensor, rule: Rule, uniforms: Optional[Tensor]
-) -> tuple[Tensor, Optional[Tensor]]:
+def choose(logits: Tensor, rule: Rule, uniforms: Optional[Tensor]) -> tuple[Tensor, Tensor]:
     """Take one token per row.
 
     Args:
@@ -77,22 +75,27 @@ def choose(
         uniforms: (R,) in [0, 1); not looked at where the rule is greedy.
 
     Returns:
-        The tokens, (R,), and where asked for their scores, (R,): natural log-probabilities under
+        The tokens, (R,), and their scores, (R,): natural log-probabilities under
         softmax(logits / temperature) before anything is blocked or truncated (for the likeliest
-        token: under softmax(logits)).
+        token: under softmax(logits)). Where they are not asked for, the logits themselves, or how far
+        they are below the largest. All are NaN or infinite where a logit is NaN or +inf, and the token
+        is then any.
     """
     if rule.temperature not in (0, 1):
         logits = logits.div_(rule.temperature)
-    normalizer = logits.logsumexp(-1) if rule.with_scores else None  # (R,)
+    if rule.with_scores:
+        normalizer = logits.logsumexp(-1)  # (R,)
+    elif rule.temperature > 0:
+        normalizer = logits.amax(-1)
+    else:
+        normalizer = logits.new_zeros(len(logits))  # the likeliest logit is seen anyway
     for token in rule.blocked:  # one by one: a list would have to be copied to an accelerator
         logits[:, token] = -torch.inf
     if rule.temperature == 0:
         best, tokens = logits.max(-1)  # (R,), (R,)
-        return tokens, None if normalizer is None else best - normalizer
+        return tokens, best - normalizer
     assert uniforms is not None
     tokens = sample(logits, uniforms, rule.top_k, rule.top_p)
-    if normalizer is None:
-        return tokens, None
     return tokens, logits.gather(1, tokens[:, None])[:, 0] - normalizer
 
 
@@ -107,11 +110,13 @@ def sample(logits: Tensor, uniforms: Tensor, top_k: int, top_p: float) -> Tensor
 def invert(weights: Tensor, uniforms: Tensor) -> Tensor:
     """The column at which each row's cumulative share passes its uniform number, (R,).
 
-    Never a column of weight 0: the cumulative sum does not move there.
+    Never a column of weight 0: the cumulative sum does not move there. Of NaN, the last column: an
+    index beyond it would end the process on an accelerator.
     """
     cumulative = weights.cumsum(-1, dtype=torch.float64)  # fp32 would lose tokens of 1e-7
     threshold = uniforms.double()[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+    columns = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+    return columns.clamp_(max=weights.size(-1) - 1)
 
 
 def truncate(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,17 @@ maximum ends there: no ``</s>`` is forced upon it, so its scores are those of re
 """
 
 from dataclasses import dataclass
-from typing import Mapping, NamedTuple, Optional
+from numbers import Integral, Real
+from typing import Any, Callable, Mapping, NamedTuple, Optional, get_type_hints
+
+import numpy as np
 
 from metaseq_plugin.compat.errors import UserError
 
 # Dividing logits by less than this overflows fp32; the distribution is one token long before.
 SMALLEST_TEMPERATURE = 1e-5
+# A million tokens to this power is still a number.
+LARGEST_PENALTY = 50
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,48 @@ class Continuations(NamedTuple):
     prompt_scores: list[float]  # of the prompt's tokens after the first; empty unless asked for
 
 
+def is_whole(value: object) -> bool:
+    """Whether ``value`` is an integer, Python's or NumPy's; True is none, nor is 5.0."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+class Kind(NamedTuple):
+    """What a user may give where a field has a type."""
+
+    fits: Callable[[object], bool]
+    words: str
+    remedy: str
+
+
+# fmt: off
+KINDS: dict[Any, Kind] = {
+    int: Kind(is_whole, "a whole number", "Set 8, say."),
+    Optional[int]: Kind(lambda v: v is None or is_whole(v), "a whole number or None", "Set 1, say."),
+    float: Kind(lambda v: isinstance(v, Real) and not isinstance(v, bool), "a number", "Set 0.9, say."),
+    bool: Kind(lambda v: isinstance(v, (bool, np.bool_)), "True or False", "Set True."),
+}
+# fmt: on
+
+
+def check_types(values: Mapping[str, object], spelled: Mapping[str, str]) -> None:
+    """Refuse values of another type than their field's, all in one message.
+
+    Args:
+        values: by the names of ``Settings``, "max_new_tokens" or "batch_size".
+        spelled: as in ``check_settings``; fields without an entry are not the user's.
+    """
+    types = {**get_type_hints(Settings), "max_new_tokens": int, "batch_size": Optional[int]}
+    problems = [
+        f"`{spelled[name]}` must be {kind.words}, but is {value!r}. {kind.remedy}"
+        for name, value in values.items()
+        if name in spelled
+        for kind in (KINDS[types[name]],)
+        if not kind.fits(value)
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
 def check_settings(
     settings: Settings, max_new_tokens: int, spelled: Mapping[str, str], vocab_size: int
 ) -> None:
@@ -66,6 +113,8 @@ def check_settings(
     Args:
         spelled: field name → how this caller's user writes it, such as ``--sampling-topk``.
     """
+    values = {**vars(settings), "max_new_tokens": max_new_tokens}
+    check_types(values, spelled)
     rules = [
         ("temperature", settings.temperature >= 0, "be 0 (greedy) or more", "Set 1.0 to sample."),
         ("top_k", settings.top_k >= 0, "be 0 (all tokens) or more", "Set 50, say."),
@@ -74,9 +123,13 @@ def check_settings(
         ("num_samples", settings.num_samples >= 1, "be at least 1", "Set 1."),
         ("min_new_tokens", settings.min_new_tokens >= 0, "be 0 or more", "Set 0."),
         ("max_new_tokens", max_new_tokens >= 1, "be at least 1", "Set 64, say."),
-        ("length_penalty", abs(settings.length_penalty) < float("inf"), "be finite", "Set 1.0."),
+        (
+            "length_penalty",
+            abs(settings.length_penalty) <= LARGEST_PENALTY,
+            "be within ±50",
+            "Set 1.0.",
+        ),
     ]
-    values = {**vars(settings), "max_new_tokens": max_new_tokens}
     problems = [
         f"`{spelled[name]}` must {rule}, but is {values[name]}. {remedy}"
         for name, holds, rule, remedy in rules

@@ -31,7 +31,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.layout.fit import check_fits
+from metaseq_plugin.layout.fit import check_finite, check_fits
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.initial_weights import fill_all
@@ -39,7 +39,7 @@ from metaseq_plugin.modules.kv_cache import KVCache
 from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.vocab_shard import VocabShard
-from metaseq_plugin.sizes import SIZES, fill_size
+from metaseq_plugin.sizes import MAX_POSITIONS, SIZES, fill_size
 
 
 @dataclass
@@ -69,7 +69,7 @@ class OPTConfig(FairseqDataclass):
         metadata={"help": "normalise after each block and not at the end, as OPT-350M does"},
     )
     decoder_max_positions: int = field(
-        default=2048, metadata={"help": "longest input in tokens; OPT's is 2048"}
+        default=MAX_POSITIONS, metadata={"help": "longest input in tokens; OPT's is 2048"}
     )
     dropout: float = field(
         default=0.1, metadata={"help": "probability of dropping a block's output element"}
@@ -92,9 +92,7 @@ class OPTConfig(FairseqDataclass):
     )
     checkpoint_activations: bool = field(
         default=False,
-        metadata={
-            "help": "keep only each layer's input for the backward pass and recompute the rest"
-        },
+        metadata={"help": "keep only each layer's input for the backward pass, recompute the rest"},
     )
     offload_activations: bool = field(
         default=False,
@@ -345,8 +343,9 @@ class OPTLanguageModel(FairseqLanguageModel):
         model_cfg: Optional[DictConfig] = None,
         args: Optional[Any] = None,
     ) -> Any:
-        """As fairseq's, but a checkpoint of another model is refused by the name of its tensor."""
+        """As fairseq's, but what is of another model, or no number, is refused by its tensor's name."""
         check_fits(self.state_dict(), state_dict, strict)
+        check_finite(state_dict)
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 

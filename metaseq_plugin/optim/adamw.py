@@ -45,16 +45,14 @@ class AdamWConfig(FairseqDataclass):
 
     adam_betas: List[float] = field(
         default_factory=lambda: [0.9, 0.95],
-        metadata={"help": "decay rates of the running means of the gradient and of its square"},
+        metadata={"help": "decay rates of the means of the gradient and of its square"},
     )
     adam_eps: float = field(
         default=1e-8, metadata={"help": "added to the root of the mean square in the denominator"}
     )
     weight_decay: float = field(
         default=0.1,
-        metadata={
-            "help": "fraction of a weight taken off an update, in units of the learning rate"
-        },
+        metadata={"help": "part of a weight taken off at an update, in units of --lr"},
     )
     no_decay_vectors: bool = field(
         default=False,

@@ -16,6 +16,7 @@ from fairseq.benchmark.dummy_dataset import DummyDataset
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
+from fairseq.tasks.language_modeling import LanguageModelingTask
 from omegaconf import II
 from torch import Tensor
 
@@ -34,7 +35,7 @@ class OPTDummyLMConfig(FairseqDataclass):
     )
     dict_size: int = field(
         default=50272,
-        metadata={"help": "types of the dictionary, filled up to a multiple of 8; OPT's is 50272"},
+        metadata={"help": "types of the dictionary, filled up to a multiple of 8"},
     )
     dataset_size: int = field(default=100_000, metadata={"help": "samples of an epoch"})
     batch_size: Optional[int] = II("dataset.batch_size")
@@ -65,6 +66,10 @@ class OPTDummyLMTask(OPTLanguageModelingTask):
         dictionary = numbered_dictionary(cfg.dict_size)
         dictionary.pad_to_multiple_(DICTIONARY_MULTIPLE)
         return cls(cfg, dictionary)
+
+    def build_bpe(self, args: Any) -> Any:
+        """fairseq's ``--bpe``: a dictionary that is made up has no tokenizer."""
+        return LanguageModelingTask.build_bpe(self, args)
 
     def load_dataset(
         self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any

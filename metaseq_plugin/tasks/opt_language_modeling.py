@@ -8,12 +8,16 @@ fairseq's own task supplies batching, evaluation and the inference dataset; this
 ``fairseq-interactive`` and ``fairseq-generate`` use (``generation/``), and (3) checks at the door.
 """
 
+import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from fairseq import utils
+from fairseq.data import FairseqDataset
+from fairseq.data.iterators import EpochBatchIterating
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingTask
@@ -21,6 +25,7 @@ from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.binarized.epochs import BlockEpochs, Making
 from metaseq_plugin.data.binarized.token_blocks import (
     BlockBatches,
     SampleBreakMode,
@@ -31,8 +36,13 @@ from metaseq_plugin.data.binarized.token_blocks import (
 from metaseq_plugin.distributed.host_memory import give_back_freed_memory, keep_freed_memory
 from metaseq_plugin.distributed.option_checks import check_vocabulary
 from metaseq_plugin.distributed.run import current
+from metaseq_plugin.formats.data_folder import data_folder_at
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
-from metaseq_plugin.tokenizers.dictionary import load_dictionary
+from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, load_dictionary
+from metaseq_plugin.tokenizers.fairseq_bpe import SymbolEncoder
+from metaseq_plugin.tokenizers.open import for_prompts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -57,11 +67,16 @@ class OPTLanguageModelingConfig(FairseqDataclass):
     )
     skip_damaged_checkpoints: bool = field(
         default=False,
+        metadata={"help": "resume from the checkpoint before the newest where that is damaged"},
+    )
+    no_save_on_signal: bool = field(
+        default=False,
         metadata={
-            "help": "where the newest checkpoint of --save-dir is damaged, resume from the one before it"
+            "help": "end at once on SIGINT (Ctrl-C) and SIGTERM, instead of after the update, with a checkpoint"
         },
     )
     seed: int = II("common.seed")
+    path: Optional[str] = II("common_eval.path")
 
 
 def check_config(cfg: OPTLanguageModelingConfig) -> None:
@@ -75,8 +90,17 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
             )
     if cfg.tokens_per_sample < 1:
         raise UserError(
-            f"`--tokens-per-sample` must be at least 1, but is {cfg.tokens_per_sample}. OPT's is 2048."
+            f"`--tokens-per-sample` must be at least 1, but is {cfg.tokens_per_sample}. OPT's is 2048; "
+            "with fairseq-eval-lm it must be above --context-window, which is taken off it."
         )
+
+
+def folders_of(cfg: OPTLanguageModelingConfig) -> Iterator[Path]:
+    """Where a command finds dictionary and tokenizer: in DATA, else where the model at --path has them."""
+    yield Path(utils.split_paths(cfg.data)[0])
+    if cfg.path:
+        found = data_folder_at(Path(utils.split_paths(cfg.path)[0]))
+        yield from () if found is None else (found,)
 
 
 @register_task("opt_language_modeling", dataclass=OPTLanguageModelingConfig)
@@ -84,12 +108,15 @@ class OPTLanguageModelingTask(LanguageModelingTask):
     """fairseq's language-modeling task over ``TokenBlocks``; ``targets`` is always the next token."""
 
     longest_input: Optional[int] = None  # in tokens; known once a model is built
+    block_epochs: Optional[BlockEpochs] = None  # of training
+    counted_in = "blocks"  # what the length of a dataset counts
 
     @classmethod
     def setup_task(cls, cfg: OPTLanguageModelingConfig, **kwargs: Any) -> "OPTLanguageModelingTask":
         """Check ``cfg`` and read the dictionary."""
         check_config(cfg)
-        return cls(cfg, load_dictionary(utils.split_paths(cfg.data)[0]))
+        holders = (folder for folder in folders_of(cfg) if (folder / DICTIONARY_FILE).is_file())
+        return cls(cfg, load_dictionary(next(holders, utils.split_paths(cfg.data)[0])))
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
         """Build the model; its longest input must hold a block."""
@@ -126,14 +153,15 @@ class OPTLanguageModelingTask(LanguageModelingTask):
         """Cut ``split`` into blocks; with several data folders, epoch decides which."""
         folders = utils.split_paths(self.args.data)
         folder = folders[(epoch - 1) % len(folders)]
-        blocks = TokenBlocks(
-            TokenStream(find_split(folder, split, combine)),
-            self.block_size,
-            self.args.sample_break_mode,
-            self.dictionary.eos(),
-        )
-        blocks.check_vocabulary(len(self.dictionary), folder)
-        self.datasets[split] = BlockBatches(
+        stream = TokenStream(find_split(folder, split, combine))
+        self.datasets[split] = self.cut(stream, self.block_size)
+        self.datasets[split].dataset.check_vocabulary(len(self.dictionary), folder)
+        return self.datasets[split]
+
+    def cut(self, stream: TokenStream, block_size: int) -> BlockBatches:
+        """The blocks of ``stream``, of at most ``block_size`` tokens."""
+        blocks = TokenBlocks(stream, block_size, self.args.sample_break_mode, self.dictionary.eos())
+        return BlockBatches(
             dataset=blocks,
             sizes=blocks.sizes,
             src_vocab=self.dictionary,
@@ -142,7 +170,118 @@ class OPTLanguageModelingTask(LanguageModelingTask):
             shuffle=True,
             targets=self.targets,
         )
-        return self.datasets[split]
+
+    def eval_lm_dataloader(
+        self, dataset: Any, context_window: int = 0, num_shards: int = 1, num_workers: int = 1,
+        **asked: Any,
+    ) -> Any:  # fmt: skip
+        """The batches of ``fairseq-eval-lm``; a context and a block together are as long as the model reads.
+
+        Args:
+            context_window: how many tokens before a block are read with it, and not scored.
+
+        Raises:
+            UserError: a context that leaves no room for a block, or that other ranks have.
+        """
+        if context_window > 0:
+            assert self.longest_input is not None, "the model is built before the data are read"
+            if context_window >= self.longest_input:
+                raise UserError(
+                    f"`--context-window` must be below `--decoder-max-positions` ({self.longest_input}), "
+                    f"but is {context_window}. Set {self.longest_input // 2}, say."
+                )
+            if num_shards > 1:
+                raise UserError(
+                    f"`--context-window` must be 0 where {num_shards} shards or ranks share the blocks, "
+                    f"but is {context_window}. Use one."
+                )
+            block_size = min(self.block_size, self.longest_input - context_window)
+            dataset = self.cut(dataset.dataset.stream, block_size)
+            num_workers = min(
+                num_workers, 1
+            )  # a block's context is what the same worker read before
+        return super().eval_lm_dataloader(
+            dataset, context_window=context_window, num_shards=num_shards, num_workers=num_workers,
+            **asked,
+        )  # fmt: skip
+
+    def reduce_metrics(self, logging_outputs: List[Dict[str, Any]], criterion: Any) -> None:
+        """As fairseq's, of training and validation; every rank is given the sums of all.
+
+        Raises:
+            UserError: a loss that is NaN or infinite. (Updates that fp16 skips are not reported.)
+        """
+        loss = float(sum(log.get("loss", 0) for log in logging_outputs))
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The loss must be finite, but is {loss}. With --fp16, set --bf16 or leave it out; else lower "
+                "--lr and go on from an earlier checkpoint, for the weights have become too large."
+            )
+        super().reduce_metrics(logging_outputs, criterion)
+
+    def get_batch_iterator(self, dataset: FairseqDataset, **asked: Any) -> EpochBatchIterating:
+        """fairseq's, but for training epochs that a run under other settings goes on with."""
+        # fairseq says this only where it will train.
+        if "update_epoch_batch_itr" in asked:
+            return self.epochs_of_blocks(dataset, **asked)
+        return super().get_batch_iterator(dataset, **asked)
+
+    def epochs_of_blocks(
+        self,
+        dataset: FairseqDataset,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        max_positions: Any = None,
+        ignore_invalid_inputs: bool = False,
+        required_batch_size_multiple: int = 1,
+        seed: int = 1,
+        num_shards: int = 1,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        disable_iterator_cache: bool = False,
+        grouped_shuffling: bool = False,
+        update_epoch_batch_itr: bool = False,
+        **others: Any,
+    ) -> BlockEpochs:
+        """``get_batch_iterator`` for training; the same object as long as nothing differs that it is made of."""
+        making = Making(
+            seed, max_tokens, max_sentences, required_batch_size_multiple, max_positions,
+            num_shards if grouped_shuffling else 1,
+        )  # fmt: skip
+        held = self.block_epochs
+        may_reuse = not (disable_iterator_cache or update_epoch_batch_itr)
+        if may_reuse and held is not None and held.dataset is dataset and held.making == making:
+            return held
+
+        def within(indices: Any, longest: Any) -> Any:
+            return self.filter_indices_by_size(indices, dataset, longest, ignore_invalid_inputs)
+
+        dataset.set_epoch(epoch)
+        self.block_epochs = BlockEpochs(
+            dataset, making, within, num_shards=num_shards, epoch=epoch,
+            buffer_size=data_buffer_size, **others,
+        )  # fmt: skip
+        return self.block_epochs
+
+    def build_bpe(self, args: Any) -> Any:
+        """fairseq's ``--bpe``; where it is left out, the tokenizer of the data folder or of the model."""
+        tokenizer = for_prompts(args, folders_of(self.args), self.dictionary)
+        return super().build_bpe(args) if tokenizer is None else SymbolEncoder(tokenizer)
+
+    def get_interactive_tokens_and_lengths(
+        self, lines: Sequence[str], encode_fn: Callable[[str], str]
+    ) -> Tuple[List[Tensor], List[int]]:
+        """Ids of the prompts ``lines``, and how many; words that are not in the dictionary are told."""
+        for line in lines:
+            words = encode_fn(line).split()
+            unknown = [word for word in words if word not in self.dictionary]
+            if unknown:
+                logger.warning(
+                    f"{len(unknown)} of the {len(words)} words of the prompt {line!r} are not in "
+                    f"{DICTIONARY_FILE} and become <unk>, {unknown[0]!r} first: without tokenizer files in "
+                    "`DATA` a prompt is made of the words of that file, between spaces"
+                )
+        return super().get_interactive_tokens_and_lengths(lines, encode_fn)
 
     def build_dataset_for_inference(
         self, src_tokens: List[Tensor], src_lengths: List[int], **kwargs: Any

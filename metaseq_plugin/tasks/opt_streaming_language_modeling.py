@@ -35,10 +35,12 @@ from metaseq_plugin.tasks.opt_language_modeling import (
     OPTLanguageModelingConfig,
     OPTLanguageModelingTask,
     check_config,
+    folders_of,
 )
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
-from metaseq_plugin.tokenizers.open import from_bpe_options
+from metaseq_plugin.tokenizers.fairseq_bpe import SymbolEncoder
+from metaseq_plugin.tokenizers.open import from_bpe_options, has_tokenizer
 
 
 @dataclass
@@ -84,7 +86,7 @@ class OPTStreamingLanguageModelingConfig(OPTLanguageModelingConfig):
     )
     skip_bad_documents: bool = field(
         default=False,
-        metadata={"help": "leave bad documents out, count and name them, instead of stopping"},
+        metadata={"help": "leave bad documents out, count and name them, and go on"},
     )
     skip_batches: Optional[str] = field(
         default=None,
@@ -124,11 +126,12 @@ def mixing_of(cfg: OPTStreamingLanguageModelingConfig) -> Mixing:
 
 
 def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Save ``tokenizer`` in ``folder``, unless it lies there."""
+    """Save ``tokenizer`` in ``folder``, which is made if it is not there, unless it lies there."""
     files = {**tokenizer.files(), DICTIONARY_FILE: None}
     for name, content in files.items():
         path = folder / name
         if not path.is_file() or content not in (None, path.read_bytes()):
+            folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save(folder)
             return
 
@@ -168,6 +171,7 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
     """``opt_language_modeling`` on text that is tokenised on the way."""
 
     reader_class = Reader  # what makes tokens of a document
+    counted_in = "documents"
 
     reader: Reader
     workers: Dict[int, Workers]  # by how many they are
@@ -180,12 +184,17 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         """Check ``cfg`` and open the tokenizer."""
         check_streaming_config(cfg)
         assert cfg.data is not None
-        tokenizer = from_bpe_options(cfg.bpe_options, cfg.data)
+        holders = (str(folder) for folder in folders_of(cfg) if has_tokenizer(folder))
+        tokenizer = from_bpe_options(cfg.bpe_options, next(holders, cfg.data))
         task = cls(cfg, tokenizer.dictionary)
         task.reader = cls.reader_class(tokenizer, cfg.skip_bad_documents)
         task.workers = {}
         task.train_epochs = None
         return task
+
+    def build_bpe(self, args: Any) -> SymbolEncoder:
+        """The tokenizer that the task has opened: of --bpe, else of the data folder."""
+        return SymbolEncoder(self.reader.tokenizer)
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         """Put the tokenizer beside the checkpoints, where the hub and ``metaseq convert`` look for it."""

@@ -106,6 +106,10 @@ class Tokenizer(ABC):
         number = self.dictionary.index(symbol)
         return number < len(SPECIAL_SYMBOLS) or self._bytes[number][:1] == b" "
 
+    def encodes_like(self, other: "Tokenizer") -> bool:
+        """Whether ``other`` gives every text the same ids, as far as the files tell."""
+        return type(self) is type(other) and self.dictionary == other.dictionary
+
     @abstractmethod
     def files(self) -> dict[str, bytes]:
         """File name → content of everything ``from_folder`` needs, ``dict.txt`` aside."""

@@ -72,6 +72,7 @@ class ByteLevelBPE(Tokenizer):
         self._vocab_json, self._merges_txt = vocab_file.read(), merges_file.read()
         vocab = parse_vocab(self._vocab_json, vocab_file)
         merges = parse_merges(self._merges_txt, merges_file, vocab)
+        self._merges = merges
         own = list(vocab)[len(SPECIAL_SYMBOLS) :]
         # A symbol that spells no bytes was added by hand (say "<my token>"): it is its own text.
         texts = [_spelled_bytes(s) if BYTE_OF.keys() >= set(s) else s.encode() for s in own]
@@ -107,6 +108,13 @@ class ByteLevelBPE(Tokenizer):
         """What Hugging Face ``tokenizers`` says; the same as ``encode``."""
         check_unicode(text)
         return np.array(self._reference.encode(text).ids, dtype=np.int64)
+
+    def encodes_like(self, other: Tokenizer) -> bool:
+        return (
+            isinstance(other, ByteLevelBPE)
+            and super().encodes_like(other)
+            and self._merges == other._merges
+        )
 
     def files(self) -> dict[str, bytes]:
         return {VOCAB_FILE: self._vocab_json, MERGES_FILE: self._merges_txt}

@@ -17,7 +17,8 @@ from metaseq_plugin.tokenizers.open import from_options
 class SymbolEncoder:
     """Text ↔ symbols of ``dict.txt`` between single spaces."""
 
-    tokenizer: Tokenizer
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
 
     def encode(self, text: str) -> str:
         return self.tokenizer.encode_symbols(text)
@@ -42,7 +43,7 @@ class OptBPEConfig(FairseqDataclass):
 @register_bpe("opt_bpe", dataclass=OptBPEConfig)
 class OptBPE(SymbolEncoder):
     def __init__(self, cfg: OptBPEConfig) -> None:
-        self.tokenizer = from_options("opt_bpe", cfg.opt_bpe_vocab, cfg.opt_bpe_merges)
+        super().__init__(from_options("opt_bpe", cfg.opt_bpe_vocab, cfg.opt_bpe_merges))
 
 
 @dataclass
@@ -55,4 +56,4 @@ class OptSentencePieceConfig(FairseqDataclass):
 @register_bpe("opt_sentencepiece", dataclass=OptSentencePieceConfig)
 class OptSentencePiece(SymbolEncoder):
     def __init__(self, cfg: OptSentencePieceConfig) -> None:
-        self.tokenizer = from_options("opt_sentencepiece", cfg.opt_sentencepiece_model)
+        super().__init__(from_options("opt_sentencepiece", cfg.opt_sentencepiece_model))

@@ -12,7 +12,9 @@ A folder names its tokenizer by its files, under the names that Hugging Face use
 
 import argparse
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Iterable, Optional, Union
+
+from fairseq.data import Dictionary
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.tokenizers.base import Tokenizer, TokenizerFile
@@ -86,6 +88,43 @@ def from_bpe_options(bpe: Any, data: str) -> Tokenizer:
             "Set one of them."
         )
     return from_options(name, *(bpe[_field(option)] for option in KINDS[name].file_options))
+
+
+def for_prompts(bpe: Any, folders: Iterable[Path], dictionary: Dictionary) -> Optional[Tokenizer]:
+    """The tokenizer of prompts for a model of ``dictionary``; None: fairseq's own ``--bpe``, or none.
+
+    Args:
+        bpe: fairseq's ``--bpe`` and its options, or None.
+        folders: where the model's tokenizer may lie, the likeliest first.
+
+    Raises UserError where ``bpe``, the tokenizer found and ``dictionary`` contradict each other.
+    """
+    name = None if bpe is None else bpe["_name"]
+    folder = next((folder for folder in folders if has_tokenizer(folder)), None)
+    found = None if folder is None else from_folder(folder)
+    if name in BPE_NAMES:
+        options = KINDS[name].file_options
+        chosen: Optional[Tokenizer] = from_options(name, *(bpe[_field(o)] for o in options))
+        subject = f"`{options[0]}`"
+    else:
+        chosen, subject = found, f"The tokenizer in {folder}"
+        if found is not None and name is not None:
+            raise UserError(
+                f"`--bpe` must be {found.bpe_name}, the kind of the tokenizer in {folder}, but is "
+                f"{name}. Leave it out."
+            )
+    if chosen is None:
+        return None
+    if found is not None and not chosen.encodes_like(found):
+        raise UserError(
+            f"{subject} must be the tokenizer in {folder}, but gives other ids. Leave --bpe out."
+        )
+    if chosen.dictionary != dictionary:
+        raise UserError(
+            f"{subject} must number its tokens as {DICTIONARY_FILE} of `DATA` does, but does not. "
+            "Set the tokenizer's files and the data folder that the model was trained with."
+        )
+    return chosen
 
 
 def _field(option: str) -> str:

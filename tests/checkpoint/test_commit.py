@@ -218,7 +218,9 @@ def test_one_rank_without_room_ends_the_save_on_all(
     results = run_ranks(2, lambda ranks: save(tmp_path, 2, 2, ranks))
     for result in results:
         assert isinstance(result, UserError)
-        assert "1_50-shard1.pt.metaseq-tmp could not be written (No space left on device)" in str(result)
+        assert "1_50-shard1.pt.metaseq-tmp could not be written (No space left on device)" in str(
+            result
+        )
     assert [number_in(tmp_path, stem) for stem in STEMS] == [1, 1]
     assert leftovers(tmp_path) == []
 

@@ -9,7 +9,6 @@ from typing import Any, Callable, NamedTuple, Optional
 import pytest
 import torch
 
-from metaseq_plugin.checkpoint.load import scaled_position
 from metaseq_plugin.checkpoint.manifest import SetName
 from metaseq_plugin.checkpoint.reshard import reshard
 from metaseq_plugin.checkpoint.save import stems_to_save
@@ -258,19 +257,6 @@ def test_no_crash_file_where_several_processes_train(monkeypatch: pytest.MonkeyP
         except RuntimeError:
             save(trainer, f"{world_size} {ours} crash", {})
     assert saved == ["1 True", "1 True crash", "2 True", "2 False", "2 False crash"]
-
-
-@pytest.mark.parametrize(
-    ("saved", "now", "position", "repeated"),
-    [(1, 1, 7, 0), (4, 2, 14, 0), (2, 4, 3, 2), (1, 8, 0, 7)],
-)
-def test_the_data_position_counts_batches_of_all_ranks(
-    saved: int, now: int, position: int, repeated: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    found = scaled_position({"epoch": 3, "iterations_in_epoch": 7}, saved, now)
-    assert found == {"epoch": 3, "iterations_in_epoch": position}
-    told = [f"{repeated} of them will be seen twice" in message for message in caplog.messages]
-    assert told == ([True] if repeated else [])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from torch.multiprocessing import ProcessRaisedException
 
-from metaseq_plugin.compat.door import guarded, sentence_of
+from metaseq_plugin.compat.door import guarded, sentence_of, suggestions
 from metaseq_plugin.compat.errors import UserError
 
 
@@ -22,6 +22,22 @@ def test_mistake_in_a_spawned_rank() -> None:
 
 def test_bug_in_a_spawned_rank_keeps_its_traceback() -> None:
     assert sentence_of(ProcessRaisedException("Traceback …\nValueError: bug\n", 0, 4711)) is None
+
+
+SIZES = ["opt", "opt_8m", "opt_125m", "opt_350m", "opt_760m", "opt_1.3b", "opt_2.7b", "opt_6.7b",
+         "opt_13b", "opt_30b", "opt_66b", "opt_175b"]  # fmt: skip
+OTHERS = [f"transformer_{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize("value", ["opt_9b", "opt125m", "OPT_1.3B", "opt-175b"])
+def test_a_wrong_size_is_answered_with_all_in_order(value: str) -> None:
+    assert suggestions(value, [*OTHERS, *SIZES]) == SIZES
+
+
+def test_of_a_large_family_only_the_nearest_are_named() -> None:
+    assert suggestions("transformer_3x", [*OTHERS, *SIZES])[0] == "transformer_3"
+    assert len(suggestions("transformer_3x", [*OTHERS, *SIZES])) == 3
+    assert suggestions("zzz", [*OTHERS, *SIZES]) == OTHERS[:8]
 
 
 @pytest.fixture

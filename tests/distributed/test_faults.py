@@ -271,7 +271,7 @@ BAD_INPUT: dict[str, tuple[tuple[Any, ...], str]] = {
     "sharded state alone": (("--use-sharded-state",), "`--use-sharded-state` must come with"),
     "another size": (
         (*FSDP, "--decoder-embed-dim", 32, "--restore-file", "CHECKPOINT"),
-        r"run/checkpoint_last\.pt must fit the model .*must have shape .*32.*Set the --arch",
+        r"run/checkpoint_last\.pt, but has --decoder-embed-dim 32 instead of 16, .*Set --arch opt ",
     ),
     "no such checkpoint": (
         (*FSDP, "--restore-file", "nowhere/checkpoint_last.pt"),

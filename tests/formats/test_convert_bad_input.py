@@ -243,6 +243,22 @@ def test_weights_too_large_for_dtype(made: Made, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("new*"))
 
 
+@pytest.mark.parametrize("name", [Q, "model.decoder.embed_tokens.weight"])
+@pytest.mark.parametrize("number", [float("nan"), -float("inf")])
+def test_weights_that_are_not_finite(made: Made, tmp_path: Path, name: str, number: float) -> None:
+    """Also of the embedding, whose second copy in older files then equals nothing."""
+    write_hf_bin(made.hf)
+    path = made.hf / "pytorch_model.bin"
+    held = torch.load(path)
+    for key in {name, "lm_head.weight"} if "embed" in name else {name}:
+        held[key][0, 0] = number
+    torch.save(held, path)
+    sentence = f"`{name.removeprefix('model.')}` in {made.hf} holds {abs(number)}"
+    with pytest.raises(UserError, match=sentence):
+        run_convert(made.hf, tmp_path / "new", "--to", "fairseq")
+    assert not list(tmp_path.glob("new*"))
+
+
 def test_parts_without_manifest(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     torch.save({"model": {}, "cfg": {}}, tmp_path / "run" / "checkpoint_last-shard0.pt")

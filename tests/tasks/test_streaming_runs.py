@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from metaseq_plugin.hub import OPT
+from metaseq_plugin.tokenizers.open import from_folder
 from tests.fairseq_runs import run_fairseq, train
 from tests.rank_runs import train_ranks
 from tests.recorder import Recorder
@@ -224,8 +225,15 @@ def test_a_trained_model_is_validated_and_generates(tmp_path: Path, data: Path) 
     assert "`--context-window` must be 0 with this task, but is 8" in refused.last_line
     said = run_fairseq(
         "interactive", *common, "--task", "opt_streaming_language_modeling", "--beam", 1,
-        "--bpe", "opt_bpe", "--opt-bpe-vocab", data / "vocab.json", "--opt-bpe-merges",
-        data / "merges.txt", "--max-len-b", 20, stdin="def main\n", log_dir=tmp_path,
+        "--max-len-b", 20, stdin="  def main\n", log_dir=tmp_path,
     )  # fmt: skip
     assert said.status == 0, said.output
-    assert "H-0" in said.output
+    assert f"S-0\t{from_folder(data).encode_symbols('  def main')}\n" in said.output
+    bare = tmp_path / "bare"  # then it is the one that the run has put beside its checkpoints
+    bare.mkdir()
+    again = run_fairseq(
+        "interactive", bare, *common[1:], "--task", "opt_streaming_language_modeling", "--beam", 1,
+        "--max-len-b", 20, stdin="  def main\n", log_dir=tmp_path,
+    )  # fmt: skip
+    written = re.compile(r"^[SH]-0.*$", re.MULTILINE)
+    assert written.findall(again.output) == written.findall(said.output)

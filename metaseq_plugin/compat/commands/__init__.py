@@ -20,6 +20,8 @@ NEEDED_TO_START = ("torch", "omegaconf", "hydra", "fairseq")
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the ``metaseq`` command; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:2] == ["help", "doctor"]:
+        arguments = ["doctor", "--help"]
     if arguments[:1] == ["doctor"]:
         from metaseq_plugin.compat.commands.doctor import main as run_doctor
 

@@ -76,6 +76,9 @@ LIBRARIES = (
     Library("datasketch", "datasketch", minimum=(2, 0)),
     Library("tabulate", "tabulate"),
     Library(
+        "tensorboard", "tensorboard", needed=False, remedy="{python} -m pip install tensorboard"
+    ),
+    Library(
         "torchaudio", "torchaudio", needed=False, remedy="{python} -m pip uninstall torchaudio"
     ),
     Library("apex", "apex", needed=False, remedy="{python} -m pip uninstall apex"),

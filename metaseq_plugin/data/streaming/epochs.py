@@ -80,7 +80,9 @@ class EpochBatches:
         return self.has_next()
 
     def __len__(self) -> int:
-        return max(math.ceil(self._expected_rounds / (self._group or 1)), self.n + 1)
+        # An estimate, and never less than what is known to come.
+        known = self.n + (self._ahead is not None)
+        return max(math.ceil(self._expected_rounds / (self._group or 1)), known)
 
     def __iter__(self) -> "EpochBatches":
         return self
@@ -200,9 +202,10 @@ class StreamingEpochs(EpochBatchIterating):
 
     def state_dict(self) -> Dict[str, Any]:
         """The position behind the last update handed out."""
+        ended = self.end_of_epoch()  # looks ahead, and then knows what the epoch leaves out
         epoch, state, skipped = self.epoch, self._state(), self._skipped
         samples_before, tally_before = self._samples_before, self._tally_before
-        if self.end_of_epoch():
+        if ended:
             samples_before, tally_before = self._totals(state)
             epoch, state, skipped = epoch + 1, self._start, self.skips.state()
         names = self.split.corpora.names

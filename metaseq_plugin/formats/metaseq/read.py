@@ -35,6 +35,7 @@ from metaseq_plugin.formats.tensors import (
     expected_shapes,
 )
 from metaseq_plugin.layout.cuts import model_part_piece
+from metaseq_plugin.layout.fit import check_finite
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.storage import torch_file
 from metaseq_plugin.storage.lazy import Lazy, Tensors, twin
@@ -210,6 +211,8 @@ def _same_in_all(parts: Sequence[Tensors], name: str) -> Tensor:
         other = part[name]
         if torch.equal(first, other):
             continue
+        check_finite({name: first})  # NaN equals nothing
+        check_finite({name: other})
         difference = float((first.double() - other.double()).abs().max())
         largest = float(first.double().abs().max())
         if not difference <= MOST_DIFFERENCE * largest:

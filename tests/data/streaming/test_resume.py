@@ -75,6 +75,40 @@ def test_resume_at_every_boundary(
             assert json.loads(resumed.state())["streaming"] == seen[number], (done, number)
 
 
+@pytest.mark.parametrize(("drops_remainder", "curriculum"), [(True, 0), (False, 1), (True, 2)])
+def test_resume_with_options_of_the_iterator(
+    world: Path, pools: Dict[int, Workers], drops_remainder: bool, curriculum: int
+) -> None:
+    split = open_split(world, SampleBreakMode.eos, WEIGHTS)
+    options: Dict[str, Any] = {"drops_remainder": drops_remainder, "curriculum": curriculum}
+    whole = Fleet(split, pools[0], 1, 7, **options)
+    expected, states, epochs = [], [], []
+    while whole.ranks[0].epoch < 3:
+        expected.append(whole.update())
+        states.append(whole.state())
+        epochs.append(whole.ranks[0].epoch)
+    full = [len(update) == 14 for update in expected[:-1]]
+    assert all(full) == drops_remainder  # an epoch is no whole number of updates
+    for done in range(1, len(expected)):
+        resumed = Fleet(split, pools[0], 1, 7, states[done - 1], updates=done, **options)
+        for number in range(done, len(expected)):
+            assert resumed.update() == expected[number], (done, number)
+            assert resumed.state() == states[number], (done, number)
+
+
+def test_the_length_of_an_epoch_is_never_less_than_went_by(
+    world: Path, pools: Dict[int, Workers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = open_split(world)
+    monkeypatch.setattr(split, "expected_blocks", lambda: 20)
+    epoch = epochs_of(split, pools[0]).next_epoch_itr().grouped(2, False)
+    lengths = [(epoch.n, len(epoch)) for _ in epoch]
+    last = lengths[-1][0]
+    assert last > 5
+    assert lengths == [(n, max(n, 5)) for n in range(1, last + 1)]
+    assert len(epoch) == last
+
+
 @pytest.mark.parametrize("break_mode", SampleBreakMode)
 def test_a_run_that_changes_after_every_update(
     world: Path, pools: Dict[int, Workers], break_mode: SampleBreakMode

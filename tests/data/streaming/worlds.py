@@ -136,8 +136,11 @@ class Fleet:
         state: Optional[str] = None,
         skips: Optional[Dict[int, int]] = None,
         updates: int = 0,
+        drops_remainder: bool = False,
+        curriculum: int = 0,
     ) -> None:
         self.update_freq, self.updates = update_freq, updates
+        self.drops_remainder, self.curriculum = drops_remainder, curriculum
         self.ranks = [
             epochs_of(
                 split,
@@ -157,7 +160,10 @@ class Fleet:
     def begin(self) -> None:
         """The next epoch, or the rest of the one that was resumed."""
         self.epochs = [
-            rank.next_epoch_itr().grouped(self.update_freq, False) for rank in self.ranks
+            rank.next_epoch_itr(rank.next_epoch_idx > self.curriculum).grouped(
+                self.update_freq, self.drops_remainder
+            )
+            for rank in self.ranks
         ]
 
     def update(self) -> List[Sample]:
