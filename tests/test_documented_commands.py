@@ -127,7 +127,7 @@ def test_every_block_is_run_or_listed(page: str) -> None:
     for step in read_page(page):
         runs = runs or step.kind != "shown"
         if step.kind == "shown":
-            hidden = [line for line in step.text.splitlines() if PROGRAM.match(line.strip())]
+            hidden = [line for line in step.text.splitlines() if PROGRAM.match(line)]
             assert not hidden, f"{step.place}: {hidden} are commands in a block that is not one"
             assert runs or not is_compared(step), f"{step.place}: nothing above prints it"
         assert "…" not in step.text or step.kind == "shown", f"{step.place}: is not whole"
