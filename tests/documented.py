@@ -10,7 +10,7 @@
 
 import re
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Sequence
+from typing import Iterator, List, NamedTuple, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))), "benchmarks/README.md"]  # fmt: skip
@@ -27,7 +27,7 @@ class Step(NamedTuple):
     line: int  # from 1
     kind: str
     text: str
-    prints: Sequence[str] = ()  # what the page says that this command prints
+    prints: Tuple[str, ...] = ()  # what the page says that this command prints
 
     @property
     def place(self) -> str:
@@ -105,12 +105,12 @@ def _commands(page: str, number: int, lines: List[str]) -> Iterator[Step]:
             prints.append(lines[at])
             at += 1
         if command.strip():
-            yield Step(page, number + first, "shell", command, prints)
+            yield Step(page, number + first, "shell", command, tuple(prints))
 
 
 def shape(line: str) -> str:
     """``line`` without its numbers, alignment and the length of its bars."""
-    line = re.sub(r"\d[\d,.:]*", "0", line)
+    line = re.sub(r"\d+(?:[,.:]\d+)*", "0", line)
     return re.sub(r"([-█])\1+", r"\1", " ".join(line.split()))
 
 

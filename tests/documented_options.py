@@ -73,7 +73,7 @@ def unknown_options(command: str) -> List[str]:
         pairs = list(pairwise(words))
         chosen = tuple(word for pair in pairs if pair[0] in CHOICES for word in pair)
         known = fairseq_knows(words[0], chosen)
-    elif words[0] == "metaseq" and words[1] != "doctor":
+    elif words[0] == "metaseq" and words[1] not in ("doctor", "help"):
         known = metaseq_knows(*words[1:3])
     elif words[:2] == ["python", "-m"]:
         known = source_knows(words[2].replace(".", "/") + ".py")

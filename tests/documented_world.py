@@ -30,7 +30,7 @@ TINY = (
 
 # What is written -> what is run. Only numbers, and where things go; the sizes but for the smallest become tiny.
 SMALLER: List[Tuple[str, str]] = [
-    (r"--arch opt_(?!8m)\w+", rf"\g<0> {TINY}"),
+    (r"--arch opt_(?!8m)[\w.]+", rf"\g<0> {TINY}"),
     (r"--nproc_per_node \d+", "--nproc_per_node 2"),
     (r"--vocab-size \d+", "--vocab-size 300"),
     (r"--update-freq \d+", "--update-freq 2"),

@@ -10,7 +10,7 @@ run, or is not comparable, stands in the tables below with the reason; they only
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import Dict, List, NamedTuple
 
 import pytest
 
@@ -38,6 +38,7 @@ NOT_PRINTED = {
     "docs/architecture.md:1  2": "drawn and held by scripts/architecture.py",
     "docs/checkpoints.md:runs/a/": "what lies in a folder, with remarks",
     "docs/checkpoints.md:fairseq-train: error: runs/a": "a damaged file; tests/checkpoint/test_set.py",
+    "docs/checkpoints.md:fairseq-train: SIGINT": "a run stopped by hand; tests/compat/test_stop_on_signal.py",
     "docs/data.md:corpus": "of a corpus with planted faults; tests/data/tools",
     "docs/fairseq.md:fairseq_cli.train.main": "a walk through files",
     "docs/parallelism.md:model part 0": "a drawing",
@@ -101,9 +102,10 @@ def test_the_page_runs(
 ) -> None:
     home = enter(page, given, tmp_path / "home")
     steps, updates, printed = read_page(page), 0, ""
-    quickstart = None
+    done: Dict[Step, Ended] = {}
     if page in WITH_QUICKSTART or page == "README.md":
-        quickstart = request.getfixturevalue("quickstart")
+        quickstart: Quickstart = request.getfixturevalue("quickstart")
+        done[quickstart.step] = quickstart.ended
         (home / "runs").mkdir()
         (home / "runs/quickstart").symlink_to(quickstart.folder)
     for step in steps:
@@ -114,10 +116,7 @@ def test_the_page_runs(
         if why_not_run(step):
             continue
         updates += 2  # so that each run that resumes has something to do
-        if quickstart is not None and step == quickstart.step:
-            ended = quickstart.ended
-        else:
-            ended = run(step, home, updates)
+        ended = done[step] if step in done else run(step, home, updates)
         assert ended.status == (2 if step.is_mistake else 0), f"{step.place}\n{ended.output}"
         check_shown(step, list(step.prints), ended.output)
         printed += ended.output
@@ -129,7 +128,7 @@ def test_every_block_is_run_or_listed(page: str) -> None:
     for step in read_page(page):
         runs = runs or step.kind != "shown"
         if step.kind == "shown":
-            hidden = [line for line in step.text.splitlines() if PROGRAM.match(line.strip())]
+            hidden = [line for line in step.text.splitlines() if PROGRAM.match(line)]
             assert not hidden, f"{step.place}: {hidden} are commands in a block that is not one"
             assert runs or not is_compared(step), f"{step.place}: nothing above prints it"
         assert "…" not in step.text or step.kind == "shown", f"{step.place}: is not whole"
