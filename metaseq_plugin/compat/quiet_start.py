@@ -1,14 +1,17 @@
 """Keep fairseq's start of a run of ours off the console: the configuration, the printed model, …
 
 ``distributed/start_report.py`` says in ten lines what they say in a hundred, and keeps the configuration
-in the run's folder; ``--log-file`` still gets everything. Warnings, and all other lines, are shown.
+in the run's folder; ``--log-file`` still gets everything, its folder made if need be. Warnings, and all
+other lines, are shown.
 """
 
 import logging
 from contextlib import ExitStack, contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, Callable, Iterator
 
+from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.compat.parallel_doors import host_of_rank
 
 # Logger -> the beginnings of what is not shown; besides, whatever is no text: the configuration, the model.
@@ -54,6 +57,17 @@ def hiding() -> Iterator[None]:
         yield
 
 
+def make_folder(folder: Path) -> None:
+    """The folder of ``--log-file``, which fairseq opens before anything else."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"`--log-file` must lie in a folder that can be made, but {folder} cannot "
+            f"({error.strerror}). Set another."
+        ) from error
+
+
 def quietly(main: Callable[..., Any]) -> Callable[..., Any]:
     """``main``, which hides the lines where the model is ours."""
 
@@ -61,6 +75,8 @@ def quietly(main: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(cfg: Any) -> Any:
         if host_of_rank(cfg) is None:
             return main(cfg)
+        if cfg.common.log_file is not None:
+            make_folder(Path(cfg.common.log_file).absolute().parent)
         with hiding():
             return main(cfg)
 

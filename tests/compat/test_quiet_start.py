@@ -34,7 +34,7 @@ def started(ended: Ended) -> list[str]:
 
 
 def test_a_start_is_short_and_says_what_matters(data: Path, tmp_path: Path) -> None:
-    log = tmp_path / "all.log"
+    log = tmp_path / "logs" / "all.log"  # a folder that is not there yet
     options = (
         "--max-update",
         2,
