@@ -104,8 +104,9 @@ SEAMS = (
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_gather", "Trainer.consolidate_optimizer"),
     Seam("fairseq.trainer", "after", "wall_clock", "going_on", "Trainer.load_checkpoint"),
     Seam("fairseq.options", "after", "bf16", "keeping_the_device", "parse_args_and_arch"),
-    Seam("fairseq.options", "after", "arch", "taking_the_checkpoints", "parse_args_and_arch"),
+    # arch around whole_help: it steps aside where help is asked for.
     Seam("fairseq.options", "after", "whole_help", "showing_all", "parse_args_and_arch"),
+    Seam("fairseq.options", "after", "arch", "taking_the_checkpoints", "parse_args_and_arch"),
     Seam("fairseq.options", "after", "door", "refuse_usage_briefly"),
     Seam("fairseq.utils", "after", "user_dir", "finding_us", "import_user_module"),
     Seam("fairseq_cli.hydra_train", "after", "user_dir", "importing_first", "cli_main"),

@@ -50,7 +50,7 @@ def check_trackers(common: Any) -> None:
         if common[tracker.field] and not any(map(is_installed, tracker.modules))
     ]
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
 
 
 def is_installed(module: str) -> bool:

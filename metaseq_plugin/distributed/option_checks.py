@@ -137,7 +137,7 @@ def check_layout(cfg: Any, world_size: int) -> None:
     elif parts > 1:
         problems += [*components(cfg), *sizes(cfg, world_size)]
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
 
 
 def check_vocabulary(num_types: int, model_parallel_size: int) -> None:

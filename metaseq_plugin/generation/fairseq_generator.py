@@ -96,7 +96,7 @@ def settings_from(cfg: GenerationConfig, seed: Optional[int], vocab_size: int) -
             f"`--nbest` must be at most `--beam` ({cfg.beam}), but is {cfg.nbest}. Set either."
         )
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
     settings = Settings(
         min_new_tokens=cfg.min_len,
         temperature=cfg.temperature if cfg.sampling or cfg.beam > 1 else min(cfg.temperature, 0.0),

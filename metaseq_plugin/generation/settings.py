@@ -102,7 +102,7 @@ def check_types(values: Mapping[str, object], spelled: Mapping[str, str]) -> Non
         if not kind.fits(value)
     ]
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
 
 
 def check_settings(
@@ -158,4 +158,4 @@ def check_settings(
             f"{settings.beam}. Set 5, say."
         )
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)

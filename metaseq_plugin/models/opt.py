@@ -142,7 +142,7 @@ def check_config(cfg: DictConfig) -> None:
             "`--offload-activations` must come with --checkpoint-activations, but comes alone. Add it."
         )
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
 
 
 class OPTAttention(nn.Module):

@@ -93,7 +93,7 @@ def check_config(cfg: AdamWConfig) -> None:
         if value < 0:
             problems.append(f"`{option}` must be at least 0, but is {value}. {remedy}")
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
 
 
 class Fp32StateAdamW(torch.optim.AdamW):

@@ -52,7 +52,7 @@ def check_config(cfg: OPTDummyLMConfig) -> None:
         if cfg[name] < number
     ]
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
 
 
 @register_task("opt_dummy_lm", dataclass=OPTDummyLMConfig)
