@@ -256,7 +256,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     for argv, sentence in (
         ([tmp_path / "none", target], "An input must be a file or folder that exists"),
         ([source, full], "DST must not exist yet"),
-        ([source, full, "--overwrite"], "`--overwrite` must replace a cleaned corpus, but .* holds mine.txt"),
+        ([source, full, "--overwrite"], "`--overwrite` must replace a cleaned corpus and nothing else, but .* holds mine.txt"),
         ([source, source / "clean"], "DST must not be in SRC"),
         ([source, source], "DST must not be SRC"),
         ([source, target, "--near-duplicates", "0"], "`--near-duplicates` must be between 0.3 and 1, but is 0.0"),
