@@ -54,7 +54,7 @@ def check_sizes(
     found: Mapping[str, Tensor],
     source: str,
     num_parts: int = 1,
-    spelled: Mapping[str, str] = {},
+    spelled: Optional[Mapping[str, str]] = None,
 ) -> None:
     """Refuse settings of another magnitude than the tensors, from which nothing may be built.
 
@@ -67,9 +67,10 @@ def check_sizes(
     """
     longest = max((max(t.shape, default=1) for t in found.values() if t.numel()), default=1)
     most = min(MAX_SIZE, num_parts * max(longest, len(found)))
+    names = spelled or {}
     sizes = {name: cfg[name] for name in SIZE_SETTINGS if cfg[name] is not None}
     problems = [
-        f"`{spelled.get(name, name)}` must be of the tensors' size, but is {size:,} where none is above "
+        f"`{names.get(name, name)}` must be of the tensors' size, but is {size:,} where none is above "
         f"{most:,}"
         for name, size in {**sizes, "vocab_size": vocab_size}.items()
         if size > most
@@ -139,14 +140,20 @@ def strange_kind(tensor: Tensor) -> str:
     return ""
 
 
+def check_kind(name: str, tensor: Tensor, source: str) -> None:
+    """Refuse a tensor, a twin too, that is not plain numbers, before anything is computed with it."""
+    kind = "without values" if tensor.is_meta else strange_kind(tensor)
+    if kind:
+        raise UserError(
+            f"The model must hold plain tensors, but {source} has `{name}` {kind}. "
+            "Use a complete, unmodified checkpoint."
+        )
+
+
 def check_tied(output_name: str, output: Tensor, embedding: Tensor, source: str) -> None:
     """Refuse an output projection, which some files hold too, that is not the token embedding."""
-    for name, tensor in {output_name: output, EMBEDDING: embedding}.items():
-        if kind := strange_kind(tensor):
-            raise UserError(
-                f"The model must hold plain tensors, but {source} has `{name}` {kind}. "
-                "Use a complete, unmodified checkpoint."
-            )
+    check_kind(output_name, output, source)
+    check_kind(EMBEDDING, embedding, source)
     if output.shape != embedding.shape or not torch.equal(output, embedding):
         check_finite({EMBEDDING: embedding}, source)  # NaN equals nothing
         raise UserError(
@@ -182,6 +189,7 @@ def finite(tensors: Tensors, source: str) -> Tensors:
     def make(name: str) -> Tensor:
         tensor = tensors[name]
         if name not in seen:
+            check_kind(name, tensor, source)
             check_finite({name: tensor}, source)
             seen.add(name)
         return tensor

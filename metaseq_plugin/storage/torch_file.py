@@ -86,8 +86,8 @@ def read(path: Path, trust_pickle: bool = False) -> Any:
     Raises:
         UserError: missing, cut off, no checkpoint; or it holds classes and ``trust_pickle`` is not set.
     """
-    is_mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 cannot be mapped
     try:
+        is_mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 cannot be mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except DAMAGED as error:
         classes = unsafe_classes(path) if isinstance(error, pickle.UnpicklingError) else []

@@ -71,7 +71,7 @@ class TokenizerFile(NamedTuple):
         except (ValueError, RecursionError) as error:  # also of UTF-8, or nested too deep
             raise UserError(
                 f"{self.subject} must be a JSON file, but {self.it} is not ({error}). "
-                "Use the tokenizer's vocab.json."
+                f"Use the tokenizer's {self.path.name}."
             ) from error
 
     def check_symbol(self, symbol: str) -> None:

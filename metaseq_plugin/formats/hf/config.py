@@ -41,8 +41,8 @@ FIXED = {
     "eos_token_id": 2,
 }
 # What the numbers are.
-MAX_SIZE = 2**31 - 1
-SIZES = (
+MAX_WHOLE = 2**31 - 1
+WHOLE_NUMBERS = (
     "vocab_size", "word_embed_proj_dim", "num_hidden_layers", "hidden_size", "num_attention_heads",
     "ffn_dim", "max_position_embeddings",
 )  # fmt: skip
@@ -161,14 +161,14 @@ def write_generation_config(folder: Path) -> None:
 def _bad_numbers(config: Mapping[str, Any]) -> List[str]:
     """What is wrong with the numbers and switches that are there; null is as good as left out."""
     problems = []
-    for name in (*SIZES, *PROBABILITIES, SCALE):
+    for name in (*WHOLE_NUMBERS, *PROBABILITIES, SCALE):
         value = config.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             rule = "a number"
-        elif name in SIZES and not (isinstance(value, int) and 1 <= value <= MAX_SIZE):
-            rule = f"a whole number from 1 to {MAX_SIZE:,}"
+        elif name in WHOLE_NUMBERS and not (isinstance(value, int) and 1 <= value <= MAX_WHOLE):
+            rule = f"a whole number from 1 to {MAX_WHOLE:,}"
         elif name in PROBABILITIES and not 0 <= value < 1:
             rule = "in [0, 1)"
         elif name == SCALE and not 0 < value <= sys.float_info.max:
