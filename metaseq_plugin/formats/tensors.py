@@ -53,7 +53,6 @@ def check_sizes(
     vocab_size: int,
     found: Mapping[str, Tensor],
     source: str,
-    num_parts: int = 1,
     spelled: Optional[Mapping[str, str]] = None,
 ) -> None:
     """Refuse settings of another magnitude than the tensors, from which nothing may be built.
@@ -62,11 +61,11 @@ def check_sizes(
     what differs.
 
     Args:
-        found: tensors, of one model part where there are ``num_parts``.
+        found: the model's tensors.
         spelled: what ``source`` calls our settings, where it has other names.
     """
     longest = max((max(t.shape, default=1) for t in found.values() if t.numel()), default=1)
-    most = min(MAX_SIZE, num_parts * max(longest, len(found)))
+    most = min(MAX_SIZE, max(longest, len(found)))
     names = spelled or {}
     sizes = {name: cfg[name] for name in SIZE_SETTINGS if cfg[name] is not None}
     problems = [

@@ -27,7 +27,15 @@ from metaseq_plugin.compat.checkpoint_errors import UNREADABLE, unreadable
 from metaseq_plugin.compat.errors import UserError
 
 # What torch.load raises for what is no checkpoint of its own; text goes far into its unpickler.
-DAMAGED = (*UNREADABLE, ValueError, TypeError, IndexError, AttributeError)
+DAMAGED = (
+    *UNREADABLE,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+)
 MAX_NAMED = 3
 
 

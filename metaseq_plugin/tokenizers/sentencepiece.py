@@ -28,6 +28,7 @@ from metaseq_plugin.tokenizers.tokenizer_file import TokenizerFile
 
 MODEL_FILE = "sentencepiece.model"
 MODEL_OPTION = "--opt-sentencepiece-model"
+MAX_MODEL_BYTES = 16 * 2**20  # in memory it takes twenty times as much
 SPACE_MARK = "\u2581"
 # Comes back unchanged only from a model that neither normalises nor adds nor drops anything.
 PROBE = (
@@ -44,7 +45,7 @@ class SentencePiece(Tokenizer):
 
     def __init__(self, model_file: TokenizerFile) -> None:
         """Read the model; raises UserError where it is unreadable."""
-        self._model = model_file.read()
+        self._model = model_file.read(MAX_MODEL_BYTES)
         try:
             self._set_up(model_file)
         except UserError:

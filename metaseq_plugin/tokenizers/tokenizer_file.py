@@ -33,20 +33,20 @@ class TokenizerFile(NamedTuple):
     def it(self) -> str:
         return "it" if self.option is None else f"'{self.path}'"
 
-    def read(self) -> bytes:
-        """Its content; UserError where it cannot be read or is too large."""
+    def read(self, most: int = MAX_BYTES) -> bytes:
+        """Its content; UserError where it cannot be read or has more than ``most`` bytes."""
         try:
             with self.path.open("rb") as stream:
-                content = stream.read(MAX_BYTES + 1)
+                content = stream.read(most + 1)
         except OSError as error:
             found = "is not" if self.option is None else f"is '{self.path}'"
             raise UserError(
                 f"{self.subject} must be a readable file, but {found} ({error.strerror}). "
                 "Use the path of the tokenizer's file."
             ) from error
-        if len(content) > MAX_BYTES:
+        if len(content) > most:
             raise UserError(
-                f"{self.subject} must have at most {MAX_BYTES:,} bytes, but {self.it} has more. "
+                f"{self.subject} must have at most {most:,} bytes, but {self.it} has more. "
                 "Use a tokenizer's file."
             )
         return content

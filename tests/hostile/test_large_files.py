@@ -47,7 +47,8 @@ LARGE: dict[tuple[str, str], tuple[Callable[[], bytes], str]] = {
     ("dict.txt", "ten million lines"): (lambda: b"a 1\n" * 10**7, "at most 500,000 symbols"),
     ("dict.txt", "one long line"): (lambda: b"a" * MAX_BYTES, "a symbol and its count"),
     ("dict.txt", "too long"): (lambda: b"a" * (MAX_BYTES + 1), "at most 67,108,864 bytes"),
-    ("sentencepiece.model", "ten million pieces"): (lambda: b"\n\x03\n\x01a" * 10**7, "must be a SentencePiece model"),
+    ("sentencepiece.model", "ten million pieces"): (lambda: b"\n\x03\n\x01a" * 10**7, "at most 16,777,216 bytes"),
+    ("sentencepiece.model", "three million pieces"): (lambda: b"\n\x03\n\x01a" * 3 * 10**6, "must be a SentencePiece model"),
     ("config.json", "empty lists"): (lambda: b'{"a":[' + b"[]," * 2 * 10**6 + b"[]]}", "`model_type`"),
     ("config.json", "too long"): (lambda: b"[" * 10**7, "at most 8,388,608 bytes"),
     (corpus.SHARD, "many tensors"): (lambda: header(60_000), "unlisted"),
@@ -62,6 +63,8 @@ def test_memory_and_time_are_bounded(file: str, name: str, tmp_path: Path) -> No
     folder = tmp_path / "folder"
     write_folder(file, folder)
     (folder / file).write_bytes(content())
+    if file == "vocab.json":
+        (folder / "merges.txt").write_text("#version: 0.2\n")
     (tmp_path / "out").mkdir()
     command = [sys.executable, "-m", "tests.hostile.test_large_files", file, str(folder)]
     ended = subprocess.run(command, capture_output=True, text=True)

@@ -29,7 +29,6 @@ from metaseq_plugin.formats.metaseq.names import (
 )
 from metaseq_plugin.formats.tensors import (
     EMBEDDING,
-    check_sizes,
     check_tensors,
     check_tied,
     complete_config,
@@ -124,7 +123,6 @@ def read_metaseq(grid: Grid, trust_pickle: bool) -> Read:
             f"`{EMBEDDING}` must have a multiple of {DICTIONARY_MULTIPLE} rows, but in "
             f"{parts[0].source} has {vocab_size}. Use a complete, unmodified checkpoint."
         )
-    check_sizes(cfg, vocab_size, split[0].twins, parts[0].source, len(parts))
     shapes = expected_shapes(cfg, vocab_size)
     for rank, part in enumerate(parts):
         expected = {
