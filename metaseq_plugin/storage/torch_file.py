@@ -121,7 +121,7 @@ def unsafe_classes(path: Path) -> List[str]:
     """The classes that keep ``path`` from being read as plain data; none if it is no zip file."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (RuntimeError, ValueError, pickle.UnpicklingError):
+    except DAMAGED:
         return []
 
 

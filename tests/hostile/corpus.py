@@ -103,7 +103,8 @@ def torch_weights(folder: Path) -> Iterator[Case]:
         saved = io.BytesIO()
         torch.save({**held, **change}, saved)
         yield what, saved.getvalue()
-    for content in ([], {}, 7, "text", {"model": held}, torch.ones(2)):
+    others: list[Any] = [[], {}, 7, "text", {"model": held}, torch.ones(2)]
+    for content in others:
         saved = io.BytesIO()
         torch.save(content, saved)
         yield (

@@ -17,20 +17,21 @@ from metaseq_plugin.hub import OPT
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, load_dictionary
 from metaseq_plugin.tokenizers.open import from_folder
 from tests.formats.folders import VOCAB_SIZE, write_tokenizer
-from tests.opt_models import TINY, config, decoder
+from tests.opt_models import KINDS, config, decoder
 
 MAX_SECONDS = 10
+SHAPE = KINDS["pre-norm"]
 Door = Callable[[Path, Path], Any]  # the folder, and one to write to
 
 
 def write_model(folder: Path) -> None:
     """A sound Hugging Face folder with a tokenizer, without the help of transformers."""
     folder.mkdir()
-    ours = decoder(vocab_size=VOCAB_SIZE, **TINY)
+    ours = decoder(vocab_size=VOCAB_SIZE, **SHAPE)
     held = {to_hf(f"decoder.{name}"): tensor for name, tensor in ours.state_dict().items()}
     save_file(held, folder / "model.safetensors")
     (folder / "config.json").write_text(
-        json.dumps(to_hf_config(config(**TINY), VOCAB_SIZE, "float32"))
+        json.dumps(to_hf_config(config(**SHAPE), VOCAB_SIZE, "float32"))
     )
     write_tokenizer(folder)
 

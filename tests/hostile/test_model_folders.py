@@ -43,7 +43,7 @@ def write_folder(file: str, folder: Path) -> None:
 
 
 def expected_names() -> list[str]:
-    ours = doors.decoder(vocab_size=doors.VOCAB_SIZE, **doors.TINY)
+    ours = doors.decoder(vocab_size=doors.VOCAB_SIZE, **doors.SHAPE)
     return [f"decoder.{name}" for name in ours.state_dict()]
 
 
