@@ -31,10 +31,10 @@ class UserError(ValueError):
         return type(self), self.sentences, vars(self)
 
 
-def brief(text: str) -> str:
+def brief(text: str, longest: int = MAX_CHARACTERS) -> str:
     """``text``, its middle left out where nobody would read it; the end says what to do."""
-    half = MAX_CHARACTERS // 2
-    return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} … {text[-half:]}"
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]} … {text[-half:]}"
 
 
 def printable(text: str) -> str:

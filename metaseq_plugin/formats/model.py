@@ -19,7 +19,7 @@ import torch
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
 from metaseq_plugin.formats.fairseq import read_checkpoint
-from metaseq_plugin.formats.hf.config import CONFIG_FILE, from_hf_config, vocab_size_of
+from metaseq_plugin.formats.hf.config import CONFIG_FILE, THEIR_NAMES, from_hf_config, vocab_size_of
 from metaseq_plugin.formats.hf.names import rename_to_fairseq
 from metaseq_plugin.formats.hf.weights import read_weights
 from metaseq_plugin.formats.locate import Located, grid_of, is_hf, locate
@@ -28,6 +28,7 @@ from metaseq_plugin.formats.metaseq.optimizer import Optimizer, from_fairseq, re
 from metaseq_plugin.formats.metaseq.read import read_metaseq
 from metaseq_plugin.formats.tensors import (
     EMBEDDING,
+    check_sizes,
     check_tensors,
     complete_config,
     expected_shapes,
@@ -90,8 +91,10 @@ def read_hf(src: Path, data: Optional[Path]) -> Model:
     """A Hugging Face folder."""
     config, source = json_file.read(src / CONFIG_FILE), str(src / CONFIG_FILE)
     cfg = complete_config(from_hf_config(config, source))
-    expected = expected_shapes(cfg, vocab_size_of(config, source))
+    vocab_size = vocab_size_of(config, source)
     tensors = rename_to_fairseq(read_weights(src), str(src))
+    check_sizes(cfg, vocab_size, tensors, source, spelled=THEIR_NAMES)
+    expected = expected_shapes(cfg, vocab_size)
     check_tensors(tensors, expected, str(src))
     held = finite(Tensors.of(tensors).select(list(expected)), str(src))
     return Model(HF, str(src), cfg, held, data or src, lambda: None)
@@ -100,8 +103,9 @@ def read_hf(src: Path, data: Optional[Path]) -> Model:
 def read_fairseq(found: Located, data: Optional[Path]) -> Model:
     """A checkpoint that fairseq saved of our model."""
     settings, trained_in, weights = read_checkpoint(found)
-    cfg = complete_config(settings)
-    expected = expected_shapes(cfg, len(weights[EMBEDDING]))
+    cfg, vocab_size = complete_config(settings), len(weights[EMBEDDING])
+    check_sizes(cfg, vocab_size, weights, str(found.path))
+    expected = expected_shapes(cfg, vocab_size)
     check_tensors(weights, expected, str(found.path))
     tensors = finite(Tensors.of(weights).select(list(expected)), str(found.path))
     optimizer = partial(_fairseq_optimizer, found, expected)

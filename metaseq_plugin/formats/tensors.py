@@ -7,6 +7,7 @@ makes one has it looked through (``finite``), and takes it in the data type aske
 
 from dataclasses import fields
 from functools import partial
+from itertools import groupby
 from typing import Any, Dict, Mapping, Optional, Set, Tuple
 
 import torch
@@ -21,9 +22,17 @@ from metaseq_plugin.storage.lazy import Lazy, Tensors
 from metaseq_plugin.tokenizers.dictionary import numbered_dictionary
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+READABLE = (*DTYPES.values(), torch.float64)
 EMBEDDING = "decoder.embed_tokens.weight"
 # A longer list hides the first entries, which tell most.
 MAX_NAMED = 5
+# The settings that a model's tensors grow with; the largest OPT has 50,272 tokens and a dimension of 49,152.
+SIZE_SETTINGS = (
+    "decoder_layers", "decoder_embed_dim", "decoder_ffn_embed_dim", "decoder_word_embed_dim",
+    "decoder_max_positions",
+)  # fmt: skip
+MAX_SIZE = 2**24
+LAYERS, FIRST_LAYER = "layers.", "layers.0."
 
 
 def complete_config(settings: Mapping[str, Any]) -> Any:
@@ -39,11 +48,54 @@ def complete_config(settings: Mapping[str, Any]) -> Any:
     return cfg
 
 
+def check_sizes(
+    cfg: Any,
+    vocab_size: int,
+    found: Mapping[str, Tensor],
+    source: str,
+    spelled: Optional[Mapping[str, str]] = None,
+) -> None:
+    """Refuse settings of another magnitude than the tensors, from which nothing may be built.
+
+    No layer is without a tensor and no dimension larger than that of one; ``check_tensors`` then says exactly
+    what differs.
+
+    Args:
+        found: the model's tensors.
+        spelled: what ``source`` calls our settings, where it has other names.
+    """
+    longest = max((max(t.shape, default=1) for t in found.values() if t.numel()), default=1)
+    most = min(MAX_SIZE, max(longest, len(found)))
+    names = spelled or {}
+    sizes = {name: cfg[name] for name in SIZE_SETTINGS if cfg[name] is not None}
+    problems = [
+        f"`{names.get(name, name)}` must be of the tensors' size, but is {size:,} where none is above "
+        f"{most:,}"
+        for name, size in {**sizes, "vocab_size": vocab_size}.items()
+        if size > most
+    ]
+    if problems:
+        raise UserError(
+            f"In {source}: {'; '.join(problems)}. Use a complete, unmodified checkpoint."
+        )
+
+
 def expected_shapes(cfg: Any, vocab_size: int) -> Dict[str, torch.Size]:
-    """Name and shape of every tensor of the model that ``cfg`` describes."""
+    """Name and shape of every tensor of the model that ``cfg`` describes, in its order.
+
+    One layer is built, for all of them. ``check_sizes`` comes first where ``cfg`` is a stranger's.
+    """
     with torch.device("meta"):
-        decoder = OPTDecoder(cfg, numbered_dictionary(vocab_size))
-    return {f"decoder.{name}": tensor.shape for name, tensor in decoder.state_dict().items()}
+        small = OmegaConf.merge(cfg, {"decoder_layers": 1})
+        held = OPTDecoder(small, numbered_dictionary(vocab_size)).state_dict()
+    shapes: Dict[str, torch.Size] = {}
+    for is_layer, group in groupby(held, key=lambda name: name.startswith(FIRST_LAYER)):
+        names = list(group)
+        for number in range(cfg.decoder_layers if is_layer else 1):
+            for name in names:
+                own = LAYERS + str(number) + name[len(FIRST_LAYER) - 1 :] if is_layer else name
+                shapes[f"decoder.{own}"] = held[name].shape
+    return shapes
 
 
 def check_tensors(
@@ -64,8 +116,8 @@ def check_tensors(
             problems.append(
                 f"has `{name}` of shape {tuple(tensor.shape)} instead of {tuple(expected[name])}"
             )
-        elif not tensor.is_floating_point():
-            problems.append(f"has `{name}` as {tensor.dtype} instead of floating point")
+        elif kind := strange_kind(tensor):
+            problems.append(f"has `{name}` {kind}")
     if problems:
         shown, more = problems[:MAX_NAMED], len(problems) - MAX_NAMED
         raise UserError(
@@ -76,8 +128,31 @@ def check_tensors(
         )
 
 
+def strange_kind(tensor: Tensor) -> str:
+    """What makes ``tensor`` another kind than a model's floating-point numbers; "" if nothing does."""
+    if tensor.layout != torch.strided:
+        return f"as {tensor.layout} instead of a plain tensor"
+    if tensor.dtype not in READABLE:
+        return f"as {tensor.dtype} instead of floating point"
+    if tensor.untyped_storage().nbytes() < tensor.nbytes:
+        return "with fewer values than its shape has room for"  # one value, shown many times
+    return ""
+
+
+def check_kind(name: str, tensor: Tensor, source: str) -> None:
+    """Refuse a tensor, a twin too, that is not plain numbers, before anything is computed with it."""
+    kind = "without values" if tensor.is_meta else strange_kind(tensor)
+    if kind:
+        raise UserError(
+            f"The model must hold plain tensors, but {source} has `{name}` {kind}. "
+            "Use a complete, unmodified checkpoint."
+        )
+
+
 def check_tied(output_name: str, output: Tensor, embedding: Tensor, source: str) -> None:
     """Refuse an output projection, which some files hold too, that is not the token embedding."""
+    check_kind(output_name, output, source)
+    check_kind(EMBEDDING, embedding, source)
     if output.shape != embedding.shape or not torch.equal(output, embedding):
         check_finite({EMBEDDING: embedding}, source)  # NaN equals nothing
         raise UserError(
@@ -113,6 +188,7 @@ def finite(tensors: Tensors, source: str) -> Tensors:
     def make(name: str) -> Tensor:
         tensor = tensors[name]
         if name not in seen:
+            check_kind(name, tensor, source)
             check_finite({name: tensor}, source)
             seen.add(name)
         return tensor

@@ -9,7 +9,6 @@ In a folder of metaseq's, ``gpt2-vocab.json`` numbers the tokens; its ``dict.txt
 old versions, so it is not looked at where that file is.
 """
 
-import shutil
 from pathlib import Path
 from typing import List, Mapping, Optional
 
@@ -32,6 +31,7 @@ from metaseq_plugin.tokenizers.files import (
     write_byte_pairs,
 )
 from metaseq_plugin.tokenizers.sentencepiece import MODEL_FILE
+from metaseq_plugin.tokenizers.tokenizer_file import TokenizerFile
 
 # All that is ever written here.
 FILES = (DICTIONARY_FILE, VOCAB_FILE, MERGES_FILE, METASEQ_VOCAB, METASEQ_MERGES, MODEL_FILE)
@@ -120,5 +120,5 @@ def _copied_for_us(source: Path, folder: Path, whose: str) -> str:
 def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> List[str]:
     present = [name for name in names if (source / name).is_file()]
     for name in present:
-        shutil.copyfile(source / name, folder / name)
+        (folder / name).write_bytes(TokenizerFile(source / name).read())
     return present

@@ -119,7 +119,7 @@ def check_config(cfg: DictConfig) -> None:
             problems.append(f"`--{name.replace('_', '-')}` must be at least 1, but is {value}.")
     if not problems and cfg.decoder_embed_dim % cfg.decoder_attention_heads:
         dim = cfg.decoder_embed_dim
-        fits = [h for h in range(1, dim + 1) if dim % h == 0 and 32 <= dim // h <= 128] or [1]
+        fits = [dim // k for k in range(128, 31, -1) if dim % k == 0] or [1]
         problems.append(
             f"`--decoder-attention-heads` must divide `--decoder-embed-dim` ({dim}), but is "
             f"{cfg.decoder_attention_heads}. Set one of {', '.join(map(str, fits))}."

@@ -1,21 +1,30 @@
-"""JSON files that hold one object, ours and other people's."""
+"""JSON files that hold one object, ours and other people's: read up to ``MAX_BYTES``."""
 
 import json
 from pathlib import Path
 from typing import Any, Dict
 
-from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.compat.errors import UserError, brief
+
+MAX_SHOWN = 80  # characters of a value in a message
+MAX_BYTES = 8 * 2**20  # the largest index of an OPT has a hundredth of it
 
 
 def read(path: Path) -> Dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        UserError: missing, not UTF-8 JSON, or something other than an object.
+        UserError: missing, too large, not UTF-8 JSON, or something other than an object.
     """
     check_file(path)
+    with path.open("rb") as stream:
+        raw = stream.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise UserError(
+            f"{path} must have at most {MAX_BYTES:,} bytes, but has more. Fetch it again."
+        )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # of JSON or of UTF-8, or nested too deep
         raise unreadable(path, error) from error
     if not isinstance(content, dict):
@@ -30,6 +39,13 @@ def write(path: Path, content: Dict[str, Any]) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     # A lone surrogate, as in a file's name that is not UTF-8, becomes a JSON escape.
     path.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def shown(value: Any) -> str:
+    """A value of such a file for a message: as it is written there, or what kind of value it is."""
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    return brief(json.dumps(value), MAX_SHOWN)
 
 
 def check_file(path: Path) -> None:

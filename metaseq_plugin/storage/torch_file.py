@@ -27,7 +27,15 @@ from metaseq_plugin.compat.checkpoint_errors import UNREADABLE, unreadable
 from metaseq_plugin.compat.errors import UserError
 
 # What torch.load raises for what is no checkpoint of its own; text goes far into its unpickler.
-DAMAGED = (*UNREADABLE, ValueError, TypeError, IndexError, AttributeError)
+DAMAGED = (
+    *UNREADABLE,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+)
 MAX_NAMED = 3
 
 
@@ -86,8 +94,8 @@ def read(path: Path, trust_pickle: bool = False) -> Any:
     Raises:
         UserError: missing, cut off, no checkpoint; or it holds classes and ``trust_pickle`` is not set.
     """
-    is_mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 cannot be mapped
     try:
+        is_mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 cannot be mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except DAMAGED as error:
         classes = unsafe_classes(path) if isinstance(error, pickle.UnpicklingError) else []
@@ -113,7 +121,7 @@ def unsafe_classes(path: Path) -> List[str]:
     """The classes that keep ``path`` from being read as plain data; none if it is no zip file."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (RuntimeError, ValueError, pickle.UnpicklingError):
+    except DAMAGED:
         return []
 
 

@@ -7,45 +7,21 @@ opens a folder with either.
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Iterable, NamedTuple, Optional, Sequence
+from typing import ClassVar, Iterable, Optional, Sequence
 
 import numpy as np
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, SPECIAL_SYMBOLS, make_dictionary
+from metaseq_plugin.tokenizers.dictionary import (
+    DICTIONARY_FILE,
+    SPECIAL_SYMBOLS,
+    make_dictionary,
+    read_dictionary,
+)
 
 BOS, PAD, EOS, UNK = range(len(SPECIAL_SYMBOLS))
 # What an id that stands for no text decodes to (<unk>, the padding symbols of the dictionary).
 NO_TEXT = "\ufffd".encode()
-
-
-class TokenizerFile(NamedTuple):
-    """A file of a tokenizer, and the option that named it where one did.
-
-    A sentence about it says "``subject`` must be so, but ``it`` is not".
-    """
-
-    path: Path
-    option: Optional[str] = None
-
-    @property
-    def subject(self) -> str:
-        return f"'{self.path}'" if self.option is None else f"`{self.option}`"
-
-    @property
-    def it(self) -> str:
-        return "it" if self.option is None else f"'{self.path}'"
-
-    def read(self) -> bytes:
-        """Its content; UserError where it cannot be read."""
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            found = "is not" if self.option is None else f"is '{self.path}'"
-            raise UserError(
-                f"{self.subject} must be a readable file, but {found} ({error.strerror}). "
-                "Use the path of the tokenizer's file."
-            ) from error
 
 
 class Tokenizer(ABC):
@@ -122,12 +98,11 @@ class Tokenizer(ABC):
 
     def check_dict(self, path: Path) -> None:
         """Raise UserError unless ``path`` (a ``dict.txt``) lists exactly this tokenizer's symbols."""
-        lines = path.read_text(encoding="utf-8").split("\n")
-        found = [line.rsplit(" ", 1)[0] for line in lines if line]
-        if found != self.dictionary.symbols[len(SPECIAL_SYMBOLS) :]:
+        found = read_dictionary(path).symbols
+        if found != self.dictionary.symbols:
             raise UserError(
                 f"'{path}' must list the symbols of the tokenizer beside it, but differs "
-                f"({len(found) + len(SPECIAL_SYMBOLS)} symbols, the tokenizer has {len(self)}). "
+                f"({len(found)} symbols, the tokenizer has {len(self)}). "
                 "Put the files of one run together, or run `metaseq prepare` again."
             )
 

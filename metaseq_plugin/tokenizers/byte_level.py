@@ -22,7 +22,7 @@ import tiktoken
 from tokenizers import Tokenizer as ReferenceTokenizer
 from tokenizers import models, pre_tokenizers
 
-from metaseq_plugin.tokenizers.base import Tokenizer, TokenizerFile, check_unicode
+from metaseq_plugin.tokenizers.base import Tokenizer, check_unicode
 from metaseq_plugin.tokenizers.dictionary import SPECIAL_SYMBOLS
 from metaseq_plugin.tokenizers.files import (
     BYTE_CHARACTERS,
@@ -31,6 +31,7 @@ from metaseq_plugin.tokenizers.files import (
     parse_merges,
     parse_vocab,
 )
+from metaseq_plugin.tokenizers.tokenizer_file import TokenizerFile
 
 VOCAB_OPTION = "--opt-bpe-vocab"
 MERGES_OPTION = "--opt-bpe-merges"
@@ -49,12 +50,16 @@ def _spelled_bytes(symbol: str) -> bytes:
 def _merges_are_unambiguous(vocab: dict[str, int], merges: list[tuple[str, str]]) -> bool:
     """Whether joining by concatenation (tiktoken) gives the ids of joining by listed pairs.
 
+    tiktoken joins bytes only: a pair of symbols that spell none is left to ``tokenizers`` too.
+
     If it did not, take the first step where they differ on some text: tiktoken joins neighbours
     x, y to a token t by a pair that is not listed. No earlier join crossed the ends of t, so
     the joins inside were those that t alone would have seen; t alone then stops at x, y.
     """
     made = list(map("".join, merges))
     if len(set(made)) < len(made):
+        return False
+    if not all(BYTE_OF.keys() >= set(symbol) for symbol in made):
         return False
     model = models.BPE(vocab=vocab, merges=merges)  # of its own: it remembers what it was asked
     return all(len(model.tokenize(symbol)) == 1 for symbol in made)

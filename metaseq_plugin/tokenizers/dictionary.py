@@ -8,6 +8,7 @@ produces, up to a multiple of 8 (OPT: 50,265 → 50,272) because matrix products
 nothing here.
 """
 
+import io
 from pathlib import Path
 from typing import Iterable, Union
 
@@ -16,6 +17,7 @@ from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import best_fitting_int_dtype
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.tokenizers.tokenizer_file import MAX_SYMBOLS, TokenizerFile
 
 SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
 DICTIONARY_MULTIPLE = 8
@@ -39,7 +41,15 @@ def make_dictionary(names: Iterable[str]) -> Dictionary:
 
 
 def numbered_dictionary(num_types: int) -> Dictionary:
-    """A dictionary of exactly ``num_types``, where no tokenizer names them: each symbol is its id."""
+    """A dictionary of exactly ``num_types``, where no tokenizer names them: each symbol is its id.
+
+    Raises UserError for more types than any vocabulary has.
+    """
+    if num_types > MAX_SYMBOLS:
+        raise UserError(
+            f"A model's vocabulary must have at most {MAX_SYMBOLS:,} types, but has {num_types:,}. "
+            "Use a complete, unmodified checkpoint."
+        )
     dictionary = Dictionary()
     for number in range(len(dictionary), num_types):
         dictionary.add_symbol(str(number))
@@ -47,14 +57,37 @@ def numbered_dictionary(num_types: int) -> Dictionary:
 
 
 def load_dictionary(folder: Union[str, Path]) -> Dictionary:
-    """The dictionary of a data folder, padded as OPT's is."""
+    """The dictionary of a data folder, padded as OPT's is.
+
+    Raises UserError where it has none, or a damaged one.
+    """
     path = Path(folder) / DICTIONARY_FILE
     if not path.is_file():
         raise UserError(
             f"`DATA` must hold {DICTIONARY_FILE}, but {folder} does not. Make it with `metaseq prepare`."
         )
-    dictionary = Dictionary.load(str(path))
+    dictionary = read_dictionary(path)
     dictionary.pad_to_multiple_(DICTIONARY_MULTIPLE)
+    return dictionary
+
+
+def read_dictionary(path: Path) -> Dictionary:
+    """The dictionary in a ``dict.txt``, a symbol and its count on each line, as fairseq reads it.
+
+    Raises UserError where fairseq could not, or where it has more symbols than any vocabulary.
+    """
+    file = TokenizerFile(path)
+    raw = file.read()
+    file.check_num_symbols(raw.count(b"\n") + raw.count(b"\r"))
+    lines = io.StringIO(file.text(raw), newline=None)
+    dictionary = Dictionary()
+    try:
+        dictionary.add_from_file(lines)
+    except (ValueError, RuntimeError) as error:  # no symbol and count; a symbol twice
+        raise UserError(
+            f"'{path}' must hold a symbol and its count on each line, but does not ({error!s:.200}). "
+            "Copy it again from the folder that the model was trained with."
+        ) from error
     return dictionary
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.tokenizers.base import TokenizerFile
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE, SPECIAL_SYMBOLS
+from metaseq_plugin.tokenizers.tokenizer_file import TokenizerFile
 
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 METASEQ_VOCAB, METASEQ_MERGES = "gpt2-vocab.json", "gpt2-merges.txt"
@@ -55,7 +55,7 @@ def read_byte_pairs(folder: Path) -> Optional[BytePairs]:
             vocab = parse_vocab(vocab_file.read(), vocab_file, may_leave_out=True)
             merges = parse_merges(merges_file.read(), merges_file, vocab)
             added_file = TokenizerFile(folder / HF_ADDED)
-            added = _parse_json(added_file.read(), added_file) if added_file.path.is_file() else {}
+            added = added_file.json(added_file.read()) if added_file.path.is_file() else {}
             return BytePairs(vocab, merges, _checked_ids(added, added_file))
     whole = TokenizerFile(folder / HF_TOKENIZER)
     return _parse_whole(whole.read(), whole) if whole.path.is_file() else None
@@ -80,21 +80,14 @@ def parse_vocab(raw: bytes, file: TokenizerFile, may_leave_out: bool = False) ->
     Raises UserError unless the four special symbols have the ids 0–3, each byte has a token, and,
     but for ``may_leave_out``, the ids are 0…n-1.
     """
-    return _checked_vocab(_parse_json(raw, file), file, may_leave_out)
-
-
-def _parse_json(raw: bytes, file: TokenizerFile) -> Any:
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file.subject} must be a JSON file, but {file.it} is not ({error}). "
-            "Use the tokenizer's vocab.json."
-        ) from error
+    return _checked_vocab(file.json(raw), file, may_leave_out)
 
 
 def _checked_ids(content: Any, file: TokenizerFile) -> dict[str, int]:
     if isinstance(content, dict) and all(type(number) is int for number in content.values()):
+        file.check_num_symbols(len(content))
+        for symbol in content:
+            file.check_symbol(symbol)
         return content
     raise UserError(
         f"{file.subject} must map symbols to ids, but {file.it} does not. "
@@ -129,13 +122,8 @@ def parse_merges(
     raw: bytes, file: TokenizerFile, vocab: Mapping[str, int]
 ) -> list[tuple[str, str]]:
     """The pairs of a ``merges.txt`` in order; UserError where they do not fit ``vocab``."""
-    try:
-        lines = raw.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file.subject} must be UTF-8 text, but {file.it} is not (byte {error.start}). "
-            "Use the tokenizer's merges.txt."
-        ) from error
+    file.check_num_symbols(raw.count(b"\n"))
+    lines = file.text(raw).split("\n")
     numbered = enumerate((line.rstrip("\r") for line in lines), start=1)
     pairs = {
         f"line {number}": line.split(" ")
@@ -151,7 +139,7 @@ def _checked_merges(
     """The pairs, which are given by their places in the file."""
     merges = []
     for place, pair in pairs.items():
-        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys():
+        if len(pair) != 2 or "" in pair or not {*pair, "".join(pair)} <= vocab.keys():
             raise UserError(
                 f"{file.subject} must hold pairs of symbols of the vocabulary, but {place} of "
                 f"{file.it} is {' '.join(pair)[:80]!r}. Use vocab.json and merges.txt of one tokenizer."
@@ -162,17 +150,55 @@ def _checked_merges(
 
 def _parse_whole(raw: bytes, file: TokenizerFile) -> Optional[BytePairs]:
     """What a ``tokenizer.json`` holds, or None where it is of another kind."""
-    content = _parse_json(raw, file)
-    model = content.get("model", {}) if isinstance(content, dict) else {}
-    if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(content.get("pre_tokenizer")):
+    content = file.json(raw)
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or model.get("type") != "BPE":
+        return None
+    if not _is_byte_level(content.get("pre_tokenizer")):
         return None
     vocab = _checked_vocab(model.get("vocab"), file, may_leave_out=True)
+    merges, added = model.get("merges", []), content.get("added_tokens", [])
+    if not isinstance(merges, list) or not isinstance(added, list):
+        raise UserError(
+            f"{file.subject} must list `merges` and `added_tokens`, but {file.it} does not. "
+            "Save it again from the tokenizer."
+        )
     pairs = {
-        f"merge {number}": pair.split(" ") if isinstance(pair, str) else list(map(str, pair))
-        for number, pair in enumerate(model.get("merges", []), start=1)
+        f"merge {number}": _pair_of(written, file) for number, written in enumerate(merges, start=1)
     }
-    added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", [])}
-    return BytePairs(vocab, _checked_merges(pairs, file, vocab), added)
+    tokens = dict(_added_of(entry, file) for entry in added)
+    return BytePairs(vocab, _checked_merges(pairs, file, vocab), _checked_ids(tokens, file))
+
+
+def _is_byte_level(pre_tokenizer: Any) -> bool:
+    """Whether text is cut as GPT-2 does, by a step of its own or by one of a ``Sequence``."""
+    if not isinstance(pre_tokenizer, dict):
+        return False
+    steps = pre_tokenizer.get("pretokenizers")
+    return any(
+        isinstance(step, dict) and step.get("type") == "ByteLevel"
+        for step in (pre_tokenizer, *(steps if isinstance(steps, list) else ()))
+    )
+
+
+def _pair_of(written: Any, file: TokenizerFile) -> list[str]:
+    """A pair as ``"a b"``, or as ``["a", "b"]`` in newer files."""
+    parts = written.split(" ") if isinstance(written, str) else written
+    if isinstance(parts, list) and all(isinstance(part, str) for part in parts):
+        return parts
+    raise UserError(
+        f"{file.subject} must hold pairs of symbols in `merges`, but {file.it} holds "
+        f"a {type(written).__name__}. Save it again from the tokenizer."
+    )
+
+
+def _added_of(entry: Any, file: TokenizerFile) -> tuple[str, Any]:
+    if isinstance(entry, dict) and isinstance(entry.get("content"), str) and "id" in entry:
+        return entry["content"], entry["id"]
+    raise UserError(
+        f"{file.subject} must give `content` and `id` of each of `added_tokens`, but {file.it} does "
+        "not. Save it again from the tokenizer."
+    )
 
 
 def complete_vocab(pairs: BytePairs, vocab_size: int) -> dict[str, int]:

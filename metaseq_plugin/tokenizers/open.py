@@ -17,10 +17,11 @@ from typing import Any, Iterable, Optional, Union
 from fairseq.data import Dictionary
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.tokenizers.base import Tokenizer, TokenizerFile
+from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.byte_level import MERGES_OPTION, VOCAB_OPTION, ByteLevelBPE
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
 from metaseq_plugin.tokenizers.sentencepiece import MODEL_OPTION, SentencePiece
+from metaseq_plugin.tokenizers.tokenizer_file import TokenizerFile
 
 KINDS: dict[str, Union[type[ByteLevelBPE], type[SentencePiece]]] = {
     kind.bpe_name: kind for kind in (ByteLevelBPE, SentencePiece)

@@ -21,13 +21,14 @@ from metaseq_plugin.tokenizers.base import (
     PAD,
     UNK,
     Tokenizer,
-    TokenizerFile,
     check_unicode,
 )
 from metaseq_plugin.tokenizers.dictionary import SPECIAL_SYMBOLS
+from metaseq_plugin.tokenizers.tokenizer_file import TokenizerFile
 
 MODEL_FILE = "sentencepiece.model"
 MODEL_OPTION = "--opt-sentencepiece-model"
+MAX_MODEL_BYTES = 16 * 2**20  # in memory it takes twenty times as much
 SPACE_MARK = "\u2581"
 # Comes back unchanged only from a model that neither normalises nor adds nor drops anything.
 PROBE = (
@@ -44,15 +45,23 @@ class SentencePiece(Tokenizer):
 
     def __init__(self, model_file: TokenizerFile) -> None:
         """Read the model; raises UserError where it is unreadable."""
-        self._model = model_file.read()
+        self._model = model_file.read(MAX_MODEL_BYTES)
         try:
-            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=self._model)
-        except RuntimeError as error:
+            self._set_up(model_file)
+        except UserError:
+            raise
+        except (RuntimeError, ValueError, LookupError) as error:  # also names that are no UTF-8
             raise UserError(
                 f"{model_file.subject} must be a SentencePiece model, but {model_file.it} is not. "
                 "Use the .model file."
             ) from error
+
+    def _set_up(self, model_file: TokenizerFile) -> None:
+        """Number the pieces, and try the model on a text; SentencePiece's errors where it is damaged."""
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        self._pieces.LoadFromSerializedProto(self._model)
         pieces = self._pieces
+        model_file.check_num_symbols(len(pieces))
         special = {pieces.bos_id(): BOS, pieces.pad_id(): PAD, pieces.eos_id(): EOS}
         special[pieces.unk_id()] = UNK
         own = [number for number in range(len(pieces)) if number not in special]

@@ -2,10 +2,11 @@
 
 Field names and defaults are those of transformers' ``OPTConfig`` (configuration_opt.py); a test holds
 them against the installed one. A field that our model has no counterpart for must have the value
-that OPT has, or the folder is refused by that field's name.
+that OPT has, and a number must be one that a model can have, or the folder is refused by that field's
+name. Whether its sizes are those of the tensors is seen where both are known (formats/tensors.py).
 """
 
-import json
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
@@ -24,6 +25,10 @@ FIELDS = {
     "attention_dropout": ("attention_dropout", 0.0),
     "init_std": ("init_std", 0.02),
 }
+THEIR_NAMES = {
+    **{ours: theirs for theirs, (ours, _) in FIELDS.items()},
+    "decoder_word_embed_dim": "word_embed_proj_dim",
+}
 # What our model always is; the values are also the defaults of a config.json that leaves them out.
 FIXED = {
     "activation_function": "relu",
@@ -35,6 +40,14 @@ FIXED = {
     "pad_token_id": 1,
     "eos_token_id": 2,
 }
+# What the numbers are.
+MAX_WHOLE = 2**31 - 1
+WHOLE_NUMBERS = (
+    "vocab_size", "word_embed_proj_dim", "num_hidden_layers", "hidden_size", "num_attention_heads",
+    "ffn_dim", "max_position_embeddings",
+)  # fmt: skip
+PROBABILITIES = ("dropout", "attention_dropout")
+SCALE = "init_std"
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 SPECIAL_TOKENS_FILE, TOKENIZER_SETTINGS_FILE = "special_tokens_map.json", "tokenizer_config.json"
@@ -83,21 +96,25 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Dict[str, Any]:
         )
     problems = []
     if config["model_type"] != MODEL_TYPE:
-        problems.append(f'`model_type` must be "opt", but is "{config["model_type"]}"')
+        found = json_file.shown(config["model_type"])
+        problems.append(f'`model_type` must be "opt", but is {found}')
     else:
         problems += [
-            f"`{name}` must be {json.dumps(value)}, but is {json.dumps(config[name])}"
+            f"`{name}` must be {json_file.shown(value)}, but is {json_file.shown(config[name])}"
             for name, value in FIXED.items()
             if config.get(name, value) != value
         ]
-        problems += _bad_dimensions(config)
+        problems += _bad_numbers(config)
         if "quantization_config" in config:
             problems.append("`quantization_config` must be absent, but is there")
     if problems:
         raise UserError(
             f"In {source}: {'; '.join(problems)}. Only OPT models as released can be read."
         )
-    settings = {ours: config.get(theirs, default) for theirs, (ours, default) in FIELDS.items()}
+    settings = {
+        ours: default if config.get(theirs) is None else config[theirs]
+        for theirs, (ours, default) in FIELDS.items()
+    }
     word_dim = config.get("word_embed_proj_dim")
     if word_dim == settings["decoder_embed_dim"]:
         word_dim = None
@@ -107,8 +124,13 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Dict[str, Any]:
 
 
 def vocab_size_of(config: Mapping[str, Any], source: str) -> int:
-    """Rows of the token embedding, which our dictionaries pad to a multiple."""
-    size = int(config.get("vocab_size", DEFAULT_VOCAB_SIZE))
+    """Rows of the token embedding, which our dictionaries pad to a multiple.
+
+    Args:
+        config: as ``from_hf_config`` has looked through it.
+    """
+    size = config.get("vocab_size")
+    size = DEFAULT_VOCAB_SIZE if size is None else size
     if size % DICTIONARY_MULTIPLE:
         raise UserError(
             f"In {source}: `vocab_size` must be a multiple of {DICTIONARY_MULTIPLE}, but is {size}. "
@@ -136,17 +158,25 @@ def write_generation_config(folder: Path) -> None:
     json_file.write(folder / GENERATION_FILE, {"_from_model_config": True, **GENERATION})
 
 
-def _bad_dimensions(config: Mapping[str, Any]) -> List[str]:
+def _bad_numbers(config: Mapping[str, Any]) -> List[str]:
+    """What is wrong with the numbers and switches that are there; null is as good as left out."""
     problems = []
-    for name in ("vocab_size", "word_embed_proj_dim", *FIELDS):
+    for name in (*WHOLE_NUMBERS, *PROBABILITIES, SCALE):
         value = config.get(name)
         if value is None:
             continue
-        kinds = (int,) if name not in ("dropout", "attention_dropout", "init_std") else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            problems.append(f"`{name}` must be a number, but is {json.dumps(value)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            rule = "a number"
+        elif name in WHOLE_NUMBERS and not (isinstance(value, int) and 1 <= value <= MAX_WHOLE):
+            rule = f"a whole number from 1 to {MAX_WHOLE:,}"
+        elif name in PROBABILITIES and not 0 <= value < 1:
+            rule = "in [0, 1)"
+        elif name == SCALE and not 0 < value <= sys.float_info.max:
+            rule = "positive and finite"
+        else:
+            continue
+        problems.append(f"`{name}` must be {rule}, but is {json_file.shown(value)}")
     if not isinstance(config.get("do_layer_norm_before", True), bool):
-        problems.append(
-            f"`do_layer_norm_before` must be true or false, but is {json.dumps(config['do_layer_norm_before'])}"
-        )
+        found = json_file.shown(config["do_layer_norm_before"])
+        problems.append(f"`do_layer_norm_before` must be true or false, but is {found}")
     return problems

@@ -21,6 +21,7 @@ from metaseq_plugin.storage.lazy import Tensors
 SAFETENSORS = "model.safetensors"
 TORCH = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
+MAX_NAME_BYTES = 255  # what file systems allow
 
 
 def read_weights(folder: Path) -> Dict[str, Tensor]:
@@ -46,7 +47,9 @@ def _read_file(path: Path) -> Dict[str, Tensor]:
         return safetensors_file.read(path)
     json_file.check_file(path)
     tensors = torch_file.read(path)
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
         raise UserError(
             f"{path} must hold tensors by name, but holds something else. Give a Hugging Face model."
         )
@@ -58,9 +61,10 @@ def _read_shards(folder: Path, index: Path) -> Dict[str, Tensor]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index} must have the field `weight_map`, but has not. Fetch it again.")
     for file_name in weight_map.values():
-        if not isinstance(file_name, str) or Path(file_name).name != file_name:
+        if not isinstance(file_name, str) or not _is_plain(file_name):
             raise UserError(
-                f"{index} must name files of its own folder, but names {file_name!r:.80}. Fetch it again."
+                f"{index} must name files of its own folder, but names {json_file.shown(file_name)}. "
+                "Fetch it again."
             )
     tensors: Dict[str, Tensor] = {}
     for file_name in sorted(set(weight_map.values())):
@@ -79,6 +83,12 @@ def _read_shards(folder: Path, index: Path) -> Dict[str, Tensor]:
             "does not. Fetch the folder again."
         )
     return tensors
+
+
+def _is_plain(name: str) -> bool:
+    """Whether ``name`` can be that of a file, and of one in the same folder."""
+    is_one = Path(name).name == name and name not in ("", "..")
+    return is_one and name.isprintable() and len(name.encode()) <= MAX_NAME_BYTES
 
 
 def plan_shards(tensors: Mapping[str, Tensor], max_bytes: int) -> List[List[str]]:
