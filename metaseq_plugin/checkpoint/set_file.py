@@ -15,11 +15,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from torch import Tensor
 
-from metaseq_plugin.compat.checkpoint_errors import unreadable
+from metaseq_plugin.checkpoint.state import read_state
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.piece import Piece
-from metaseq_plugin.storage import torch_file
 
 LAYOUT_VERSION = 1
 MASTERS = "master_weights"
@@ -52,7 +51,8 @@ class SavedFile(NamedTuple):
 
     def settings(self, group: str) -> Mapping[str, Any]:
         """A group of the settings of the run that saved it; {} where the file does not say."""
-        return (self.state.get("cfg") or {}).get(group) or {}
+        held = (self.state.get("cfg") or {}).get(group)
+        return held if isinstance(held, Mapping) else {}
 
     @property
     def optimizer(self) -> Optional[Dict[str, Any]]:
@@ -101,11 +101,9 @@ def open_file(path: Path) -> SavedFile:
     """Open ``path``; a file without a layout holds whole tensors, its optimizer in the model's order.
 
     Raises:
-        UserError: no whole checkpoint, or one of a later version.
+        UserError: no whole checkpoint, one of a later version, or one whose values are of other types.
     """
-    state = torch_file.read(path)
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise unreadable(path, KeyError("model"))
+    state = read_state(path)
     layout = state.get("layout")
     if layout is None:
         pieces = {name: Piece.whole(tensor.shape) for name, tensor in state["model"].items()}
