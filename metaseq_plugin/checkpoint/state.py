@@ -18,8 +18,9 @@ from metaseq_plugin.compat.checkpoint_settings import check_harmless, model_name
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.sizes import DIMENSIONS, dimensions_of, is_opt
 from metaseq_plugin.storage import torch_file
-from metaseq_plugin.storage.typed import AGAIN, check, described
+from metaseq_plugin.storage.typed import AGAIN, Fault, check, described
 
+LAST_EPOCH = 2**31  # a seed of NumPy is made of it
 LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)\.")
 
 
@@ -89,6 +90,20 @@ class OptimizerState(TypedDict, total=False):
     loss_scale: float
 
 
+class Settings(TypedDict, total=False):
+    """Of the run, in groups; before fairseq 0.10, all together at ``args``."""
+
+    cfg: Optional[Dict[str, Any]]
+    args: Optional[Dict[str, Any]]
+
+
+class Resumable(TypedDict):
+    """What a run that goes on asks for."""
+
+    optimizer_history: List[Past]
+    extra_state: Extra
+
+
 class State(TypedDict, total=False):
     """What is asked of a file, whatever it lacks; who needs a key says so."""
 
@@ -124,6 +139,21 @@ def checked(state: Any, source: Path) -> Dict[str, Any]:
     return with_settings(state, source)
 
 
+def check_resumable(state: Mapping[str, Any], source: Any) -> None:
+    """Refuse a ``state``, which ``read_state`` gave, that lacks what a run goes on from."""
+    check(state, Resumable, "the checkpoint", source)
+    history, place = state["optimizer_history"], state["extra_state"]["train_iterator"]
+    if history:
+        check(history[-1].get("num_updates"), int, "optimizer_history[-1].num_updates", source)
+    elif state.get("last_optimizer_state") is not None:
+        raise UserError(Fault("optimizer_history", "an entry", history).sentence(source))
+    if place is not None and not 0 <= place.get("epoch", -1) <= LAST_EPOCH:
+        fault = Fault(
+            "extra_state.train_iterator.epoch", f"a number to {LAST_EPOCH:,}", place.get("epoch")
+        )
+        raise UserError(fault.sentence(source))
+
+
 def with_settings(state: Mapping[str, Any], source: Path) -> Dict[str, Any]:
     """``state``, whatever it is of, its settings as plain containers and harmless; of an OPT typed, too.
 
@@ -131,10 +161,10 @@ def with_settings(state: Mapping[str, Any], source: Path) -> Dict[str, Any]:
         UserError: naming a setting that no checkpoint holds.
     """
     plainly = {name: plain(state[name]) for name in ("cfg", "args") if name in state}
+    check(plainly, Settings, "the checkpoint", source)
     check_harmless(plainly, source)
     if not is_opt(model_name(plainly)):
-        kept = {"cfg": plainly.get("cfg")} if "cfg" in state else {}
-        return {**state, **(kept if isinstance(plainly.get("cfg"), dict) else {})}
+        return {**state, **plainly}
     if plainly.get("args"):
         raise UserError(
             f"{source} must hold the settings of an OPT at `cfg`, but holds some at `args` too. {AGAIN}"
@@ -208,11 +238,15 @@ def _check_layout(state: Mapping[str, Any], source: Path) -> None:
             raise _of_other(source, f"`{name}` is {described(model[name])}")
     for axis in ("model_parallel", "shard"):
         if layout[axis][0] >= layout[axis][1]:
-            raise _of_other(source, f"it is number {layout[axis][0]} of {layout[axis][1]} at `{axis}`")
+            raise _of_other(
+                source, f"it is number {layout[axis][0]} of {layout[axis][1]} at `{axis}`"
+            )
     params = layout["optimizer_params"] or []
     if layout["data_parallel_size"] < 1 or not set(params) <= pieces.keys():
         raise _of_other(source, "its ranks or the optimizer's parameters are others")
 
 
 def _of_other(source: Path, reason: str) -> UserError:
-    return UserError(f"{source} must hold the tensors that its `layout` describes, but {reason}. {AGAIN}")
+    return UserError(
+        f"{source} must hold the tensors that its `layout` describes, but {reason}. {AGAIN}"
+    )

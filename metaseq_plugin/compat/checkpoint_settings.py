@@ -21,16 +21,17 @@ from omegaconf.errors import OmegaConfBaseException
 from metaseq_plugin.compat.errors import UserError
 
 # The options that fairseq 0.12.2 evaluates as Python: by itself or in ``utils.eval_str_list`` and its like.
-EVALUATED = frozenset(
-    "adafactor_eps adam_betas adamax_betas adaptive_input_cutoff adaptive_softmax_cutoff character_filters "
-    "conv_aggregator_layers conv_dec_config conv_enc_config conv_feature_layers decoder_attention "
-    "decoder_layers decoder_zero_init downsample encoder_attention encoder_layers gated_attention lamb_betas "
-    "left_pad_source left_pad_target model_overrides pipeline_balance pipeline_decoder_balance "
-    "pipeline_decoder_devices pipeline_devices pipeline_encoder_balance pipeline_encoder_devices "
-    "pretrained project_input self_attention transformer_context transformer_dec_config "
-    "transformer_enc_config transformer_sampling vggblock_enc_config "
-    "wer_args xformers_att_config".split()
-)
+EVALUATED = frozenset((
+    "adafactor_eps", "adam_betas", "adamax_betas", "adaptive_input_cutoff", "adaptive_softmax_cutoff",
+    "character_filters", "conv_aggregator_layers", "conv_dec_config", "conv_enc_config",
+    "conv_feature_layers", "decoder_attention", "decoder_layers", "decoder_zero_init", "downsample",
+    "encoder_attention", "encoder_layers", "gated_attention", "lamb_betas", "left_pad_source",
+    "left_pad_target", "model_overrides", "pipeline_balance", "pipeline_decoder_balance",
+    "pipeline_decoder_devices", "pipeline_devices", "pipeline_encoder_balance", "pipeline_encoder_devices",
+    "pretrained", "project_input", "self_attention", "transformer_context", "transformer_dec_config",
+    "transformer_enc_config", "transformer_sampling", "vggblock_enc_config", "wer_args",
+    "xformers_att_config",
+))  # fmt: skip
 # What such a text may be made of: "[(512, 10, 5)] + [(512, 3, 2)] * 4" is one of fairseq's own.
 PLAIN_SYNTAX = (
     ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Load, ast.BinOp, ast.UnaryOp,
@@ -38,6 +39,7 @@ PLAIN_SYNTAX = (
 )  # fmt: skip
 MAX_REPEATS = 10_000  # all the factors of such a text together
 MAX_TEXT = 10_000
+WRONG_TYPE = (OmegaConfBaseException, ValueError, TypeError, AttributeError)  # what a merge raises
 AGAIN = "Use another checkpoint, or copy this one again."
 
 
@@ -91,7 +93,9 @@ def check_harmless(settings: Any, source: Any) -> None:
 def is_literal(text: str) -> bool:
     """Whether ``text`` as Python is numbers, texts and lists of them, of a size that can be made."""
     try:
-        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval"))) if len(text) <= MAX_TEXT else []
+        nodes = (
+            list(ast.walk(ast.parse(text.strip(), mode="eval"))) if len(text) <= MAX_TEXT else []
+        )
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     factors = [
@@ -135,13 +139,10 @@ def typed(settings: Any, source: Any) -> Dict[str, Any]:
     }
     named["task"] = TASK_DATACLASS_REGISTRY
     named["model"] = {
-        arch: MODEL_DATACLASS_REGISTRY.get(model) for arch, model in ARCH_MODEL_NAME_REGISTRY.items()
+        arch: MODEL_DATACLASS_REGISTRY.get(model)
+        for arch, model in ARCH_MODEL_NAME_REGISTRY.items()
     } | MODEL_DATACLASS_REGISTRY
-    groups = {
-        field.name: field.type
-        for field in fields(FairseqConfig)
-        if is_dataclass(field.type)
-    }
+    groups = {field.name: field.type for field in fields(FairseqConfig) if is_dataclass(field.type)}
     if not isinstance(settings, dict):
         raise _refused("cfg", "groups of settings", settings, source)
     found = {}
@@ -177,17 +178,27 @@ def _as(kind: Any, held: Any, group: str, source: Any) -> Dict[str, Any]:
     if not isinstance(held, dict):
         raise _refused(group, "settings by name", held, source)
     schema = OmegaConf.structured(kind)
-    values: Dict[str, Any] = {}
-    for name in {field.name for field in fields(kind)} & held.keys():
-        try:
-            schema[name] = held[name]
-            values[name] = OmegaConf.to_container(
-                OmegaConf.masked_copy(schema, [name]), enum_to_str=True
-            )[name]  # type: ignore[index, call-overload]
-        except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-            rule = f"a value of the type that fairseq declares for `{name}`"
-            raise _refused(group, rule, held[name], source) from error
-    return values
+    names = [field.name for field in fields(kind) if field.name in held]
+    try:
+        return _converted(schema, {name: held[name] for name in names})
+    except WRONG_TYPE as error:
+        wrong = next((name for name in names if not _takes(schema, name, held[name])), names[0])
+        rule = f"a value of the type that fairseq declares for `{wrong}`"
+        raise _refused(group, rule, held[wrong], source) from error
+
+
+def _converted(schema: Any, values: Dict[str, Any]) -> Dict[str, Any]:
+    container = OmegaConf.to_container(OmegaConf.merge(schema, values), enum_to_str=True)
+    assert isinstance(container, dict)
+    return {name: container[name] for name in values}
+
+
+def _takes(schema: Any, name: str, value: Any) -> bool:
+    try:
+        _converted(schema, {name: value})
+    except WRONG_TYPE:
+        return False
+    return True
 
 
 def _refused(where: str, rule: str, value: Any, source: Any) -> UserError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
 from metaseq_plugin.checkpoint.set_file import DATA_FROM_RUN
+from metaseq_plugin.compat.checkpoint_settings import plain
 from metaseq_plugin.formats.locate import is_hf, locate
 from metaseq_plugin.storage import torch_file
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
@@ -20,7 +21,7 @@ from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
 def folders_of(checkpoint: Path, state: Mapping[str, Any]) -> Iterator[Path]:
     """Where the data of ``checkpoint``, which holds ``state``, may lie; the likeliest first."""
     folder, from_run = checkpoint.parent, state.get(DATA_FROM_RUN)
-    cfg = state.get("cfg")
+    cfg = plain(state.get("cfg"))
     task = cfg.get("task") if isinstance(cfg, Mapping) else None
     typed = task.get("data") if isinstance(task, Mapping) else None
     is_beside = isinstance(from_run, str) and Path(from_run).parts[:1] == ("..",)

@@ -79,7 +79,9 @@ class _Walk:
         if isinstance(value, Tensor):
             self.check_tensor(value)
             return ()
-        if isinstance(value, Node):  # omegaconf's: the fields themselves, for its properties resolve
+        if isinstance(
+            value, Node
+        ):  # omegaconf's: the fields themselves, for its properties resolve
             content = vars(value).get("_content", vars(value).get("_val"))
             return (content,)
         if isinstance(value, argparse.Namespace):
@@ -114,5 +116,3 @@ class _Walk:
                 f"{tuple(tensor.shape)} that is none. {AGAIN}"
             )
         self.tensor_bytes += claims
-
-

@@ -188,7 +188,11 @@ def unsafe_classes(path: Path) -> List[str]:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except UNREADABLE:  # of PyTorch before 1.6, or for another reason than a class
         known = {f"{c.__module__}.{c.__qualname__}" for c in torch.serialization.get_safe_globals()}
-        return [name for name in named_in(path) if not name.startswith(("torch.", "collections.")) and name not in known]
+        return [
+            name
+            for name in named_in(path)
+            if not name.startswith(("torch.", "collections.")) and name not in known
+        ]
 
 
 def write(path: Path, state: Any) -> Facts:

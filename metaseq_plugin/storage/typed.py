@@ -48,9 +48,7 @@ class Fault:
         self.where, self.rule, self.value = where, rule, value
 
     def sentence(self, source: Any) -> str:
-        return (
-            f"{source} must hold {self.rule} at `{self.where}`, but holds {described(self.value)}. {AGAIN}"
-        )
+        return f"{source} must hold {self.rule} at `{self.where}`, but holds {described(self.value)}. {AGAIN}"
 
 
 def check(value: Any, kind: Any, where: str, source: Any) -> None:

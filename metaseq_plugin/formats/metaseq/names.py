@@ -108,7 +108,9 @@ def _plain_settings(held: Any) -> Dict[str, Any]:
     """Settings by name from a dict, a Namespace or a stand-in; enumerated values as their text."""
     if isinstance(held, StandIn):
         held = plain(held.state)
-    return {str(name): _plain(value) for name, value in held.items()} if isinstance(held, dict) else {}
+    return (
+        {str(name): _plain(value) for name, value in held.items()} if isinstance(held, dict) else {}
+    )
 
 
 def _plain(value: Any) -> Any:
