@@ -10,14 +10,15 @@ from metaseq_plugin.checkpoint.architecture import flags_of_start
 from metaseq_plugin.checkpoint.load import load_checkpoint
 from metaseq_plugin.checkpoint.manifest import set_name
 from metaseq_plugin.checkpoint.save import save_checkpoint
+from metaseq_plugin.compat.checkpoint_settings import check_harmless, model_name, plain
 from metaseq_plugin.compat.finished_runs import end_if_finished
 from metaseq_plugin.distributed import run
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel
 from metaseq_plugin.distributed.option_checks import check_layout
 from metaseq_plugin.distributed.start_report import keep_configuration, report_start
 from metaseq_plugin.formats.fairseq import build_state, fairseq_cfg, read_whole
-from metaseq_plugin.formats.locate import is_hf, locate
-from metaseq_plugin.formats.metaseq.names import is_metaseqs_own, settings_of
+from metaseq_plugin.formats.locate import Located, is_hf, locate
+from metaseq_plugin.formats.metaseq.names import is_metaseqs_own
 from metaseq_plugin.formats.model import read_model
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -28,6 +29,21 @@ from metaseq_plugin.storage import torch_file
 def is_set(options: Any, name: str) -> bool:
     """Whether ``name`` is set; tasks other than ours do not know our options."""
     return name in options and bool(options[name])
+
+
+def state_of_fairseq(state: Any, found: Located) -> Optional[Dict[str, Any]]:
+    """The whole state in ``found`` if it is of an OPT; ``state`` is of its first file.
+
+    Raises:
+        UserError: settings that no checkpoint holds, whatever model they are of.
+    """
+    if not isinstance(state, dict):
+        return None
+    settings = {name: plain(state[name]) for name in ("cfg", "args") if name in state}
+    if is_opt(model_name(settings)):
+        return read_whole(found)
+    check_harmless(settings, found.path)
+    return None
 
 
 class OPTHost:
@@ -91,16 +107,19 @@ class OPTHost:
         return str((name.files() or [name.manifest_path])[0])
 
     def read(self, path: str) -> Optional[Dict[str, Any]]:
-        """The whole state of a set, of a folder's model, or of a file of metaseq's."""
+        """The whole state of an OPT, in a file, a set or a folder, or of a file of metaseq's.
+
+        Of another model, which fairseq reads itself, only the settings are looked at.
+        """
         where = Path(path)
         if not is_hf(where):
             if not where.exists() and not set_name(where).exists:
                 return None
             found = locate(where)
-            state = {} if found.has_manifest else torch_file.read(found.files[0])
+            if found.has_manifest:
+                return read_whole(found)
+            state = torch_file.read(found.files[0])
             if not is_metaseqs_own(state):
-                is_ours = found.has_manifest or is_opt(settings_of(state).get("_name"))
-                is_more = found.is_set or where.is_dir()
-                return read_whole(found) if is_ours and is_more else None
+                return state_of_fairseq(state, found)
         model = read_model(where)
         return build_state(model.tensors, fairseq_cfg(model.cfg, model.data or where.parent))

@@ -55,7 +55,8 @@ def check_making(iterator: Dict[str, Any], saved_cfg: Dict[str, Any], cfg: Any) 
     if not counts_batches(iterator):
         return
     for group, names in MAKING.items():
-        saved = saved_cfg.get(group) or {}
+        held = saved_cfg.get(group)
+        saved = held if isinstance(held, dict) else {}
         for name in names:
             if name in saved and saved[name] != cfg[group][name]:
                 raise UserError(

@@ -10,7 +10,8 @@ In the place of fairseq's ``load_checkpoint`` for models of ours:
 import ast
 import logging
 import os
-from typing import Any, Dict, Optional
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Optional
 
 from metaseq_plugin.checkpoint.architecture import check_dimensions
 from metaseq_plugin.checkpoint.choose import Resets, choose
@@ -23,6 +24,8 @@ from metaseq_plugin.checkpoint.data_position import (
 from metaseq_plugin.checkpoint.save import optimizer_params, own_name
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
+from metaseq_plugin.checkpoint.state import check_resumable
+from metaseq_plugin.compat.checkpoint_errors import unreadable
 from metaseq_plugin.compat.checkpoint_sets import (
     handing_over,
     loading_on_every_rank,
@@ -57,7 +60,7 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
         saved = CheckpointSet.open(start.source.manifest_path, ranks, own, verified=True)
         state = state_of(saved, trainer, start.resets, ranks)
         path = str(saved.first.path)
-        with handing_over(path, state), loading_on_every_rank(trainer):
+        with handing_over(path, state), loading_on_every_rank(trainer), naming(path):
             extra_state = trainer.load_checkpoint(
                 path, start.resets.optimizer, start.resets.lr_scheduler, overrides,
                 reset_meters=start.resets.meters,
@@ -70,19 +73,36 @@ def load_checkpoint(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
     restored = (
         extra_state["train_iterator"] if extra_state and not start.resets.dataloader else None
     )
-    epoch_itr = train_iterator(trainer, restored, **passthrough)
+    epoch_itr = train_iterator(trainer, restored, str(start.source), **passthrough)
     trainer.lr_step(epoch_itr.epoch)
     return extra_state, epoch_itr
 
 
-def train_iterator(trainer: Any, restored: Optional[Dict[str, Any]], **passthrough: Any) -> Any:
-    """The epoch iterator at the position ``restored``, or at the first epoch's beginning."""
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Within, what a state of another structure lets fairseq and torch stumble over names its file.
+
+    Optimizers, schedules and meters say nowhere what their states hold, and take them apart as they go.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def train_iterator(
+    trainer: Any, restored: Optional[Dict[str, Any]], source: str, **passthrough: Any
+) -> Any:
+    """The epoch iterator at the position ``restored`` of ``source``, or at the first epoch's beginning."""
     epoch = restored["epoch"] if restored else 1
     epoch_itr = trainer.get_train_iterator(epoch=epoch, load_dataset=True, **passthrough)
     if restored is None:
         return epoch_itr
     check_place(restored, len(epoch_itr))
-    epoch_itr.load_state_dict(restored)
+    with naming(source):
+        epoch_itr.load_state_dict(restored)
     # A stream goes on with its next epoch itself.
     is_inside = restored.get("iterations_in_epoch", 0) > 0 and "streaming" not in restored
     if is_inside and not has_update_left(epoch_itr, trainer.cfg.optimization):
@@ -113,6 +133,7 @@ def state_of(saved: CheckpointSet, trainer: Any, resets: Resets, ranks: Ranks) -
     with_optimizer = saved.has_optimizer and not resets.optimizer
     pieces = pieces_of(trainer.get_model())
     try:
+        check_resumable(saved.first.state, saved.name)
         check_dimensions(saved, trainer.cfg.model)
         if trainer.cfg.ema.store_ema and pieces != saved.pieces:
             raise UserError(
@@ -147,7 +168,8 @@ def adapt_optimizer_name(state: Dict[str, Any], trainer: Any) -> None:
 
     fairseq compares the class that holds the optimizer, which is another for fp32, fp16 and bf16.
     """
-    saved = ((state.get("cfg") or {}).get("optimizer") or {}).get("_name")
+    settings = (state.get("cfg") or {}).get("optimizer")
+    saved = settings.get("_name") if isinstance(settings, dict) else settings
     if state["last_optimizer_state"] is not None and saved == trainer.cfg.optimizer._name:
         last = dict(state["optimizer_history"][-1])
         last["optimizer_name"] = type(trainer.optimizer).__name__

@@ -17,6 +17,7 @@ from metaseq_plugin.checkpoint.manifest import FileName, SetName, set_name
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_file import layout_entry
 from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
+from metaseq_plugin.checkpoint.state import check_resumable
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.cuts import model_parallel_dim, model_part_piece, shard_piece
 from metaseq_plugin.layout.layout import Layout, check_divides
@@ -62,12 +63,13 @@ def reshard(
     old = saved.layout
     # The data position goes on counting over the ranks that trained.
     layout = Layout(model_parallel_size, num_shards, old.data_parallel_size)
-    history = saved.first.state["optimizer_history"]
+    check_resumable(saved.first.state, source)
+    history, place = (saved.first.state[key] for key in ("optimizer_history", "extra_state"))
     save = Save(
         target.folder,
         [target.stem],
         num_updates=history[-1]["num_updates"] if history else 0,
-        epoch=saved.first.state["extra_state"]["train_iterator"]["epoch"],
+        epoch=(place["train_iterator"] or {"epoch": 1})["epoch"],
         saved_at=saved.saved_at,
         layout=layout,
     )
@@ -81,7 +83,7 @@ def reshard(
 def what_is_cut(saved: CheckpointSet) -> Dict[str, int]:
     """What model parts share out, in words -> how much of it there is."""
     heads = saved.first.settings("model").get("decoder_attention_heads")
-    cut = {} if heads is None else {"the heads": heads}
+    cut = {} if not isinstance(heads, int) else {"the heads": heads}
     for name, piece in saved.pieces.items():
         dim = model_parallel_dim(name)
         if dim is not None:

@@ -35,22 +35,23 @@ OF_ONE_FILE = ("model", "last_optimizer_state", "layout", "fsdp_metadata")
 
 def assemble(piece: Piece, held: Iterator[Held]) -> Optional[Tensor]:
     """``piece`` from what others hold: a view where one has all of it; None where some is missing."""
-    result, missing, seen = None, torch.Size(piece.size).numel(), set()
+    missing = torch.Size(piece.size).numel()
+    found: Dict[Piece, Tensor] = {}  # views: nothing is made before all of it is there
     for holder, tensor in held:
         if missing == 0:  # an empty piece
             return tensor.new_empty(piece.size)
         overlap = piece.overlap(holder)
-        if overlap is None or overlap in seen:  # replicas are in several files
+        if overlap is None or overlap in found:  # replicas are in several files
             continue
         block = tensor[overlap.slices_within(holder)]
         if overlap.size == piece.size:
             return block
-        if result is None:
-            result = tensor.new_empty(piece.size)
-        result[overlap.slices_within(piece)] = block
-        seen.add(overlap)
+        found[overlap] = block
         missing -= block.numel()
         if missing == 0:
+            result = tensor.new_empty(piece.size)
+            for part, block in found.items():
+                result[part.slices_within(piece)] = block
             return result
     return None
 
@@ -66,6 +67,16 @@ def check(name: SetName, ranks: Ranks) -> None:
         on_first(ranks, lambda: open_file(paths[0]).path)  # only its path is told to the others
     else:
         verify(name, manifest, ranks)
+
+
+def check_same_model(first: SavedFile, other: SavedFile) -> None:
+    """Refuse files of a set that hold pieces of different tensors."""
+    shapes, others = ({n: p.shape for n, p in file.pieces.items()} for file in (first, other))
+    if shapes != others:
+        raise UserError(
+            f"{other.path} must hold pieces of the model that {first.path.name} is of, but does not. Use another "
+            "checkpoint, or copy this one again with all of its files."
+        )
 
 
 class CheckpointSet:
@@ -106,7 +117,10 @@ class CheckpointSet:
         """Every file, the opened ones first."""
         yield from list(self._opened)
         while self._waiting:
-            self._opened.append(open_file(self._waiting.pop(0)))
+            file = open_file(self._waiting.pop(0))
+            if self._opened:
+                check_same_model(self._opened[0], file)
+            self._opened.append(file)
             yield self._opened[-1]
 
     @property

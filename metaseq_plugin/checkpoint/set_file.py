@@ -15,11 +15,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from torch import Tensor
 
-from metaseq_plugin.compat.checkpoint_errors import unreadable
+from metaseq_plugin.checkpoint.state import read_state
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.piece import Piece
-from metaseq_plugin.storage import torch_file
 
 LAYOUT_VERSION = 1
 MASTERS = "master_weights"
@@ -46,13 +45,13 @@ class SavedFile(NamedTuple):
             return Layout(
                 entry["model_parallel"][1], entry["shard"][1], entry["data_parallel_size"]
             )
-        return Layout(
-            1, 1, self.settings("distributed_training").get("distributed_world_size") or 1
-        )
+        ranks = self.settings("distributed_training").get("distributed_world_size")
+        return Layout(1, 1, ranks if isinstance(ranks, int) and ranks > 0 else 1)
 
     def settings(self, group: str) -> Mapping[str, Any]:
         """A group of the settings of the run that saved it; {} where the file does not say."""
-        return (self.state.get("cfg") or {}).get(group) or {}
+        held = (self.state.get("cfg") or {}).get(group)
+        return held if isinstance(held, Mapping) else {}
 
     @property
     def optimizer(self) -> Optional[Dict[str, Any]]:
@@ -64,20 +63,24 @@ class SavedFile(NamedTuple):
         if tensor is None or name not in self.pieces:
             return None
         masters = (self.optimizer or {}).get(MASTERS)
-        if masters is not None and self.optimizer_params is not None:
-            tensor = masters[self.optimizer_params.index(name)]
+        params = self.optimizer_params
+        if masters is not None and params is not None and name in params:
+            tensor = masters[params.index(name)]
         return self.pieces[name], tensor
 
     def optimizer_entry(self, name: str) -> Optional[Dict[str, Any]]:
         """The optimizer's state of the parameter ``name``."""
-        if self.optimizer is None or self.optimizer_params is None:
+        params = self.optimizer_params
+        if self.optimizer is None or params is None or name not in params:
             return None
-        return self.optimizer["state"].get(self.optimizer_params.index(name))
+        return self.optimizer["state"].get(params.index(name))
 
     def moment(self, name: str, key: str) -> Optional[Held]:
         """``key`` of the optimizer's state of ``name``, which is cut as the parameter is."""
-        entry = self.optimizer_entry(name)
-        return None if entry is None else (self.pieces[name], entry[key])
+        held = (self.optimizer_entry(name) or {}).get(key)
+        piece = self.pieces.get(name)
+        is_cut = isinstance(held, Tensor) and piece is not None and held.shape == piece.size
+        return (piece, held) if is_cut else None  # type: ignore[return-value]  of a Tensor
 
 
 def layout_entry(
@@ -101,16 +104,14 @@ def open_file(path: Path) -> SavedFile:
     """Open ``path``; a file without a layout holds whole tensors, its optimizer in the model's order.
 
     Raises:
-        UserError: no whole checkpoint, or one of a later version.
+        UserError: no whole checkpoint, one of a later version, or one whose values are of other types.
     """
-    state = torch_file.read(path)
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise unreadable(path, KeyError("model"))
+    state = read_state(path)
     layout = state.get("layout")
     if layout is None:
         pieces = {name: Piece.whole(tensor.shape) for name, tensor in state["model"].items()}
         params = _plain_order(pieces, state.get("last_optimizer_state"))
-        return SavedFile(path, state, pieces, params)
+        return _with_optimizer(SavedFile(path, state, pieces, params))
     if layout["version"] != LAYOUT_VERSION:
         raise UserError(
             f"{path} must have a layout of version {LAYOUT_VERSION}, but has {layout['version']}. "
@@ -120,7 +121,29 @@ def open_file(path: Path) -> SavedFile:
         name: Piece(tuple(box["shape"]), tuple(box["start"]), tuple(box["size"]))
         for name, box in layout["pieces"].items()
     }
-    return SavedFile(path, state, pieces, layout["optimizer_params"])
+    return _with_optimizer(SavedFile(path, state, pieces, layout["optimizer_params"]))
+
+
+def _with_optimizer(file: SavedFile) -> SavedFile:
+    """``file``, whose optimizer's state must be of the parameters that it names.
+
+    Raises:
+        UserError: another number of them, or master weights of other shapes.
+    """
+    state, params = file.optimizer, file.optimizer_params
+    if state is None or params is None:
+        return file
+    numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
+    masters = state.get(MASTERS)
+    shapes = [file.pieces[name].size for name in params]
+    has_masters = masters is None or [tuple(master.shape) for master in masters] == shapes
+    if len(numbers) != len(params) or "state" not in state or not has_masters:
+        raise UserError(
+            f"{file.path} must hold the optimizer's state of its {len(params)} parameters, but holds that of "
+            f"{len(numbers)}{'' if has_masters else ', or with master weights of other shapes'}. Use another "
+            "checkpoint, or copy this one again."
+        )
+    return file
 
 
 def _plain_order(pieces: Pieces, optimizer: Optional[Dict[str, Any]]) -> Optional[List[str]]:

@@ -7,25 +7,50 @@ once; a run of ours only looks whether that is possible, and whoever writes firs
 
 import os
 import pickle
+import struct
 import zipfile
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
+from omegaconf.errors import OmegaConfBaseException
+
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.compat.parallel_doors import host_of_rank
 
 DEFAULT_RESTORE_FILE = "checkpoint_last.pt"
-UNREADABLE = (EOFError, KeyError, OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile)
+# What reading a file raises that holds something else than is read: torch goes far into it, and fairseq
+# and omegaconf make settings of what they find. A UserError is among them, and to be let through first.
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    OmegaConfBaseException,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+# What torch says of a refused pickle is advice to read it all the same.
+REFUSED = "its pickle asks for what plain data never does"
 
 
 def unreadable(path: Union[str, Path], error: Exception) -> UserError:
     """The sentence for a file that is no whole checkpoint."""
     size = Path(path).stat().st_size if Path(path).is_file() else 0
+    said = str(error).splitlines()[0] if str(error) else "empty"
+    is_advice = isinstance(error, pickle.UnpicklingError) and "eights only" in said
     return UserError(
         f"{path} must be a whole checkpoint, but cannot be read as one ({size:,} bytes; "
-        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'empty'}). "
+        f"{REFUSED if is_advice else f'{type(error).__name__}: {said}'}). "
         "Use another checkpoint, or copy this one again."
     )
 

@@ -111,7 +111,10 @@ def reading(load: Callable[..., Any]) -> Callable[..., Any]:
             with tempfile.NamedTemporaryFile(suffix=".pt") as file:
                 torch.save(small, file)
                 file.flush()
-                return {**load(file.name, arg_overrides), **{key: state[key] for key in LARGE}}
+                large = {key: state[key] for key in LARGE if key in state}
+                return {**load(file.name, arg_overrides), **large}
+        except UserError:
+            raise
         except UNREADABLE as error:
             raise unreadable(path, error) from error
 

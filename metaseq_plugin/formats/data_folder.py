@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
 from metaseq_plugin.checkpoint.set_file import DATA_FROM_RUN
+from metaseq_plugin.compat.checkpoint_settings import plain
 from metaseq_plugin.formats.locate import is_hf, locate
 from metaseq_plugin.storage import torch_file
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
@@ -20,15 +21,22 @@ from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
 def folders_of(checkpoint: Path, state: Mapping[str, Any]) -> Iterator[Path]:
     """Where the data of ``checkpoint``, which holds ``state``, may lie; the likeliest first."""
     folder, from_run = checkpoint.parent, state.get(DATA_FROM_RUN)
-    task = (state.get("cfg") or {}).get("task")
+    cfg = plain(state.get("cfg"))
+    task = cfg.get("task") if isinstance(cfg, Mapping) else None
     typed = task.get("data") if isinstance(task, Mapping) else None
-    kept = [] if from_run is None else [folder / from_run]
-    is_beside = from_run is not None and ".." in Path(from_run).parts
+    is_beside = isinstance(from_run, str) and Path(from_run).parts[:1] == ("..",)
+    kept = [folder / from_run] if isinstance(from_run, str) and may_be_from_run(from_run) else []
     yield folder
     yield from () if is_beside else kept
-    if typed:
+    if typed and isinstance(typed, str):
         yield Path(typed.split(":")[0])
     yield from kept if is_beside else ()
+
+
+def may_be_from_run(folder: str) -> bool:
+    """Whether a run saves such a path: in or beside its own folder (``checkpoint/save.py:data_from_run``)."""
+    parts = Path(folder).parts
+    return not Path(folder).is_absolute() and ".." not in parts[1:]
 
 
 def data_folder(checkpoint: Path, state: Mapping[str, Any]) -> Optional[Path]:

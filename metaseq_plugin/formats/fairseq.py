@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
+import torch
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from metaseq_plugin.checkpoint.set import CheckpointSet
+from metaseq_plugin.checkpoint.state import checked
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.data_folder import data_folder
 from metaseq_plugin.formats.locate import Located
@@ -19,11 +21,22 @@ from metaseq_plugin.storage import torch_file
 FAIRSEQ_CHECKPOINT = "checkpoint.pt"  # what a conversion makes
 
 
-def read_whole(found: Located) -> Any:
-    """What is saved in ``found``, its tensors whole; of a set without the optimizer's state."""
-    return (
-        CheckpointSet.open(found.path).whole() if found.is_set else torch_file.read(found.files[0])
-    )
+def read_whole(found: Located) -> Dict[str, Any]:
+    """What is saved in ``found``, its tensors whole; of a set without the optimizer's state.
+
+    Raises:
+        UserError: unreadable, not a fairseq checkpoint, or one whose values are of other types.
+    """
+    if found.is_set:
+        return CheckpointSet.open(found.path).whole()
+    state = torch_file.read(found.files[0])
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        keys = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else "something else"
+        raise UserError(
+            f"The model must be a fairseq checkpoint with the keys cfg and model, but {found.path} holds "
+            f"{keys}. Give a checkpoint, or the folder of a Hugging Face model."
+        )
+    return checked(state, found.path)
 
 
 def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], Optional[Path], Dict[str, Tensor]]:
@@ -36,21 +49,15 @@ def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], Optional[Path], Dic
         UserError: unreadable, not a fairseq checkpoint, or of another architecture.
     """
     state = read_whole(found)
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        keys = ", ".join(map(str, list(state)[:5])) if isinstance(state, dict) else "something else"
-        raise UserError(
-            f"The model must be a fairseq checkpoint with the keys cfg and model, but {found.path} holds "
-            f"{keys}. Give a checkpoint, or the folder of a Hugging Face model."
-        )
-    cfg = state.get("cfg") or {}
-    settings = cfg.get("model")
+    cfg = state.get("cfg")
+    settings = cfg.get("model") if isinstance(cfg, Mapping) else None
     name = str(settings.get("_name")) if isinstance(settings, dict) else "an unknown model"
     if not isinstance(settings, dict) or not is_opt(name):
         raise UserError(
             f"The model must be a checkpoint of --arch {ARCH} or {ARCH}_…, but {found.path} is of "
             f"{name}. Give the checkpoint of an OPT."
         )
-    if EMBEDDING not in state["model"]:
+    if len(state["model"].get(EMBEDDING, torch.empty(0)).shape) != 2:
         raise UserError(
             f"The model must be whole, but {found.path} lacks `{EMBEDDING}`. Use a complete, unmodified "
             "checkpoint."

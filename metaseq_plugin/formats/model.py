@@ -18,6 +18,7 @@ import torch
 
 from metaseq_plugin.checkpoint.set import CheckpointSet
 from metaseq_plugin.checkpoint.set_optimizer import state_with_optimizer
+from metaseq_plugin.checkpoint.state import read_state
 from metaseq_plugin.formats.fairseq import read_checkpoint
 from metaseq_plugin.formats.hf.config import CONFIG_FILE, THEIR_NAMES, from_hf_config, vocab_size_of
 from metaseq_plugin.formats.hf.names import rename_to_fairseq
@@ -118,7 +119,7 @@ def _fairseq_optimizer(found: Located, shapes: Dict[str, torch.Size]) -> Optiona
         wanted = {name: Piece.whole(shape) for name, shape in shapes.items()}
         state = state_with_optimizer(CheckpointSet.open(found.path), wanted, names)
     else:
-        state = torch_file.read(found.files[0])
+        state = read_state(found.files[0])
         names = (state.get("layout") or {}).get("optimizer_params") or list(shapes)
     return from_fairseq(state, {name: shapes[name] for name in names}, str(found.path))
 

@@ -15,8 +15,9 @@ import contextlib
 import hashlib
 import os
 import pickle
+import pickletools
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -25,18 +26,13 @@ from torch.utils._pytree import tree_map_only
 
 from metaseq_plugin.compat.checkpoint_errors import UNREADABLE, unreadable
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.storage import plain_data
 
-# What torch.load raises for what is no checkpoint of its own; text goes far into its unpickler.
-DAMAGED = (
-    *UNREADABLE,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    EOFError,
-    ArithmeticError,
-)
 MAX_NAMED = 3
+# A file of PyTorch before 1.6: pickles one after the other, the fourth of which holds everything.
+MAX_PICKLES = 4
+# What weights_only lets through and no checkpoint asks for: it makes as many bytes as a number says.
+NEVER_ASKED = {"builtins.bytearray", "__builtin__.bytearray"}
 
 
 class Facts(NamedTuple):
@@ -95,34 +91,108 @@ def read(path: Path, trust_pickle: bool = False) -> Any:
         UserError: missing, cut off, no checkpoint; or it holds classes and ``trust_pickle`` is not set.
     """
     try:
-        is_mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 cannot be mapped
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
-    except DAMAGED as error:
+        is_mapped = check_archive(path)  # files of PyTorch before 1.6 cannot be mapped
+        refused = [name for name in named_in(path) if name in NEVER_ASKED]
+        if refused and not trust_pickle:
+            raise holds_classes(path, refused)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
+        plain_data.check(state, path, path.stat().st_size)
+        return state
+    except UserError:
+        raise
+    except UNREADABLE as error:
         classes = unsafe_classes(path) if isinstance(error, pickle.UnpicklingError) else []
         if not classes:
             raise unreadable(path, error) from error
         if not trust_pickle:
-            shown = ", ".join(classes[:MAX_NAMED])
-            more = f" and {len(classes) - MAX_NAMED} more" if len(classes) > MAX_NAMED else ""
-            raise UserError(
-                f"{path} must hold tensors and plain values, but asks for {shown}{more}, and loading "
-                "a class can run any program. If you know who made the file, convert it with `metaseq "
-                "convert … --trust-pickle`."
-            ) from error
+            raise holds_classes(path, classes) from error
     try:
-        return torch.load(
+        state = torch.load(
             path, map_location="cpu", weights_only=False, mmap=True, pickle_module=_Pickle
         )
-    except DAMAGED as error:
+    except UNREADABLE as error:
         raise unreadable(path, error) from error
+    plain_data.check(state, path, path.stat().st_size, trusted=True)
+    return state
+
+
+def holds_classes(path: Path, classes: List[str]) -> UserError:
+    """The sentence for a file that asks for ``classes``."""
+    shown = ", ".join(classes[:MAX_NAMED])
+    more = f" and {len(classes) - MAX_NAMED} more" if len(classes) > MAX_NAMED else ""
+    return UserError(
+        f"{path} must hold tensors and plain values, but asks for {shown}{more}, and loading "
+        "a class can run any program. If it is metaseq's and you know who made it, convert it with `metaseq "
+        "convert … --trust-pickle`; else do not load it."
+    )
+
+
+def check_archive(path: Path) -> bool:
+    """Whether ``path`` is a zip file, as PyTorch writes them since 1.6.
+
+    Raises:
+        UserError: one whose entries are packed, of which a few bytes can become any number, or claim to be
+            larger than the file, or lie outside of it.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    is_kept = all(
+        entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
+        for entry in entries
+    )
+    held = sum(entry.file_size for entry in entries)
+    names = [PurePosixPath(entry.filename) for entry in entries]
+    is_inside = not any(name.is_absolute() or ".." in name.parts for name in names)
+    if not is_kept or held > path.stat().st_size or not is_inside:
+        raise UserError(
+            f"{path} must be a checkpoint as PyTorch writes it, but its entries are packed, larger than the file "
+            "or named outside of it. Use another checkpoint, or copy this one again."
+        )
+    return True
+
+
+def named_in(path: Path) -> List[str]:
+    """The names of all that the pickles in ``path`` ask for, in order; what is damaged ends the list."""
+    found: List[str] = []
+    with contextlib.suppress(*UNREADABLE):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.namelist():
+                    if entry.endswith("/data.pkl"):
+                        with archive.open(entry) as stream:
+                            _add_names(stream, found)
+        else:
+            with path.open("rb") as file:
+                for _ in range(MAX_PICKLES):
+                    _add_names(file, found)
+    return sorted(set(found))
+
+
+def _add_names(stream: Any, found: List[str]) -> None:
+    texts: List[str] = []  # STACK_GLOBAL takes the last two
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name in ("GLOBAL", "INST"):
+            found.append(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
+            found.append(".".join(texts[-2:]))
+        elif isinstance(argument, str):
+            texts.append(argument)
+            del texts[:-2]
 
 
 def unsafe_classes(path: Path) -> List[str]:
-    """The classes that keep ``path`` from being read as plain data; none if it is no zip file."""
+    """The classes that keep ``path`` from being read as plain data."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except DAMAGED:
-        return []
+    except UNREADABLE:  # of PyTorch before 1.6, or for another reason than a class
+        known = {f"{c.__module__}.{c.__qualname__}" for c in torch.serialization.get_safe_globals()}
+        return [
+            name
+            for name in named_in(path)
+            if not name.startswith(("torch.", "collections.")) and name not in known
+        ]
 
 
 def write(path: Path, state: Any) -> Facts:

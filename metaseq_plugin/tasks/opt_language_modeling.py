@@ -38,6 +38,7 @@ from metaseq_plugin.distributed.option_checks import check_vocabulary
 from metaseq_plugin.distributed.run import current
 from metaseq_plugin.formats.data_folder import data_folder_at
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
+from metaseq_plugin.sizes import ARCH, is_opt
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, load_dictionary
 from metaseq_plugin.tokenizers.fairseq_bpe import SymbolEncoder
 from metaseq_plugin.tokenizers.open import for_prompts
@@ -119,8 +120,17 @@ class OPTLanguageModelingTask(LanguageModelingTask):
         return cls(cfg, load_dictionary(next(holders, utils.split_paths(cfg.data)[0])))
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> torch.nn.Module:
-        """Build the model; its longest input must hold a block."""
+        """Build the model; its longest input must hold a block.
+
+        Raises:
+            UserError: of a checkpoint, another model than an OPT, whose options could run anything.
+        """
         if from_checkpoint:
+            if not is_opt(cfg.get("_name")):
+                raise UserError(
+                    f"`--path` must name a checkpoint of --arch {ARCH} or {ARCH}_… with this task, but it is of "
+                    f"{cfg.get('_name') or 'an unknown model'}. Set the --task that it was trained with."
+                )
             if "compile" in cfg:
                 cfg.compile = False  # --compile is for training; generation meets ever new lengths
             model = super().build_model(cfg, from_checkpoint)

@@ -85,7 +85,7 @@ WHOLE: dict[str, tuple[Spoil, str]] = {
     "no tensor": (model(lambda m: m.update({BIAS: None})), "must be a checkpoint whose entry model holds tensors"),
     "entry unknown": (edit(lambda s: s.update(best_loss=1.0)), "has the unknown entry `best_loss`"),
     "no settings": (edit(lambda s: s.pop("cfg")), "`decoder_layers` must be there, but is not"),
-    "a layer more said": (setting(decoder_layers=4), "lacks `decoder.layers.3.fc1.bias`"),
+    "a layer more said": (setting(decoder_layers=4), "they say 4 at `decoder_layers` and its tensors 3"),
     "gelu": (setting(activation_fn="gelu"), '`activation_fn` must be "relu", but is "gelu"'),
     "scaled embedding": (setting(no_scale_embedding=False), "`no_scale_embedding` must be true, but is false"),
     "attention within documents": (setting(self_attn_doc_sep=2), "`self_attn_doc_sep` must be -1, but is 2"),

@@ -18,6 +18,7 @@ from fairseq.data import FairseqDataset, data_utils
 from fairseq.data.iterators import EpochBatchIterator, ShardedIterator
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.storage.typed import check
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ class BlockEpochs(EpochBatchIterator):
         self.epoch, self.shuffle = state_dict["epoch"], state_dict["shuffle"]
         self._next_epoch_itr = None
         blocks: EpochState = state_dict["blocks"]
+        check(blocks, EpochState, "extra_state.train_iterator.blocks", "The checkpoint")
         if not blocks["parts"]:
             return
         self._check_size(blocks)

@@ -26,6 +26,7 @@ from metaseq_plugin.data.streaming.shuffling import ShuffleState
 from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Identity, Split
 from metaseq_plugin.data.streaming.tokens import Workers
+from metaseq_plugin.storage.typed import check
 
 logger = logging.getLogger(__name__)
 
@@ -236,6 +237,7 @@ class StreamingEpochs(EpochBatchIterating):
                 )
             return
         state: StreamingState = state_dict["streaming"]
+        check(state, StreamingState, "extra_state.train_iterator.streaming", "The checkpoint")
         names = different(state["identity"], self.split.identity)
         if names:
             raise UserError(

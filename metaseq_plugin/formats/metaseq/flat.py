@@ -17,7 +17,7 @@ The optimizer knows only the flat tensors: its state 0, 1, … is of the entries
 
 import math
 from functools import partial
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -26,10 +26,29 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.metaseq.names import OUTPUT, VERSION
 from metaseq_plugin.formats.tensors import EMBEDDING
 from metaseq_plugin.storage.lazy import Lazy, Tensors, twin
+from metaseq_plugin.storage.typed import described, fault_of
 
 # Modules of fairscale and torch that wrap others and stand between the words of a name.
 WRAPPERS = {"_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module"}
 LAYER_WORDS = 3  # decoder.layers.0
+
+
+class _Held(TypedDict):
+    names: List[str]
+    shapes: List[Any]  # of whole numbers
+    numels: List[int]
+    padding: int
+
+
+class _Wrapped(TypedDict):
+    fsdp_path: str
+    params: Dict[str, _Held]
+
+
+class Metadata(TypedDict):
+    """``shard_metadata``: what is asked of it."""
+
+    param_metadata: List[_Wrapped]
 
 
 class Flat(NamedTuple):
@@ -52,13 +71,16 @@ def read_metadata(metadata: Any, source: str) -> List[Flat]:
     Raises:
         UserError: it is not what fairscale writes, or describes parameters that shards do not share.
     """
+    fault = fault_of(metadata, Metadata, "shard_metadata")
+    if fault is not None:
+        raise _not_described(source, f"`{fault.where}` is {described(fault.value)}")
     try:
         flats = [
             Flat(
                 _joined(wrapped["fsdp_path"], key),
                 [_joined(wrapped["fsdp_path"], name) for name in held["names"]],
                 [tuple(shape) for shape in held["shapes"]],
-                int(held["padding"]),
+                held["padding"],
             )
             for wrapped in metadata["param_metadata"]
             for key, held in wrapped["params"].items()
@@ -69,11 +91,11 @@ def read_metadata(metadata: Any, source: str) -> List[Flat]:
         numels = [
             n for w in metadata["param_metadata"] for h in w["params"].values() for n in h["numels"]
         ]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"`shard_metadata` must describe the flattened parameters as fairscale does, but in "
-            f"{source} does not ({error!r}). Copy the file again."
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise _not_described(source, repr(error)) from error
+    sizes = [size for flat in flats for shape in flat.shapes for size in shape]
+    if fault_of(sizes, List[int], "shapes") or any(len(f.names) != len(f.shapes) for f in flats):
+        raise _not_described(source, "its `shapes` are none, or not as many as its `names`")
     if own or numels != [n for flat in flats for n in flat.numels]:
         reason = f"`{own[0]}` is each rank's own" if own else "`numels` and `shapes` differ"
         raise UserError(
@@ -81,6 +103,13 @@ def read_metadata(metadata: Any, source: str) -> List[Flat]:
             f"{reason}. Use a complete, unmodified checkpoint."
         )
     return flats
+
+
+def _not_described(source: str, reason: str) -> UserError:
+    return UserError(
+        f"`shard_metadata` must describe the flattened parameters as fairscale does, but in "
+        f"{source} does not ({reason}). Copy the file again."
+    )
 
 
 def _joined(path: str, name: str) -> str:

@@ -16,10 +16,12 @@ from typing import Any, Dict, Mapping, Tuple
 
 from torch import Tensor
 
+from metaseq_plugin.compat.checkpoint_settings import plain
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.tensors import EMBEDDING
 from metaseq_plugin.storage.lazy import Lazy, Tensors
 from metaseq_plugin.storage.torch_file import StandIn
+from metaseq_plugin.storage.typed import described
 
 ARCH = "transformer_lm_megatron"
 # Names that metaseq and its predecessors have for the model.
@@ -81,31 +83,34 @@ FIXED: Dict[str, Tuple[Any, Any]] = {
 def is_metaseq(settings: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is one of metaseq's, by its ``cfg["model"]`` and its tensors' names."""
     name = str(settings.get("_name") or settings.get("arch") or "")
-    return name.startswith(ARCHS) or any(FLAT in key or FUSED in key for key in model)
+    return name.startswith(ARCHS) or _has_names_of_metaseq(model)
 
 
 def is_metaseqs_own(state: Any) -> bool:
     """Whether no one but metaseq can have written ``state``; its whole files with q, k and v apart look
     like those of fairseq's ``transformer_lm``."""
     model = state.get("model") if isinstance(state, dict) else None
-    return isinstance(model, dict) and any(FLAT in key or FUSED in key for key in model)
+    return isinstance(model, dict) and _has_names_of_metaseq(model)
+
+
+def _has_names_of_metaseq(model: Mapping[Any, Any]) -> bool:
+    return any(isinstance(key, str) and (FLAT in key or FUSED in key) for key in model)
 
 
 def settings_of(state: Mapping[str, Any]) -> Dict[str, Any]:
     """The model's settings in a file by metaseq's names, wherever the file has them."""
-    settings = _plain_settings((state.get("cfg") or {}).get("model"))
-    return settings or _plain_settings(state.get("args"))
+    cfg = plain(state.get("cfg"))
+    settings = _plain_settings(cfg.get("model") if isinstance(cfg, Mapping) else None)
+    return settings or _plain_settings(plain(state.get("args")))
 
 
 def _plain_settings(held: Any) -> Dict[str, Any]:
     """Settings by name from a dict, a Namespace or a stand-in; enumerated values as their text."""
     if isinstance(held, StandIn):
-        held = held.state
-    elif held is not None and not hasattr(held, "keys"):
-        held = vars(held)
-    if held is None or not hasattr(held, "keys"):
-        return {}
-    return {str(name): _plain(held[name]) for name in held.keys()}  # noqa: SIM118  a DictConfig
+        held = plain(held.state)
+    return (
+        {str(name): _plain(value) for name, value in held.items()} if isinstance(held, dict) else {}
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -130,17 +135,22 @@ def from_metaseq_settings(
     problems = [
         f"`{theirs}` must be there, but is not"
         for theirs in list(SETTINGS.values())[:REQUIRED]
-        if not isinstance(settings.get(theirs), int)
+        if type(settings.get(theirs)) is not int
+    ]
+    problems += [
+        f"`{theirs}` must be a number, but is {described(settings[theirs])}"
+        for theirs in list(SETTINGS.values())[REQUIRED:]
+        if theirs in settings and type(settings[theirs]) not in (int, float)
     ]
     problems += [
         f"`{name}` must be {json.dumps(value)}, but is {json.dumps(found, default=str)}"
         for name, (value, default) in FIXED.items()
-        if (found := settings.get(name, default)) != value
+        if isinstance(found := settings.get(name, default), Tensor) or found != value
     ]
     problems += [
         f"`{name}` must be there, but is not"
         for name in (EMBEDDING, POSITIONS)
-        if name not in tensors
+        if name not in tensors or tensors[name].dim() != 2
     ]
     if problems:
         raise UserError(

@@ -12,12 +12,14 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Opt
 import torch
 from torch import Tensor
 
+from metaseq_plugin.checkpoint.state import OptimizerState
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.metaseq.flat import Flat, cut
 from metaseq_plugin.formats.metaseq.names import split_projections
 from metaseq_plugin.formats.metaseq.read import Part, Read, join
 from metaseq_plugin.storage import torch_file
 from metaseq_plugin.storage.lazy import Lazy, Tensors
+from metaseq_plugin.storage.typed import check
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KNOWN = {"state", "param_groups", "loss_scale"}
@@ -87,7 +89,8 @@ def read_optimizer(read: Read) -> Optional[Optimizer]:
 
 def _check_entries(held: Sequence[Sequence[Mapping[str, Any]]], source: str) -> None:
     for state in (state for states in held for state in states):
-        unknown = sorted(state.keys() - KNOWN)
+        check(dict(state), OptimizerState, "last_optimizer_state", source)
+        unknown = sorted(map(str, state.keys() - KNOWN))
         if unknown:
             refuse(source, f"`{unknown[0]}` is unknown")
         if len(state.get("param_groups") or ()) != 1:
@@ -102,6 +105,10 @@ def _check_entries(held: Sequence[Sequence[Mapping[str, Any]]], source: str) -> 
                 refuse(
                     source, f"`{strange[0]}` is {'unknown' if strange[0] in entry else 'missing'}"
                 )
+            for moment in MOMENTS:
+                check(entry[moment], Tensor, f"last_optimizer_state.state.{moment}", source)
+            if isinstance(entry.get("step"), Tensor) and entry["step"].numel() != 1:
+                refuse(source, "`step` is no number")
 
 
 def _moments(read: Read, held: List[List[List[Dict[str, Any]]]], moment: str) -> Tensors:
@@ -167,7 +174,7 @@ def from_fairseq(
     _check_entries([[held]], source)
     group = held["param_groups"][0]
     entries = [held["state"][i] for i in group["params"]]
-    if [entry[MOMENTS[0]].shape for entry in entries] != list(shapes.values()):
+    if any([entry[m].shape for entry in entries] != list(shapes.values()) for m in MOMENTS):
         refuse(source, f"its {len(entries)} tensors are not those of the {len(shapes)} parameters")
     steps = {float(entry.get("step", math.nan)) for entry in entries}
     if len(steps) != 1:
@@ -226,7 +233,9 @@ def history_for_metaseq(optimizer: Optimizer) -> Dict[str, Any]:
 
 
 def _last_history(state: Mapping[str, Any]) -> Dict[str, Any]:
-    return dict((state.get("optimizer_history") or [{}])[-1])
+    history = state.get("optimizer_history") or [{}]
+    check(history, List[Dict[str, Any]], "optimizer_history", "The checkpoint")
+    return dict(history[-1])
 
 
 def _renamed(history: Mapping[str, Any], classes: Mapping[str, str]) -> Dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
+from metaseq_plugin.checkpoint.state import check_dimensions_held
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.locate import Grid
 from metaseq_plugin.formats.metaseq.flat import Flat, read_metadata, unflatten
@@ -34,7 +35,7 @@ from metaseq_plugin.formats.tensors import (
     complete_config,
     expected_shapes,
 )
-from metaseq_plugin.layout.cuts import model_part_piece
+from metaseq_plugin.layout.cuts import model_parallel_dim, model_part_piece
 from metaseq_plugin.layout.fit import check_finite
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.storage import torch_file
@@ -116,6 +117,7 @@ def read_metaseq(grid: Grid, trust_pickle: bool) -> Read:
     held = settings_of(parts[0].states[0])
     settings = from_metaseq_settings(held, split[0].twins, parts[0].source)
     _check_number(len(parts), settings["decoder_ffn_embed_dim"], split[0], parts[0].source)
+    check_dimensions_held(settings, _whole_shapes(split[0].twins, len(parts)), parts[0].source)
     vocab_size = len(split[0].twins[EMBEDDING]) * len(parts)
     cfg = complete_config(settings)
     if vocab_size % DICTIONARY_MULTIPLE:
@@ -132,6 +134,17 @@ def read_metaseq(grid: Grid, trust_pickle: bool) -> Read:
         check_tensors(split[rank].twins, expected, part.source)
     kept = [name for name in raw[0] if name not in DROPPED]
     return Read(cfg, join(split, shapes), parts, raw[0].select(kept))
+
+
+def _whole_shapes(part: Mapping[str, Tensor], num_parts: int) -> Dict[str, Sequence[int]]:
+    """The shapes of the whole tensors of which ``part`` holds one of ``num_parts`` pieces."""
+    whole: Dict[str, Sequence[int]] = {}
+    for name, tensor in part.items():
+        dim, shape = model_parallel_dim(name), list(tensor.shape)
+        if dim is not None and dim < len(shape):
+            shape[dim] *= num_parts
+        whole[name] = shape
+    return whole
 
 
 def _model_of(part: Part) -> Tensors:
