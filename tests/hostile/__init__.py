@@ -1,0 +1,1 @@
+"""Files of strangers, made by the hundred, and what comes of opening them."""
