@@ -14,7 +14,6 @@ user's cache folder. The steps:
 (3) write to a temporary name and rename: an index is whole or not there.
 """
 
-import errno
 import fcntl
 import hashlib
 import logging
@@ -36,6 +35,7 @@ from metaseq_plugin.data.processes import available_cores, killed_means, process
 from metaseq_plugin.data.streaming.files import readable
 from metaseq_plugin.data.streaming.line_scan import Part, joined, scan
 from metaseq_plugin.storage import atomic
+from metaseq_plugin.storage.locks import NO_LOCKS, opened
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ FORMAT = 1  # raise it when the same file would give another index
 HEADER = 3  # numbers before the first start
 PART_BYTES = 67_108_864
 CACHE_OPTION = "--index-cache-dir"
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
 
 
 class IndexedFile(NamedTuple):
@@ -129,7 +128,7 @@ def find_index(path: Path, cache_dir: Optional[str]) -> Optional[IndexedFile]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Alone in ``folder``, as far as its file system can say; leftovers of the killed are removed."""
-    with (folder / ".index.lock").open("w") as lock:
+    with opened(folder / ".index.lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
