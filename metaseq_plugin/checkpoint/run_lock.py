@@ -56,7 +56,9 @@ def process_start(process: int) -> Optional[int]:
         fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return None if fields[0] == b"Z" else int(fields[19])  # state and starttime: 3 and 22 of proc(5)
+    return (
+        None if fields[0] == b"Z" else int(fields[19])
+    )  # state and starttime: 3 and 22 of proc(5)
 
 
 def this_process() -> Holder:
@@ -131,7 +133,9 @@ def _remove(stream: BinaryIO, path: Path) -> None:
 
 def beat(stream: BinaryIO, ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
-        with suppress(OSError):  # one beat may fail; the disk that stays away ends the run when it saves
+        with suppress(
+            OSError
+        ):  # one beat may fail; the disk that stays away ends the run when it saves
             os.utime(stream.fileno())
 
 

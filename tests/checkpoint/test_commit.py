@@ -227,7 +227,12 @@ def test_one_rank_without_room_ends_the_save_on_all(
     assert leftovers(tmp_path) == []
 
 
-HOSTILE_NAMES = ["../outside.pt", "{tmp}/outside.pt", "other.pt", "checkpoint_last/../../outside.pt"]
+HOSTILE_NAMES = [
+    "../outside.pt",
+    "{tmp}/outside.pt",
+    "other.pt",
+    "checkpoint_last/../../outside.pt",
+]
 DEEP = "[" * 100_000
 
 

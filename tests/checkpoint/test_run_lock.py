@@ -51,9 +51,14 @@ def test_freed_at_the_end_and_on_errors(tmp_path: Path) -> None:
     with alone_in(folder, ALONE):
         assert json.loads((folder / LOCK_FILE).read_text())["process"] == os.getpid()
     assert not (tmp_path / "a").exists()
-    with pytest.raises(KeyError), alone_in(folder, ALONE):
-        (folder / "checkpoint_last.pt").touch()
-        raise KeyError
+
+    def fail() -> None:
+        with alone_in(folder, ALONE):
+            (folder / "checkpoint_last.pt").touch()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert [path.name for path in folder.iterdir()] == ["checkpoint_last.pt"]
 
 

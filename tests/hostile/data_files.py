@@ -80,7 +80,12 @@ def hostile_corpora(seed: int, count: int) -> Iterator[Tuple[str, bytes]]:
     """(name of the file, content) of every hostile line among good ones, and of ``count`` damaged files."""
     for number, line in enumerate(HOSTILE_LINES.values()):
         yield f"line{number}.jsonl", GOOD_JSONL + line + b"\n" + GOOD_JSONL
-    for name, content in (("empty", b""), ("one", b"\n"), ("mark", b"\xef\xbb\xbf"), ("nul", b"\0")):
+    for name, content in (
+        ("empty", b""),
+        ("one", b"\n"),
+        ("mark", b"\xef\xbb\xbf"),
+        ("nul", b"\0"),
+    ):
         for suffix in (".jsonl", ".txt.zst"):
             yield name + suffix, content
     yield "other.jsonl.gz", zstd.compress(GOOD_JSONL)
@@ -94,7 +99,12 @@ def hostile_corpora(seed: int, count: int) -> Iterator[Tuple[str, bytes]]:
 
 
 # Offset and format of the fields of an .idx, and the numbers to put there.
-INDEX_FIELDS = {"version": (9, "<Q"), "type": (17, "<B"), "documents": (18, "<Q"), "size": (26, "<i")}
+INDEX_FIELDS = {
+    "version": (9, "<Q"),
+    "type": (17, "<B"),
+    "documents": (18, "<Q"),
+    "size": (26, "<i"),
+}
 NUMBERS = [0, 1, 2, 6, 9, 10, 127, 255, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1]
 
 

@@ -8,9 +8,10 @@ import random
 import resource
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, Tuple
+from typing import Callable, Dict, Tuple
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_hostile_corpora(
         here = tmp_path / str(number)
         (here / "data" / "train" / "00").mkdir(parents=True)
         (here / "data" / "train" / "00" / name).write_bytes(content)
-        said = outcome(lambda here=here: DOORS[door](here / "data", tokenizer, here / "out"))
+        said = outcome(partial(DOORS[door], here / "data", tokenizer, here / "out"))
         told += bool(said)
         assert sorted(path.name for path in here.iterdir()) in (["data"], ["data", "out"]), name
         if said and door in ("prepare", "clean"):
@@ -147,7 +148,9 @@ def peak(act: Callable[[], object]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("name", ["zeros.jsonl.zst", "zeros.txt.gz", "lines.jsonl.zst", "line.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["zeros.jsonl.zst", "zeros.txt.gz", "lines.jsonl.zst", "line.jsonl"]
+)
 def test_bombs(door: str, name: str, tokenizer: Path, tmp_path: Path) -> None:
     content = {
         "zeros.jsonl.zst": lambda: zstd.compress(bytes(1_000_000_000)),
@@ -158,8 +161,8 @@ def test_bombs(door: str, name: str, tokenizer: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "train" / "00").mkdir(parents=True)
     (data / "train" / "00" / name).write_bytes(content)
-    act = lambda: outcome(lambda: DOORS[door](data, tokenizer, tmp_path / "out"))  # noqa: E731
-    assert peak(act) < MAX_EXTRA_BYTES
+    act = partial(DOORS[door], data, tokenizer, tmp_path / "out")
+    assert peak(partial(outcome, act)) < MAX_EXTRA_BYTES
 
 
 def read_blocks(prefix: Path) -> None:
@@ -169,7 +172,7 @@ def read_blocks(prefix: Path) -> None:
     blocks.check_vocabulary(NUM_TYPES, str(prefix))
     for number in range(len(blocks)):
         source, target, _ = blocks[number]
-        assert 0 <= min(int(source.min()), int(target.min()))
+        assert min(int(source.min()), int(target.min())) >= 0
         assert max(int(source.max()), int(target.max())) < NUM_TYPES
 
 
@@ -177,7 +180,7 @@ def read_blocks(prefix: Path) -> None:
 def split(tmp_path: Path) -> Tuple[Path, bytes, bytes]:
     """The prefix of a good split; its .idx and its .bin."""
     chance = np.random.default_rng(0)
-    write_split(tmp_path, "train", [chance.integers(4, NUM_TYPES, 30) for _ in range(20)])
+    write_split(tmp_path, "train", chance.integers(4, NUM_TYPES, (20, 30)).tolist())
     prefix = tmp_path / "train"
     read_blocks(prefix)
     return prefix, prefix.with_suffix(".idx").read_bytes(), prefix.with_suffix(".bin").read_bytes()
@@ -276,6 +279,6 @@ def test_links_in_the_place_of_locks_are_not_followed(tmp_path: Path, tokenizer:
     assert "`--index-cache-dir` must be" in outcome(lambda: stream(data, tokenizer, False))
     (tmp_path / "out" / ".prepare").mkdir(parents=True)
     (tmp_path / "out" / ".prepare" / "lock").symlink_to(precious)
-    act: Any = lambda: DOORS["prepare"](data, tokenizer, tmp_path / "out")  # noqa: E731
+    act = partial(DOORS["prepare"], data, tokenizer, tmp_path / "out")
     assert "`--destdir` must be" in outcome(act)
     assert precious.read_text() == "weights"

@@ -55,7 +55,7 @@ class IndexedFile(NamedTuple):
     size: int  # of ``text`` when it was indexed, bytes
     mtime_ns: int
     starts: np.ndarray  # (documents + 1,) int64, mapped from disk; the last is ``size``
-    index: Path  # where ``starts`` lies
+    place: Path  # where ``starts`` lies
 
     @property
     def num_documents(self) -> int:
@@ -72,9 +72,9 @@ class IndexedFile(NamedTuple):
         Raises:
             UserError: the index was cut off since it was mapped, or is none of this file.
         """
-        rule = f"{self.index} must be the index of {self.path}"
+        rule = f"{self.place} must be the index of {self.path}"
         try:
-            is_whole = self.index.stat().st_size >= _index_bytes(len(self.starts))
+            is_whole = self.place.stat().st_size >= _index_bytes(len(self.starts))
         except FileNotFoundError:  # what is mapped stays what it was
             is_whole = True
         if not is_whole:  # to read what is no longer there would kill the process
