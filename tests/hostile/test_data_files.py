@@ -16,9 +16,14 @@ from typing import Callable, Dict, Tuple
 import numpy as np
 import pytest
 from backports import zstd
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from metaseq_plugin.compat.errors import MAX_CHARACTERS, UserError
 from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode, TokenBlocks, TokenStream
+from metaseq_plugin.data.binarized.token_file import HEADER, MAGIC, read_index
+from metaseq_plugin.data.documents.parsing import parse
+from metaseq_plugin.data.documents.reading import RawDocument
 from metaseq_plugin.data.prepare import command as prepare
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.order import DocumentOrder
@@ -153,9 +158,9 @@ def peak(act: Callable[[], object]) -> int:
 )
 def test_bombs(door: str, name: str, tokenizer: Path, tmp_path: Path) -> None:
     content = {
-        "zeros.jsonl.zst": lambda: zstd.compress(bytes(1_000_000_000)),
-        "zeros.txt.gz": lambda: gzip.compress(bytes(1_000_000_000), 1),
-        "lines.jsonl.zst": lambda: zstd.compress(b"\n" * 1_000_000_000),
+        "zeros.jsonl.zst": lambda: zstd.compress(bytes(300_000_000)),
+        "zeros.txt.gz": lambda: gzip.compress(bytes(300_000_000), 1),
+        "lines.jsonl.zst": lambda: zstd.compress(b"\n" * 300_000_000),
         "line.jsonl": lambda: b'{"text": "' + b"a " * 60_000_000 + b'"}\n',
     }[name]()
     data = tmp_path / "data"
@@ -282,3 +287,23 @@ def test_links_in_the_place_of_locks_are_not_followed(tmp_path: Path, tokenizer:
     act = partial(DOORS["prepare"], data, tokenizer, tmp_path / "out")
     assert "`--destdir` must be" in outcome(act)
     assert precious.read_text() == "weights"
+
+
+@pytest.mark.slow
+@settings(max_examples=2_000, deadline=None)
+@given(content=st.binary(max_size=300))
+def test_any_bytes_as_a_document(content: bytes) -> None:
+    for path in ("a.jsonl", "a.txt"):
+        outcome(partial(parse, RawDocument(path, 1, 0, content)))
+
+
+@pytest.mark.slow
+@settings(max_examples=2_000, deadline=None)
+@given(content=st.binary(max_size=120), code=st.integers(0, 255), documents=st.integers(0, 12))
+def test_any_bytes_as_an_index(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, code: int, documents: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.idx"
+    for head in (b"", MAGIC, HEADER.pack(MAGIC, 1, code, documents)):
+        path.write_bytes(head + content)
+        outcome(partial(read_index, path))
