@@ -3,12 +3,14 @@
 Each answer is a line that leads to the room where the work is done; ``compat/host.py`` says what each is for.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, ContextManager, Dict, List, Optional
 
 from metaseq_plugin.checkpoint.architecture import flags_of_start
 from metaseq_plugin.checkpoint.load import load_checkpoint
 from metaseq_plugin.checkpoint.manifest import set_name
+from metaseq_plugin.checkpoint.run_lock import alone_in
 from metaseq_plugin.checkpoint.save import save_checkpoint
 from metaseq_plugin.compat.checkpoint_settings import check_harmless, model_name, plain
 from metaseq_plugin.compat.finished_runs import end_if_finished
@@ -21,6 +23,7 @@ from metaseq_plugin.formats.locate import Located, is_hf, locate
 from metaseq_plugin.formats.metaseq.names import is_metaseqs_own
 from metaseq_plugin.formats.model import read_model
 from metaseq_plugin.layout.grid import Grid
+from metaseq_plugin.layout.peers import all_ranks
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.sizes import is_opt
 from metaseq_plugin.storage import torch_file
@@ -68,6 +71,11 @@ class OPTHost:
 
     def prepare(self, cfg: Any) -> None:
         run.prepare(cfg)
+
+    def alone(self, cfg: Any) -> ContextManager[None]:
+        if cfg.checkpoint.no_save:
+            return nullcontext()
+        return alone_in(Path(cfg.checkpoint.save_dir), all_ranks())
 
     def saves_on_signal(self, cfg: Any) -> bool:
         return not is_set(cfg.task, "no_save_on_signal")

@@ -9,7 +9,7 @@ The steps of a save, by all saving ranks together:
 (6) rank 0 renames the manifest into place and deletes files that only the old set had.
 
 Killed before (4), the old set is whole; killed after it, ``recover`` carries out (5) and (6) from the
-pending manifest. A state that is saved under several names (checkpoint_1_50, checkpoint_last) is
+pending manifest. One that cannot be read as that of its own set moves and deletes nothing: it is set aside. A state that is saved under several names (checkpoint_1_50, checkpoint_last) is
 written once and linked, or copied where the disk has no links.
 """
 
@@ -25,13 +25,15 @@ from metaseq_plugin.checkpoint.manifest import (
     SetName,
     fault_of,
 )
-from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.compat.errors import UserError, printable
 from metaseq_plugin.layout.layout import Layout
 from metaseq_plugin.layout.peers import Ranks, on_first
 from metaseq_plugin.storage import atomic, torch_file
 from metaseq_plugin.storage.torch_file import Facts
 
 logger = logging.getLogger(__name__)
+
+UNREADABLE_SUFFIX = ".unreadable"
 
 
 class Save(NamedTuple):
@@ -57,7 +59,7 @@ def commit(save: Save, files: Iterable[Tuple[FileName, Any]], ranks: Ranks) -> N
     try:
         for name, state in files:
             path = save.folder / str(name)
-            mine[name] = torch_file.write(atomic.temporary(path), state)
+            mine[name] = torch_file.write(atomic.free_temporary(path), state)
             del state  # before the next one is made
             for stem in save.stems[1:]:
                 other = save.folder / str(name._replace(stem=stem))
@@ -139,9 +141,12 @@ def recover(folder: Path) -> None:
         name = SetName(folder, path.name.removesuffix(PENDING_SUFFIX))
         try:
             manifest = Manifest.read(path)
-        except UserError:
-            manifest = None
-        if manifest is not None and _roll_forward(folder, manifest):
+        except UserError as error:
+            set_aside = path.with_name(path.name + UNREADABLE_SUFFIX)
+            atomic.rename(path, set_aside)
+            logger.warning(f"{error} It is called {printable(set_aside.name)} from now on.")
+            continue
+        if _roll_forward(folder, manifest):
             logger.warning(f"{name}: finished a save that was interrupted")
         elif _is_whole(name):
             logger.warning(
@@ -155,7 +160,8 @@ def _roll_forward(folder: Path, manifest: Manifest) -> bool:
     for file, facts in manifest.files.items():
         path = folder / file
         unfinished = atomic.temporary(path)
-        if unfinished.is_file() and fault_of(unfinished, facts) is None:
+        is_ours = unfinished.is_file() and not unfinished.is_symlink()
+        if is_ours and fault_of(unfinished, facts) is None:
             to_rename.append(path)
         elif fault_of(path, facts) is not None:
             return False
@@ -168,7 +174,10 @@ def _roll_forward(folder: Path, manifest: Manifest) -> bool:
 def _is_whole(name: SetName) -> bool:
     if not name.manifest_path.is_file():
         return False
-    manifest = Manifest.read(name.manifest_path)
+    try:
+        manifest = Manifest.read(name.manifest_path)
+    except UserError:
+        return False
     return all(fault_of(name.folder / f, facts) is None for f, facts in manifest.files.items())
 
 

@@ -135,7 +135,7 @@ class Manifest(NamedTuple):
             stem=str(content["stem"]),
             num_updates=_count(content["num_updates"]),
             epoch=_count(content["epoch"]),
-            saved_at=float(content["saved_at"]),
+            saved_at=_seconds(content["saved_at"]),
             layout=layout,
             files={
                 file: Facts(_count(facts["bytes"]), str(facts["sha256"]))
@@ -149,6 +149,13 @@ def _count(number: Any) -> int:
     if type(number) is not int or not 0 <= number < 2**63:
         raise ValueError(f"{number!r:.40} is no count")
     return number
+
+
+def _seconds(number: Any) -> float:
+    """``number``, which may be no string, no NaN and nothing infinite."""
+    if type(number) not in (int, float) or not 0 <= number < 2**63:
+        raise ValueError(f"{number!r:.40} is no time")
+    return float(number)
 
 
 class SetName(NamedTuple):

@@ -4,7 +4,7 @@
 are not the host's, every function of fairseq does what it always did.
 """
 
-from typing import Any, Dict, List, Optional, Protocol
+from typing import Any, ContextManager, Dict, List, Optional, Protocol
 
 
 class Host(Protocol):
@@ -27,6 +27,9 @@ class Host(Protocol):
 
     def prepare(self, cfg: Any) -> None:
         """Lay a training run out over its ranks; before fairseq's ``main``."""
+
+    def alone(self, cfg: Any) -> ContextManager[None]:
+        """For the time of the block, no other run saves where this one does; collective."""
 
     def saves_on_signal(self, cfg: Any) -> bool:
         """Whether the run saves what it has, and then ends, on SIGINT and SIGTERM."""

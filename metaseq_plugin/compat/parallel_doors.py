@@ -32,15 +32,17 @@ def checking(distributed_init: Callable[[Any], int]) -> Callable[[Any], int]:
 
 
 def preparing(main: Callable[..., Any]) -> Callable[..., Any]:
-    """``fairseq_cli.train.main``, after the layout of the run has been prepared."""
+    """``fairseq_cli.train.main``, after the layout of the run has been prepared, alone in its folder."""
 
     @wraps(main)
     def wrapper(cfg: Any) -> Any:
         host = host_of_rank(cfg)
-        if host is not None:
-            host.check(cfg)
-            host.prepare(cfg)
-        return main(cfg)
+        if host is None:
+            return main(cfg)
+        host.check(cfg)
+        host.prepare(cfg)
+        with host.alone(cfg):
+            return main(cfg)
 
     return wrapper
 

@@ -7,7 +7,8 @@ of a good run the heartbeat's thread is waited for as long as a heartbeat may ta
 (1) The process groups, fairseq's, the device mesh's and all others, get the option as their timeout.
     A rank that waits for another one then raises, and the door says so (``last_words``). With NCCL, whose
     collectives the host need not wait for, its watchdog ends the process first, by SIGABRT.
-(2) A rank that is stuck by itself raises nothing. The heartbeat ends it, ``GRACE_SECONDS`` later.
+(2) A rank that is stuck by itself raises nothing. The heartbeat ends it, ``GRACE_SECONDS`` later. That is so
+    for what fairseq-train wraps; who uses fairseq's own wrapper gets the signal that they asked it for.
 (3) The thread is woken when it is to end.
 """
 
@@ -61,7 +62,13 @@ def stop_timeout(wrapper: Any) -> None:
         wrapper._heartbeat_thread.join(0.01)
 
 
-def bound_own_work(distributed_timeout_wrapper: Any) -> None:
-    heartbeat = distributed_timeout_wrapper.DistributedTimeoutWrapper
-    heartbeat._check_heartbeat = check_heartbeat
-    heartbeat.stop_timeout = stop_timeout
+def wake_to_end(distributed_timeout_wrapper: Any) -> None:
+    distributed_timeout_wrapper.DistributedTimeoutWrapper.stop_timeout = stop_timeout
+
+
+def bound_own_work(distributed_fairseq_model: Any) -> None:
+    """Give the models that a run distributes a wrapper whose heartbeat ends their rank."""
+    module = distributed_fairseq_model
+    module.DistributedTimeoutWrapper = type(
+        "RankTimeout", (module.DistributedTimeoutWrapper,), {"_check_heartbeat": check_heartbeat}
+    )

@@ -29,6 +29,13 @@ def temporary(path: Path) -> Path:
     return path.with_name(path.name + TEMPORARY_SUFFIX)
 
 
+def free_temporary(path: Path) -> Path:
+    """``temporary(path)``, free to be written: what a killed process left there, or a link, is gone."""
+    unfinished = temporary(path)
+    unfinished.unlink(missing_ok=True)
+    return unfinished
+
+
 def flush(path: Path) -> None:
     """Wait until the disk has what was written to a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -66,7 +73,7 @@ def replacing(target: Path, unfinished: Optional[Path] = None) -> Iterator[Path]
         unfinished: its name until then, in the folder of ``target``; default: ``temporary(target)``,
             which two processes at once would share.
     """
-    unfinished = unfinished or temporary(target)
+    unfinished = unfinished or free_temporary(target)
     try:
         yield unfinished
         flush(unfinished)

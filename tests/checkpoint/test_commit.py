@@ -1,6 +1,8 @@
 """A save counts as a whole or not at all, wherever it is interrupted."""
 
 import errno
+import hashlib
+import json
 import multiprocessing
 import os
 import random
@@ -8,7 +10,7 @@ import resource
 import signal
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 import pytest
 import torch
@@ -223,6 +225,83 @@ def test_one_rank_without_room_ends_the_save_on_all(
         )
     assert [number_in(tmp_path, stem) for stem in STEMS] == [1, 1]
     assert leftovers(tmp_path) == []
+
+
+HOSTILE_NAMES = [
+    "../outside.pt",
+    "{tmp}/outside.pt",
+    "other.pt",
+    "checkpoint_last/../../outside.pt",
+]
+DEEP = "[" * 100_000
+
+
+def pending_of(stem: str, named: Iterable[str], **changed: Any) -> str:
+    facts = {name: {"bytes": 3, "sha256": hashlib.sha256(b"old").hexdigest()} for name in named}
+    layout = Layout()._asdict()
+    content = {"version": 1, "stem": stem, "num_updates": 9, "epoch": 1, "saved_at": 9.0}
+    return json.dumps({**content, "layout": layout, "files": facts, **changed})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(pending_of(STEMS[1], [name]) for name in HOSTILE_NAMES),
+        pending_of("other", ["checkpoint_last.pt"]),
+        pending_of("../outside", ["../outside.pt"]),
+        pending_of(STEMS[1], []),
+        pending_of(STEMS[1], ["checkpoint_last.pt"], saved_at=float("nan")),
+        pending_of(STEMS[1], ["checkpoint_last.pt"], saved_at=10**400),
+        pending_of(STEMS[1], ["checkpoint_last.pt"], layout=[]),
+        pending_of(STEMS[1], ["checkpoint_last.pt"], files={"checkpoint_last.pt": DEEP}),
+        pending_of(STEMS[1], ["checkpoint_last.pt"], version=2),
+        DEEP,
+        "",
+        "null",
+        "\x1b[2J",
+    ],
+)
+def test_a_strangers_pending_manifest_moves_nothing(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "run"
+    save(folder, 1, 1)
+    outside = [tmp_path / "outside.pt", folder / "other.pt"]
+    for path in outside:
+        path.write_bytes(b"old")
+        atomic.temporary(path).write_bytes(b"old")
+    pending = folder / "checkpoint_last.manifest.json.pending"
+    pending.write_text(content.replace("{tmp}", str(tmp_path)))
+    inodes = [path.stat().st_ino for path in outside]
+    recover(folder)
+    assert not pending.exists()
+    assert (folder / f"{pending.name}.unreadable").exists()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "\x1b" not in caplog.text
+    assert [path.stat().st_ino for path in outside] == inodes
+    assert [number_in(folder, stem) for stem in STEMS] == [1, 1]
+    save(folder, 2, 1)
+    assert [number_in(folder, stem) for stem in STEMS] == [2, 2]
+    assert [path.read_bytes() for path in outside] == [b"old", b"old"]
+    assert atomic.temporary(outside[0]).read_bytes() == b"old"
+
+
+def test_a_link_where_a_save_writes_is_not_followed(tmp_path: Path) -> None:
+    precious, folder = tmp_path / "precious", tmp_path / "run"
+    save(folder, 1, 1)
+    precious.write_text("weights")
+    places = ["checkpoint_1_50.pt", "checkpoint_last.pt", "checkpoint_last.manifest.json.pending"]
+    for name in places:
+        atomic.temporary(folder / name).symlink_to(precious)
+    # A pending manifest names one, so that it is not swept away before.
+    named = {"checkpoint_1_50.pt": {"bytes": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}}
+    text = pending_of(STEMS[0], named, files=named)
+    (folder / "checkpoint_1_50.manifest.json.pending").write_text(text)
+    (folder / "checkpoint_1_50.manifest.json").unlink()
+    save(folder, 2, 1)
+    assert precious.read_text() == "weights"
+    assert [number_in(folder, stem) for stem in STEMS] == [2, 2]
+    assert not any(path.is_symlink() for path in folder.iterdir())
 
 
 def save_without_room(folder: Path, report: Any) -> None:

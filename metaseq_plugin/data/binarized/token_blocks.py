@@ -19,15 +19,16 @@ fairseq's own ``TokenBlockDataset`` is not used: it counts block sizes in 16 bit
 
 from enum import Enum
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 from fairseq.data import MonolingualDataset
-from fairseq.data.indexed_dataset import MMapIndexedDataset, data_file_path, index_file_path
+from fairseq.data.indexed_dataset import MMapIndexedDataset
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.binarized.token_file import TokenFile
 from metaseq_plugin.data.empty_batch import Batch, empty_batch
 
 
@@ -57,47 +58,19 @@ def find_split(data: str, split: str, combine: bool) -> List[str]:
     return prefixes
 
 
-def open_index(prefix: str) -> MMapIndexedDataset.Index:
-    """The index of a memory-mapped split; UserError where the file is of another kind."""
-    path, magic = Path(index_file_path(prefix)), MMapIndexedDataset.Index._HDR_MAGIC
-    with path.open("rb") as stream:
-        found = stream.read(len(magic))
-    if found != magic:
-        raise UserError(
-            f"{path} must be the index of a memory-mapped split, but is not. Make the data folder "
-            "again, with `metaseq prepare` or `fairseq-preprocess --dataset-impl mmap`."
-        )
-    return MMapIndexedDataset.Index(str(path))
-
-
 class TokenStream:
-    """The documents of one or more binarised files as a single memory-mapped stream.
+    """The documents of one or more binarised files as a single stream.
 
-    Pickles as its paths, so that data workers map the files themselves.
+    Pickles as its paths, so that data workers open the files themselves.
     """
 
     def __init__(self, prefixes: List[str]) -> None:
         self.prefixes = prefixes
-        self.files: List[np.ndarray] = []
-        sizes = []
-        for prefix in prefixes:
-            index = open_index(prefix)
-            path = Path(data_file_path(prefix))
-            expected = int(index.sizes.sum(dtype=np.int64)) * index.dtype().itemsize
-            if path.stat().st_size != expected:
-                raise UserError(
-                    f"{path} must have the {expected:,} bytes that its index promises, but has "
-                    f"{path.stat().st_size:,}. Make the data folder again."
-                )
-            if expected == 0:
-                raise UserError(
-                    f"{path} must hold at least one token, but is empty. Make the data folder again."
-                )
-            self.files.append(np.memmap(path, dtype=index.dtype, mode="r"))
-            sizes.append(index.sizes.astype(np.int64))
+        self.files = [TokenFile(prefix) for prefix in prefixes]
+        sizes = [file.sizes for file in self.files]
         # Where each document, and each file, ends in the stream; the first entry is 0.
         self.document_ends = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
-        self.file_ends = np.concatenate([[0], np.cumsum([len(tokens) for tokens in self.files])])
+        self.file_ends = np.concatenate([[0], np.cumsum([len(file) for file in self.files])])
 
     def __getstate__(self) -> Dict[str, Any]:
         return {"prefixes": self.prefixes}
@@ -116,7 +89,8 @@ class TokenStream:
             offset = int(self.file_ends[number])
             if offset >= end:
                 break
-            parts.append(self.files[number][max(0, start - offset) : end - offset])
+            file = self.files[number]
+            parts.append(file.read(max(0, start - offset), min(end - offset, len(file))))
         return np.concatenate(parts).astype(np.int64)
 
 
@@ -163,6 +137,7 @@ class TokenBlocks(torch.utils.data.Dataset):
         self.separates_documents = break_mode != SampleBreakMode.none
         self.boundaries = block_boundaries(stream.document_ends, block_size, break_mode)
         self.sizes = np.diff(self.boundaries)  # (blocks,) tokens
+        self.num_types: Optional[int] = None  # of the dictionary, once it has been compared
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -173,6 +148,8 @@ class TokenBlocks(torch.utils.data.Dataset):
             tokens = np.concatenate([[self.eos], self.stream.read(start, end)])
         else:
             tokens = self.stream.read(start - 1, end)
+        if self.num_types is not None:
+            self._check_ids(tokens, self.num_types)
         block = torch.from_numpy(tokens)  # (1 + size,)
         return block[:-1], block[1:], None
 
@@ -180,15 +157,20 @@ class TokenBlocks(torch.utils.data.Dataset):
         ends = self.stream.document_ends
         return bool(ends[np.searchsorted(ends, position)] == position)
 
-    def check_vocabulary(self, vocab_size: int, data: str) -> None:
-        """Refuse data made with a larger dictionary, as far as 1,000 blocks spread over it show."""
+    def check_vocabulary(self, num_types: int, data: str) -> None:
+        """Refuse data made with a larger dictionary: here in 1,000 blocks spread over it, then in each that is read."""
         for index in np.linspace(0, len(self) - 1, min(len(self), 1000), dtype=np.int64):
-            largest = int(self[int(index)][1].max())
-            if largest >= vocab_size:
-                raise UserError(
-                    f"Token ids in {data} must be below the {vocab_size:,} types of its dict.txt, "
-                    f"but one is {largest:,}. Use the dictionary that the data was made with."
-                )
+            self._check_ids(self[int(index)][1].numpy(), num_types, data)
+        self.num_types = num_types
+
+    def _check_ids(self, tokens: np.ndarray, num_types: int, data: Optional[str] = None) -> None:
+        if tokens.view(np.uint64).max() >= num_types:  # as such, a negative id is a large one
+            wrong = tokens[(tokens < 0) | (tokens >= num_types)]
+            raise UserError(
+                f"Token ids in {data or ', '.join(self.stream.prefixes)} must be below the {num_types:,} "
+                f"types of its dict.txt, but one is {wrong[0]:,}. Use the dictionary that the data was "
+                "made with."
+            )
 
 
 class BlockBatches(MonolingualDataset):

@@ -32,7 +32,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_CHARACTER_BYTES = 4  # of one character in UTF-8
 # Text packs to a fifth, the most repetitive logs to a hundredth; 4 KB of zeros can mean 128 MB.
 MAX_UNPACKED_RATIO = 200
-UNPACKED_AT_LEAST = 67_108_864  # whatever the ratio: a small file does no harm
+UNPACKED_AT_LEAST = 8_388_608  # whatever the ratio: so much is read in seconds, line by line
 
 
 class SplitDocuments(str, Enum):
@@ -42,6 +42,9 @@ class SplitDocuments(str, Enum):
     file = "file"  # the file, whatever its length
     blank_line = "blank-line"  # a run of lines without blank ones; blank lines are dropped
     line = "line"  # a line without its end; blank lines are dropped
+
+
+DROPS_BLANK = (SplitDocuments.line, SplitDocuments.blank_line)
 
 
 class RawDocument(NamedTuple):
@@ -55,7 +58,7 @@ class RawDocument(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line with its end, or a piece of one that is longer than the limit."""
+    """One line with its end, a piece of one that is longer than the limit, or several blank ones."""
 
     number: int  # from 1
     offset: int  # in bytes, from 0
@@ -130,15 +133,20 @@ def read_documents(path: Path, raw: BinaryIO, split: SplitDocuments) -> Iterator
     if document_format(path) == ".jsonl":
         split = SplitDocuments.line
     limit = 2 * SECTION_BYTES if split is SplitDocuments.section else MAX_DOCUMENT_BYTES
-    lines = _read_lines(unpacked(path, raw), limit)
+    lines = _read_lines(unpacked(path, raw), limit, joins_blank=split in DROPS_BLANK)
     try:
         yield from _join_lines(str(path), lines, split)
     except (OSError, *DAMAGED) as error:
         raise _unreadable(path, error) from error
 
 
-def _read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
-    """Lines of at most ``limit`` bytes; a longer one comes in pieces, cut between characters."""
+def _read_lines(stream: Any, limit: int, joins_blank: bool) -> Iterator[Line]:
+    """Lines of at most ``limit`` bytes; a longer one comes in pieces, cut between characters.
+
+    Args:
+        stream: buffered.
+        joins_blank: whether blank lines in a row may come as one; a file can consist of millions.
+    """
     number, offset, kept = 1, 0, b""
     while content := kept + stream.readline(limit - len(kept)):
         kept = b""
@@ -147,8 +155,14 @@ def _read_lines(stream: BinaryIO, limit: int) -> Iterator[Line]:
             content, kept = content[:cut], content[cut:]
         if offset == 0 and content.startswith(BYTE_ORDER_MARK):  # a signature, not text
             content, offset = content[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
+        num_lines = int(content.endswith(b"\n"))
+        if joins_blank and num_lines and content[:1].isspace() and content.isspace():
+            ahead = stream.peek()
+            space = ahead[: len(ahead) - len(ahead.lstrip())]
+            more = stream.read(space.rfind(b"\n") + 1)
+            content, num_lines = content + more, num_lines + more.count(b"\n")
         yield Line(number, offset, content)
-        number += content.endswith(b"\n")
+        number += num_lines
         offset += len(content)
 
 
@@ -161,7 +175,7 @@ def _last_character_start(content: bytes) -> int:
 
 
 def _join_lines(path: str, lines: Iterator[Line], split: SplitDocuments) -> Iterator[RawDocument]:
-    drops_blank = split in (SplitDocuments.line, SplitDocuments.blank_line)
+    drops_blank = split in DROPS_BLANK
     document: list[Line] = []
     num_bytes, is_cut = 0, False
     for line in lines:

@@ -38,6 +38,7 @@ from metaseq_plugin.data.prepare.corpus_tokens import SPLITS, merge_chunks, toke
 from metaseq_plugin.data.prepare.vocabulary import DEFAULT_VOCAB_SIZE, train_vocabulary
 from metaseq_plugin.data.processes import WorkerDiedError, add_workers_option, check_workers
 from metaseq_plugin.storage import atomic, json_file
+from metaseq_plugin.storage.locks import opened
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, token_dtype
 from metaseq_plugin.tokenizers.open import (
     BPE_NAMES,
@@ -180,7 +181,7 @@ def _work_folder(destdir: Path, plan: Plan) -> Iterator[Path]:
     is_new = not destdir.exists()
     work = destdir / WORK_FOLDER
     (work / "chunks").mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
+    with opened(work / "lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -50,8 +50,7 @@ class Corpora:
             index = self.files[number][1]
             here = np.flatnonzero(in_file == number)
             local = numbers[here] - (self._ends[number] - index.num_documents)
-            start[here] = index.starts[local]
-            size[here] = index.starts[local + 1] - start[here]
+            start[here], size[here] = index.places(local)
             files.append((str(index.path), str(index.text), index.size, index.mtime_ns))
         return Places(files, place, start, size)
 

@@ -14,9 +14,9 @@ user's cache folder. The steps:
 (3) write to a temporary name and rename: an index is whole or not there.
 """
 
-import errno
 import fcntl
 import hashlib
+import io
 import logging
 import multiprocessing
 import os
@@ -36,14 +36,15 @@ from metaseq_plugin.data.processes import available_cores, killed_means, process
 from metaseq_plugin.data.streaming.files import readable
 from metaseq_plugin.data.streaming.line_scan import Part, joined, scan
 from metaseq_plugin.storage import atomic
+from metaseq_plugin.storage.locks import NO_LOCKS, opened
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # raise it when the same file would give another index
+ITEM_BYTES = 8
 HEADER = 3  # numbers before the first start
 PART_BYTES = 67_108_864
 CACHE_OPTION = "--index-cache-dir"
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems
 
 
 class IndexedFile(NamedTuple):
@@ -54,6 +55,7 @@ class IndexedFile(NamedTuple):
     size: int  # of ``text`` when it was indexed, bytes
     mtime_ns: int
     starts: np.ndarray  # (documents + 1,) int64, mapped from disk; the last is ``size``
+    place: Path  # where ``starts`` lies
 
     @property
     def num_documents(self) -> int:
@@ -63,6 +65,24 @@ class IndexedFile(NamedTuple):
     def num_bytes(self) -> int:
         """Of the documents."""
         return int(self.starts[-1] - self.starts[0])
+
+    def places(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the given documents (D,) begin and how long they are, in bytes.
+
+        Raises:
+            UserError: the index was cut off since it was mapped, or is none of this file.
+        """
+        rule = f"{self.place} must be the index of {self.path}"
+        try:
+            is_whole = self.place.stat().st_size >= _index_bytes(len(self.starts))
+        except FileNotFoundError:  # what is mapped stays what it was
+            is_whole = True
+        if not is_whole:  # to read what is no longer there would kill the process
+            raise UserError(f"{rule}, but was cut off. Remove it, and resume.")
+        start, size = self.starts[documents], self.starts[documents + 1] - self.starts[documents]
+        if (start < 0).any() or (size < 0).any() or (start + size > self.size).any():
+            raise UserError(f"{rule}, but names places outside of it. Remove it, and resume.")
+        return start, size
 
 
 def is_packed(path: Path) -> bool:
@@ -90,34 +110,51 @@ def _text_of(path: Path, base: Path) -> Path:
     return base.with_name(base.name + ".text") if is_packed(path) else path
 
 
+def _header(count: int) -> bytes:
+    """How NumPy begins a file of ``count`` int64."""
+    stream = io.BytesIO()
+    kind = {"descr": "<i8", "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(stream, kind)
+    return stream.getvalue()
+
+
+def _index_bytes(num_starts: int) -> int:
+    count = HEADER + num_starts
+    return len(_header(count)) + count * ITEM_BYTES
+
+
 def _mapped(path: Path) -> np.ndarray:
     """The numbers of an index, mapped from disk; OSError or ValueError where it is not whole.
 
-    NumPy's own map would hold the file open as long as it lives, and a split has thousands of files.
+    NumPy's own map would hold the file open as long as it lives, and a split has thousands of files. Its
+    header is an expression of Python's, so it is compared with the one that we would write, not evaluated.
     """
-    index = np.load(path, mmap_mode="r")
-    first, itemsize = index.offset // index.itemsize, index.itemsize
-    if index.dtype != np.int64 or first * itemsize != index.offset:
-        raise ValueError(f"{path} is not an index")
-    size = first + len(index)
+    with path.open("rb") as stream:
+        num_bytes = os.fstat(stream.fileno()).st_size
+        count = (num_bytes - len(_header(0))) // ITEM_BYTES
+        header = _header(max(count, 0))
+        if stream.read(len(header)) != header or num_bytes != len(header) + count * ITEM_BYTES:
+            raise ValueError(f"{path} is not an index")
+    size, first = num_bytes // ITEM_BYTES, len(header) // ITEM_BYTES
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.int64).numpy()[first:]
 
 
 def _load(path: Path, base: Path) -> Optional[IndexedFile]:
     """The index at ``base`` if it is whole and belongs to ``path`` as it is now."""
     status = readable(path)
-    text = _text_of(path, base)
+    text, place = _text_of(path, base), _index_of(base)
     try:
-        index = _mapped(_index_of(base))
+        index = _mapped(place)
         text_status = text.stat()
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, RuntimeError):
         return None
     expected = [FORMAT, status.st_size, status.st_mtime_ns]
     if len(index) <= HEADER or list(index[:HEADER]) != expected:
         return None
-    if int(index[-1]) != text_status.st_size:
+    starts = index[HEADER:]
+    if int(starts[-1]) != text_status.st_size or not 0 <= int(starts[0]) <= int(starts[-1]):
         return None
-    return IndexedFile(path, text, text_status.st_size, text_status.st_mtime_ns, index[HEADER:])
+    return IndexedFile(path, text, text_status.st_size, text_status.st_mtime_ns, starts, place)
 
 
 def find_index(path: Path, cache_dir: Optional[str]) -> Optional[IndexedFile]:
@@ -129,7 +166,7 @@ def find_index(path: Path, cache_dir: Optional[str]) -> Optional[IndexedFile]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Alone in ``folder``, as far as its file system can say; leftovers of the killed are removed."""
-    with (folder / ".index.lock").open("w") as lock:
+    with opened(folder / ".index.lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:

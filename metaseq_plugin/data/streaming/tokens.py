@@ -70,6 +70,14 @@ def ranges(order: DocumentOrder, corpora: Corpora, first: int) -> Iterator[Range
         first = last
 
 
+def gone(name: str, error: OSError) -> ChangedFileError:
+    """The error for a file that could be read when the run began."""
+    return ChangedFileError(
+        f"A corpus file must stay where it is during a run, but {name} can no longer be read "
+        f"({error.strerror}). Put it back and resume from the last checkpoint."
+    )
+
+
 class Reader:
     """Reads and tokenises documents wherever they lie, with a bounded number of open files."""
 
@@ -97,10 +105,7 @@ class Reader:
                 status = os.stat(path)
                 self._open(path)
             except OSError as error:
-                raise UserError(
-                    f"A corpus file must stay where it is during a run, but {name} can no longer be "
-                    f"read ({error.strerror}). Put it back and resume from the last checkpoint."
-                ) from error
+                raise gone(name, error) from error
             if status.st_size != size:
                 raise changed(Path(name), f"{size:,} bytes", f"{status.st_size:,}")
             if status.st_mtime_ns != mtime_ns:
@@ -116,7 +121,10 @@ class Reader:
                 f"A document must have at most {MAX_DOCUMENT_BYTES:,} bytes, but the one at line "
                 f"{line} of {name} (byte {start}) has {size:,}. Cut it."
             )
-        content = os.pread(self._open(path), size, start)
+        try:
+            content = os.pread(self._open(path), size, start)
+        except OSError as error:
+            raise gone(name, error) from error
         if len(content) < size:
             raise changed(Path(name), f"{whole_size:,} bytes", f"fewer than {start + size:,}")
         if start == 0:
@@ -135,6 +143,8 @@ class Reader:
             return []
         try:
             self._fields(file, start, size, line_number(Path(path), start))
+        except OSError as error:
+            raise gone(file[0], error) from error
         except ChangedFileError:
             raise
         except UserError as error:

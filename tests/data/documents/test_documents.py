@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import time
 from pathlib import Path
 from typing import Iterable
 
@@ -199,3 +200,22 @@ def test_wrong_inputs(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             find_inputs([str(name) for name in names], [])
+
+
+@pytest.mark.parametrize("split", [SplitDocuments.line, SplitDocuments.blank_line])
+@pytest.mark.parametrize("blank", [b"\n", b" \t\r\n", b"\n \n\r\n"])
+def test_many_blank_lines_are_no_lines_to_count_one_by_one(
+    tmp_path: Path, split: SplitDocuments, blank: bytes
+) -> None:
+    path, count = tmp_path / "a.txt", 1_000_000
+    content = b"one\n" + blank * count + b"two\n  three\n" + blank * 3 + b"four"
+    path.write_bytes(content)
+    started = time.monotonic()
+    with open_input(path) as raw:
+        found = list(read_documents(path, raw, split))
+    assert time.monotonic() - started < 5
+    words = [b"one", b"two", b"  three", b"four"]
+    expected = words if split is SplitDocuments.line else [b"one", b"two\n  three", b"four"]
+    assert [document.content for document in found] == expected
+    assert [document.offset for document in found] == [content.index(text) for text in expected]
+    assert [d.line for d in found] == [1 + content.count(b"\n", 0, d.offset) for d in found]
