@@ -63,7 +63,7 @@ class Extra(_Extra, total=False):
 
     val_loss: Optional[float]
     best: Optional[float]
-    previous_training_time: float
+    previous_training_time: Union[float, Tensor]  # seconds; several ranks save a tensor of them
     metrics: Dict[str, List["tuple[int, str, str, Dict[str, Any]]"]]  # a meter each
     rng_tracker_states: Any
 
@@ -135,6 +135,11 @@ def checked(state: Any, source: Path) -> Dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise unreadable(source, KeyError("model"))
     check(state, State, "the checkpoint", source)
+    seconds = state.get("extra_state", {}).get("previous_training_time")
+    if isinstance(seconds, Tensor) and seconds.numel() != 1:
+        raise UserError(
+            Fault("extra_state.previous_training_time", "a number", seconds).sentence(source)
+        )
     _check_layout(state, source)
     return with_settings(state, source)
 
