@@ -79,8 +79,9 @@ class SavedFile(NamedTuple):
         """``key`` of the optimizer's state of ``name``, which is cut as the parameter is."""
         held = (self.optimizer_entry(name) or {}).get(key)
         piece = self.pieces.get(name)
-        is_cut = isinstance(held, Tensor) and piece is not None and held.shape == piece.size
-        return (piece, held) if is_cut else None  # type: ignore[return-value]  of a Tensor
+        if piece is None or not isinstance(held, Tensor) or held.shape != piece.size:
+            return None
+        return piece, held
 
 
 def layout_entry(
