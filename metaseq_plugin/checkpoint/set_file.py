@@ -134,7 +134,9 @@ def _with_optimizer(file: SavedFile) -> SavedFile:
     state, params = file.optimizer, file.optimizer_params
     if state is None or params is None:
         return file
-    numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
+    numbers = [
+        number for group in state.get("param_groups", ()) for number in group.get("params", ())
+    ]
     masters = state.get(MASTERS)
     shapes = [file.pieces[name].size for name in params]
     has_masters = masters is None or [tuple(master.shape) for master in masters] == shapes
@@ -175,7 +177,7 @@ def _plain_order(pieces: Pieces, optimizer: Optional[Dict[str, Any]]) -> Optiona
     """Names of the parameters of an optimizer that was saved without them, or None."""
     if not isinstance(optimizer, dict) or "param_groups" not in optimizer:
         return None
-    sizes = [len(group["params"]) for group in optimizer["param_groups"]]
+    sizes = [len(group.get("params", ())) for group in optimizer["param_groups"]]
     if sizes == [len(pieces)]:
         return list(pieces)
     matrices = [name for name, piece in pieces.items() if len(piece.shape) > 1]
