@@ -134,10 +134,17 @@ def _with_optimizer(file: SavedFile) -> SavedFile:
     state, params = file.optimizer, file.optimizer_params
     if state is None or params is None:
         return file
-    numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
+    numbers = [
+        number for group in state.get("param_groups", ()) for number in group.get("params", ())
+    ]
     masters = state.get(MASTERS)
     shapes = [file.pieces[name].size for name in params]
     has_masters = masters is None or [tuple(master.shape) for master in masters] == shapes
+    if not _are_alike(state.get("state", {}), [file.pieces[name].size for name in params]):
+        raise UserError(
+            f"{file.path} must hold the same of every parameter in the optimizer's state, but does not. Use another "
+            "checkpoint, or copy this one again."
+        )
     if len(numbers) != len(params) or "state" not in state or not has_masters:
         raise UserError(
             f"{file.path} must hold the optimizer's state of its {len(params)} parameters, but holds that of "
@@ -147,11 +154,30 @@ def _with_optimizer(file: SavedFile) -> SavedFile:
     return file
 
 
+def _are_alike(entries: Mapping[int, Any], sizes: Sequence[Tuple[int, ...]]) -> bool:
+    """Whether the ``entries`` of matrices hold the same, and so do those of vectors.
+
+    Args:
+        sizes: of the parameters, by their numbers.
+    """
+    kinds: Dict[int, Any] = {}
+    for number, entry in entries.items():
+        if number >= len(sizes):
+            return False
+        kind = {
+            key: isinstance(held, Tensor) and (held.dim(), held.shape == sizes[number])
+            for key, held in entry.items()
+        }
+        if kind and kinds.setdefault(len(sizes[number]), kind) != kind:
+            return False
+    return True
+
+
 def _plain_order(pieces: Pieces, optimizer: Optional[Dict[str, Any]]) -> Optional[List[str]]:
     """Names of the parameters of an optimizer that was saved without them, or None."""
     if not isinstance(optimizer, dict) or "param_groups" not in optimizer:
         return None
-    sizes = [len(group["params"]) for group in optimizer["param_groups"]]
+    sizes = [len(group.get("params", ())) for group in optimizer["param_groups"]]
     if sizes == [len(pieces)]:
         return list(pieces)
     matrices = [name for name, piece in pieces.items() if len(piece.shape) > 1]

@@ -77,7 +77,7 @@ class Past(TypedDict, total=False):
     num_updates: int
 
 
-class _Group(TypedDict):
+class _Group(TypedDict, total=False):
     params: List[int]
 
 

@@ -187,13 +187,8 @@ def unsafe_classes(path: Path) -> List[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except UNREADABLE:  # of PyTorch before 1.6, or for another reason than a class
-        allowed = (c for c in torch.serialization.get_safe_globals() if not isinstance(c, tuple))
-        known = {f"{c.__module__}.{c.__qualname__}" for c in allowed}
-        return [
-            name
-            for name in named_in(path)
-            if not name.startswith(("torch.", "collections.")) and name not in known
-        ]
+        plain = ("torch.", "collections.", "omegaconf.", "argparse.Namespace")
+        return [name for name in named_in(path) if not name.startswith(plain)]
 
 
 def write(path: Path, state: Any) -> Facts:
