@@ -105,7 +105,6 @@ def read_fairseq(found: Located, data: Optional[Path]) -> Model:
     """A checkpoint that fairseq saved of our model."""
     settings, trained_in, weights = read_checkpoint(found)
     cfg, vocab_size = complete_config(settings), len(weights[EMBEDDING])
-    check_sizes(cfg, vocab_size, weights, str(found.path))
     expected = expected_shapes(cfg, vocab_size)
     check_tensors(weights, expected, str(found.path))
     tensors = finite(Tensors.of(weights).select(list(expected)), str(found.path))
