@@ -270,7 +270,10 @@ def report(
         f"# {time.strftime('%Y-%m-%d')}, {sum(killed.values()):,} kills (`kill -9`), nothing lost",
         "",
         f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, "
-        f"{minutes:.1f} minutes. `python -m tests.kills --kills {args.kills} --seed {args.seed}`",
+        f"{minutes:.1f} minutes. The same seed gives the same order of works, but its delays are shares of times "
+        "that are measured.",
+        "",
+        f"    python -m tests.kills --kills {args.kills} --minutes {args.minutes:g} --seed {args.seed} --folder …",
         "",
         "| work | kills | ended before | longest delay, s |",
         "| --- | ---: | ---: | ---: |",
@@ -280,7 +283,8 @@ def report(
         ),
         "",
         "After each kill the rule of its kind held: every set with a manifest is whole and none that counted is gone;",
-        "sources have their bytes; a folder that is there is the whole result (`tests/kills.py`).",
+        "sources have their bytes; a folder that is there is the whole result, and where `convert --overwrite` was",
+        "killed, it is whole under its own name or that of the old one, `DST.….old` (`tests/kills.py`).",
     ]
     return "\n".join(lines) + "\n"
 
