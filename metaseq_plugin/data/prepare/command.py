@@ -25,6 +25,7 @@ import argparse
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,8 @@ from metaseq_plugin.tokenizers.train import MIN_VOCAB_SIZE
 
 REPORT_FILE = "prepare.json"
 WORK_FOLDER = ".prepare"
+PARTS = ("chunks", "tokenizer", "result")  # of the work
+WORK_FILES = (*PARTS, "lock", "plan.json")
 # Part of every plan: raise it when the same plan would give other files.
 FORMAT_VERSION = 1
 MAX_VOCAB_SIZE = 1_000_000
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
     if _is_done(destdir, plan, args.overwrite):
         print(f"'{destdir}' is complete for these inputs and options: nothing to do.")  # noqa: T201
         return
+    _check_strangers(destdir, plan, args)
     try:
         with _work_folder(destdir, plan) as work:
             counts = _prepare(args, files, work)
@@ -175,6 +179,28 @@ def _is_done(destdir: Path, plan: Plan, overwrite: bool) -> bool:
     return False
 
 
+def _check_strangers(destdir: Path, plan: Plan, args: argparse.Namespace) -> None:
+    """Refuse to write over, or delete, what no run of this command made."""
+    work = destdir / WORK_FOLDER
+    held = {path.name for path in work.iterdir()} if work.is_dir() else set()
+    if work.is_symlink() or not held <= set(WORK_FILES):
+        raise UserError(
+            f"`--destdir` must have {WORK_FOLDER} to itself, but '{work}' holds something else. "
+            "Move it elsewhere, or set another folder."
+        )
+    is_of_ours = (destdir / REPORT_FILE).exists() or _read_json(work / "plan.json") == plan
+    if args.overwrite or is_of_ours:
+        return
+    given = {file.path.resolve() for file in given_files(args)}
+    for name in OUTPUT_FILES:
+        path = destdir / name
+        if os.path.lexists(path) and path.resolve() not in given:
+            raise UserError(
+                f"`--destdir` must not hold a file that would be lost, but '{destdir}' holds {name}. "
+                "Set another folder, or add `--overwrite` to replace it."
+            )
+
+
 @contextmanager
 def _work_folder(destdir: Path, plan: Plan) -> Iterator[Path]:
     """The folder of unfinished work: kept for the same plan when interrupted, gone otherwise."""
@@ -190,7 +216,7 @@ def _work_folder(destdir: Path, plan: Plan) -> Iterator[Path]:
                 f"'{destdir}'. Wait for it, or set another folder."
             ) from error
         if _read_json(work / "plan.json") != plan:
-            for name in ("chunks", "tokenizer", "result"):
+            for name in PARTS:
                 shutil.rmtree(work / name, ignore_errors=True)
             (work / "chunks").mkdir()
             json_file.write(work / "plan.json", plan)
