@@ -146,7 +146,7 @@ def test_a_finished_run_is_not_done_again(
 def test_files_of_others_are_left_alone(corpus: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / ".prepare").mkdir()
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match="`--destdir` must .* something else|would be lost"):
+    with pytest.raises(UserError, match=r"`--destdir` must .* (something else|would be lost)"):
         run(corpus, "--destdir", tmp_path, "--vocab-size", VOCAB_SIZE)
     assert (tmp_path / name).read_text() == "mine"
 
