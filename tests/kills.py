@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Dict, List, NamedTuple
@@ -206,11 +206,16 @@ def start(work: Work, log: Path) -> Any:
 
 
 def kill(process: Any) -> None:
-    """End ``process`` and what it forked, at once."""
+    """End ``process`` and what it forked, at once; returns when all have gone."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:  # it has not come to its group yet, nor forked anything
         os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with suppress(ProcessLookupError):
+        while True:  # a worker that dies a moment later still has the lock that its parent took
+            os.killpg(process.pid, 0)
+            time.sleep(0.001)
 
 
 def first(work: Work, log: Path) -> Work:
