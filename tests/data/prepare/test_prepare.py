@@ -142,21 +142,6 @@ def test_a_finished_run_is_not_done_again(
     assert {path: path.stat().st_mtime_ns for path in prepared.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["vocab.json", "train.bin", ".prepare/mine.txt"])
-def test_files_of_others_are_left_alone(corpus: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / ".prepare").mkdir()
-    (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match=r"`--destdir` must .* (something else|would be lost)"):
-        run(corpus, "--destdir", tmp_path, "--vocab-size", VOCAB_SIZE)
-    assert (tmp_path / name).read_text() == "mine"
-
-
-def test_what_a_kill_left_is_no_stranger(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / ".prepare" / "tokenizer.0123456789ab.partial").mkdir(parents=True)
-    run(corpus, "--destdir", tmp_path, "--vocab-size", VOCAB_SIZE)
-    assert not (tmp_path / ".prepare").exists()
-
-
 def test_other_data_is_replaced_only_on_request(corpus: Path, tmp_path: Path) -> None:
     run(corpus, "--destdir", tmp_path, "--vocab-size", VOCAB_SIZE)
     before = contents(tmp_path)
