@@ -9,8 +9,9 @@ The steps of a save, by all saving ranks together:
 (6) rank 0 renames the manifest into place and deletes files that only the old set had.
 
 Killed before (4), the old set is whole; killed after it, ``recover`` carries out (5) and (6) from the
-pending manifest. One that cannot be read as that of its own set moves and deletes nothing: it is set aside. A state that is saved under several names (checkpoint_1_50, checkpoint_last) is
-written once and linked, or copied where the disk has no links.
+pending manifest. One that cannot be read as that of its own set moves and deletes nothing: it is set
+aside. A state that is saved under several names (checkpoint_1_50, checkpoint_last) is written once and
+linked, or copied where the disk has no links.
 """
 
 import logging

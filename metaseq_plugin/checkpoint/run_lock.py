@@ -56,9 +56,8 @@ def process_start(process: int) -> Optional[int]:
         fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return (
-        None if fields[0] == b"Z" else int(fields[19])
-    )  # state and starttime: 3 and 22 of proc(5)
+    # State and starttime, fields 3 and 22 of proc(5).
+    return None if fields[0] == b"Z" else int(fields[19])
 
 
 def this_process() -> Holder:
@@ -133,9 +132,8 @@ def _remove(stream: BinaryIO, path: Path) -> None:
 
 def beat(stream: BinaryIO, ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
-        with suppress(
-            OSError
-        ):  # one beat may fail; the disk that stays away ends the run when it saves
+        # One beat may fail; a disk that stays away ends the run when it saves.
+        with suppress(OSError):
             os.utime(stream.fileno())
 
 

@@ -98,17 +98,18 @@ def is_literal(text: str) -> bool:
         )
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
+    # What something is repeated by stands there as a number: a sum could be any.
     factors = [
-        abs(side.value)
+        [abs(side.value) for side in (node.left, node.right)
+         if isinstance(side, ast.Constant) and isinstance(side.value, int)]
         for node in nodes
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
-        for side in (node.left, node.right)
-        if isinstance(side, ast.Constant) and isinstance(side.value, int) and side.value
-    ]
+    ]  # fmt: skip
     return (
         bool(nodes)
         and all(isinstance(node, PLAIN_SYNTAX) for node in nodes)
-        and math.prod(factors) <= MAX_REPEATS
+        and all(factors)
+        and math.prod(max(factor, 1) for of_node in factors for factor in of_node) <= MAX_REPEATS
     )
 
 

@@ -33,9 +33,8 @@ from metaseq_plugin.compat.one_model import largest
 from metaseq_plugin.compat.parallel_doors import host_of_rank
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SAME_SECONDS = (
-    2.0  # signals so close are one: torchrun and `timeout` send again what has come already
-)
+# Signals so close are one: torchrun and `timeout` send again what has come already.
+SAME_SECONDS = 2.0
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
 
 

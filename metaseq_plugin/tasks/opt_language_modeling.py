@@ -207,9 +207,8 @@ class OPTLanguageModelingTask(LanguageModelingTask):
                 )
             block_size = min(self.block_size, self.longest_input - context_window)
             dataset = self.cut(dataset.dataset.stream, block_size)
-            num_workers = min(
-                num_workers, 1
-            )  # a block's context is what the same worker read before
+            # A block's context is what the same worker read before.
+            num_workers = min(num_workers, 1)
         return super().eval_lm_dataloader(
             dataset, context_window=context_window, num_shards=num_shards, num_workers=num_workers,
             **asked,
