@@ -22,9 +22,8 @@ from metaseq_plugin.layout.piece import Piece
 
 LAYOUT_VERSION = 1
 MASTERS = "master_weights"
-DATA_FROM_RUN = (
-    "data_from_run"  # the data folder, seen from the set's, where it lies in or beside that
-)
+# The data folder, seen from the set's, where it lies in or beside that.
+DATA_FROM_RUN = "data_from_run"
 Pieces = Mapping[str, Piece]
 Held = Tuple[Piece, Tensor]
 
@@ -140,7 +139,7 @@ def _with_optimizer(file: SavedFile) -> SavedFile:
     masters = state.get(MASTERS)
     shapes = [file.pieces[name].size for name in params]
     has_masters = masters is None or [tuple(master.shape) for master in masters] == shapes
-    if not _are_alike(state.get("state", {}), [file.pieces[name].size for name in params]):
+    if not _are_alike(state.get("state", {}), shapes):
         raise UserError(
             f"{file.path} must hold the same of every parameter in the optimizer's state, but does not. Use another "
             "checkpoint, or copy this one again."
