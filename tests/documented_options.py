@@ -107,6 +107,7 @@ def known_options() -> FrozenSet[str]:
     for name, module in SUBCOMMANDS.items():
         for names in [(name,)] if isinstance(module, str) else [(name, part) for part in module]:
             known |= metaseq_knows(*names)
-    for path in [ROOT / "scripts/quickstart.py", *(ROOT / "benchmarks").glob("*.py")]:
+    scripts = [ROOT / "scripts/quickstart.py", ROOT / "tests/kills.py"]
+    for path in [*scripts, *(ROOT / "benchmarks").glob("*.py")]:
         known |= source_knows(str(path))
     return known
