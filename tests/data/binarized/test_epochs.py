@@ -186,7 +186,8 @@ def test_stopped_after_any_update_is_the_run_that_never_stopped(number: int) -> 
         assert resumed.update() is None, (options, done)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+# Workers of an epoch that is left in the middle take 20 s to end.
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_workers_change_nothing(workers: int) -> None:
     plain, sizes = Options(skip_remainder_batch=True, update_freq=(2,)), (30,)
     options = plain._replace(num_workers=workers, data_buffer_size=3)
