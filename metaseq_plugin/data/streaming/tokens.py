@@ -122,11 +122,13 @@ class Reader:
                 f"{line} of {name} (byte {start}) has {size:,}. Cut it."
             )
         try:
-            content = os.pread(self._open(path), size, start)
+            file_number = self._open(path)
+            content = os.pread(file_number, size, start)
+            size_now = os.fstat(file_number).st_size
         except OSError as error:
             raise gone(name, error) from error
         if len(content) < size:
-            raise changed(Path(name), f"{whole_size:,} bytes", f"fewer than {start + size:,}")
+            raise changed(Path(name), f"{whole_size:,} bytes", f"{size_now:,}")
         if start == 0:
             content = content.removeprefix(BYTE_ORDER_MARK)
         # Blank lines behind a document belong to it here; without them error offsets are the same.
