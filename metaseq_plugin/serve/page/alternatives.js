@@ -16,7 +16,7 @@ export function showAlternatives(area, tooltip, sampleOf) {
     if (span === shown) return;
     hide();
     shown = span;
-    tooltip.replaceChildren(...sampleOf(span).tokensOf(span).map(tokenTable));
+    tooltip.replaceChildren(...sampleOf(span).tokensOf(span).map(likely));
     tooltip.hidden = false;
     span.setAttribute("aria-describedby", tooltip.id);
     place(tooltip, span);
@@ -90,21 +90,20 @@ function lineNeighbour(span, direction) {
   return nearest;
 }
 
-/** One token: a line of its own, then each alternative with its probability as a bar and a number. */
-function tokenTable(token) {
-  const made = document.createElement("div");
-  const heading = made.appendChild(document.createElement("p"));
-  heading.append(isolated(token.text), chance(token.logprob));
-  const list = made.appendChild(document.createElement("ol"));
-  for (const [text, logprob] of token.alternatives) {
+/** One token: what was likely in its place, each with its probability as a bar and a number. */
+function likely({ text: chosen, logprob, alternatives }) {
+  const isListed = alternatives.some(([text]) => text === chosen);
+  const rows = isListed ? alternatives : [...alternatives, [chosen, logprob]];
+  const list = document.createElement("ol");
+  for (const [text, score] of rows) {
     const row = list.appendChild(document.createElement("li"));
-    row.classList.toggle("chosen", text === token.text);
+    row.classList.toggle("chosen", text === chosen);
     const bar = document.createElement("span");
     bar.className = "bar";
-    bar.style.width = `${Math.exp(logprob) * 100}%`;
-    row.append(isolated(text), chance(logprob), bar);
+    bar.style.width = `${Math.exp(score) * 100}%`;
+    row.append(isolated(text), chance(score), bar);
   }
-  return made;
+  return list;
 }
 
 /** A token's text, which cannot turn the text around it to the other direction. */

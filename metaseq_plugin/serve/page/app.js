@@ -111,7 +111,8 @@ function summary(usage, count, clock) {
     const seconds = (end - clock.first) / 1000;
     // The first token of each sample waits for the prompt to be read.
     if (tokens > count && seconds > 0) {
-      parts.push(`${((tokens - count) / seconds).toFixed(1)} tokens/s`);
+      const rate = (tokens - count) / seconds;
+      parts.push(`${rate.toFixed(rate < 100 ? 1 : 0)} tokens/s`);
     }
   }
   if (clock.first !== null) parts.push(`first after ${duration(clock.first - clock.start)}`);
@@ -125,9 +126,7 @@ function fail(error, clock) {
     if (!sample.isEnded) sample.end("", isStopped ? "stopped" : "cut short");
   }
   if (isStopped) return;
-  const again = error.retryAfter === null || error.retryAfter === undefined ? "" :
-    ` Try again in ${error.retryAfter} s.`;
-  at("error").textContent = error.message + again;
+  at("error").textContent = error.message;
   at("error").hidden = false;
   if (error.status === 401) askForKey();
 }

@@ -3,11 +3,8 @@
 import { percent } from "./text.js";
 
 const ENDINGS = {
-  stop: "the text was complete, or came to a stop text",
-  length: "the limit of new tokens",
-  eos: "the model ended the text",
-  deadline: "the server's time limit",
-  cancelled: "cancelled",
+  stop: "the model ended its text, or came to a stop text",
+  length: "as many new tokens as were asked for",
 };
 
 // The least probability of each step of the colour scale, the likeliest first.
@@ -44,10 +41,8 @@ export class TokenText {
 
   /** The text of a group; of the last one, all that is there yet. */
   textOf(number) {
-    const first = this.groups[0].start; // the server may count from the prompt's start
-    const next = this.groups[number + 1];
-    const end = next ? next.start - first : this.#points.length;
-    return this.#points.slice(this.groups[number].start - first, end).join("");
+    const start = number === 0 ? 0 : this.groups[number].start;
+    return this.#points.slice(start, this.groups[number + 1]?.start).join("");
   }
 }
 
@@ -109,7 +104,10 @@ export class Sample {
     span.dataset.step = STEPS.findIndex((least) => Math.exp(logprob) >= least);
     span.dataset.percent = percent(Math.exp(logprob));
     span.classList.toggle("break", text.startsWith("\n"));
-    span.classList.toggle("unwritten", text === "");
+    // The </s> that ended the text is no part of it, but its probability is of interest.
+    const isEnd = text === "" && tokens[0].text === "</s>";
+    span.classList.toggle("end", isEnd);
+    span.classList.toggle("unwritten", text === "" && !isEnd);
   }
 
   /** The tokens that `span` of this sample shows. */
