@@ -1,114 +1,45 @@
-"""The page in Debian's Chromium, against a server whose answers the test writes.
-
-Skipped with the reason where Playwright or Chromium is absent. Each test gets a fresh page; what it
-wrote to the browser's console, and where it sent requests, is checked when the test is over.
-"""
+"""A request from the page: what is asked, how its text comes, and what its tokens tell."""
 
 import json
 import re
 import shlex
 import shutil
 import subprocess
-from typing import Any, Iterator
+import threading
+from typing import Any
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import Page, expect
 
-from tests.serve.page_stub import (  # noqa: E402
+from tests.serve.page.driving import clipboard, expect_done, generate, text_of
+from tests.serve.page.stub import (
     MODEL,
     Events,
-    Refusal,
     Stub,
     choice_event,
     closing,
-    event,
     plain_answer,
-    running,
     token_logprobs,
 )
 
-CHROMIUM = "/usr/bin/chromium"
-# What Chromium itself writes of an answer with an error status.
-STATUS = re.compile(r"Failed to load resource: .*(status of \d+|net::ERR_)")
 TOKENS = ["The", " cat", " sat", "\n", "still"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not shutil.which(CHROMIUM):
-        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def stub() -> Stub:
-    return Stub()
-
-
-@pytest.fixture
-def origin(stub: Stub) -> Iterator[str]:
-    with running(stub.app()) as started:
-        yield started
-
-
-@pytest.fixture
-def context(browser: Browser, origin: str) -> Iterator[BrowserContext]:
-    made = browser.new_context(base_url=origin)
-    made.set_default_timeout(10_000)
-    made.grant_permissions(["clipboard-read", "clipboard-write"])
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, origin: str) -> Iterator[Page]:
-    made = context.new_page()
-    faults: list[str] = []
-    requests: list[str] = []
-    made.on("console", lambda message: faults.append(message.text))
-    made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on("dialog", lambda dialog: faults.append(dialog.message))
-    made.on("request", lambda request: requests.append(request.url))
-    yield made
-    assert [fault for fault in faults if not STATUS.match(fault)] == []
-    assert requests
-    assert all(url.startswith(f"{origin}/") for url in requests), requests
-
-
-def generate(page: Page, prompt: str = "Once") -> None:
-    page.fill("#prompt", prompt)
-    page.press("#prompt", "Control+Enter")
-
-
-def expect_done(page: Page) -> None:
-    expect(page.locator("#status")).to_have_text(re.compile("^Done in "))
-
-
-def text_of(page: Page, number: int = 0) -> str:
-    text = page.locator(".sample .text").nth(number).text_content()
-    assert text is not None
-    return text
-
-
-def clipboard(page: Page) -> str:
-    return str(page.evaluate("() => navigator.clipboard.readText()"))
-
-
 def test_text_streams_as_it_comes(page: Page, stub: Stub) -> None:
-    stub.answer = plain_answer(["one", " two", " three", " four"], pause=0.3)
+    stub.answer = plain_answer(["one", " two", " three", " four"])
+    stub.steps = threading.Semaphore(0)
     page.goto("/")
     expect(page.locator("#model")).to_have_text(MODEL)
     generate(page, "zero")
-    text = page.locator(".sample .text")
-    expect(text).to_have_text("one")
-    expect(page.locator("#status")).to_have_text("Writing…")
-    expect(text).to_have_text("one two")
+    expect(page.locator("#status")).to_have_text("Waiting for the first token…")
+    for text in ("one", "one two", "one two three"):
+        stub.steps.release()
+        expect(page.locator(".sample .text")).to_have_text(text)
+        expect(page.locator("#status")).to_have_text("Writing…")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    stub.steps.release(3)
     expect_done(page)
     assert text_of(page) == "one two three four"
     expect(page.locator("#status")).to_contain_text("4 tokens · ")
@@ -192,7 +123,9 @@ def test_tokens_tell_their_probability_and_alternatives_by_keyboard(page: Page, 
     assert steps == ["0", "1", "2", "3", "4"]
     shown = tokens.evaluate_all("all => all.map((token) => token.dataset.percent)")
     assert shown == ["90 %", "30 %", "10 %", "3.0 %", "0.40 %"]
-    colours = tokens.evaluate_all("all => all.map((token) => getComputedStyle(token).backgroundColor)")
+    colours = tokens.evaluate_all(
+        "all => all.map((token) => getComputedStyle(token).backgroundColor)"
+    )
     assert len(set(colours)) == 5
     tip = page.get_by_role("tooltip")
     expect(tip).to_be_hidden()
@@ -212,7 +145,13 @@ def test_tokens_tell_their_probability_and_alternatives_by_keyboard(page: Page, 
     expect(rows.nth(2)).to_have_text("↵11 %")
     expect(rows.nth(3)).to_have_text("␣sat10 %")
     expect(rows.nth(3)).to_have_class("chosen")
-    for key, number in (("ArrowDown", 4), ("ArrowUp", 0), ("End", 4), ("ArrowLeft", 3), ("Home", 0)):
+    for key, number in (
+        ("ArrowDown", 4),
+        ("ArrowUp", 0),
+        ("End", 4),
+        ("ArrowLeft", 3),
+        ("Home", 0),
+    ):
         page.keyboard.press(key)
         expect(tokens.nth(number)).to_be_focused()
     page.keyboard.press("Escape")
@@ -266,7 +205,7 @@ def test_a_character_of_several_tokens_is_one_group(page: Page, stub: Stub) -> N
 
 
 @pytest.mark.parametrize(
-    "prompt", ["Once", "It's \"a\" $HOME `id` \\n \\\n!! é 😀 \u202eevil\u200b", "@file", ""]
+    "prompt", ["Once", 'It\'s "a" $HOME `id` \\n \\\n!! é 😀 \u202eevil\u200b', "@file", ""]
 )
 def test_copies_send_the_same_request(page: Page, stub: Stub, origin: str, prompt: str) -> None:
     page.goto("/#top_k=5&seed=3&stop=it's%0A\\n")
@@ -323,73 +262,3 @@ def test_without_a_clipboard_the_text_is_shown_and_selected(page: Page, origin: 
     assert f"{origin}/v1/completions" in selected
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
-
-
-@pytest.mark.parametrize("status", [400, 429, 503, 500])
-def test_a_refusal_is_shown_as_the_servers_sentence(page: Page, stub: Stub, status: int) -> None:
-    sentence = "`max_tokens` must be at most 16, but is <b>128</b>. Set less."
-    stub.answer = Refusal(status, sentence, {"Retry-After": "3"})
-    page.goto("/")
-    generate(page)
-    expect(page.get_by_role("alert")).to_have_text(sentence)
-    expect(page.locator("#results")).to_be_hidden()
-    expect(page.get_by_role("button", name="Generate")).to_be_visible()
-    stub.answer = plain_answer(["fine"])
-    generate(page)
-    expect_done(page)
-    expect(page.locator("#error")).to_be_hidden()
-
-
-def test_what_came_before_the_connection_broke_is_kept(page: Page, stub: Stub) -> None:
-    begun = choice_event(0, "begun", token_logprobs("begun", 0, 0.5))
-    for answer, sentence in (
-        (Events([begun], 0.2, is_cut=True), "The connection ended before the text did. "),
-        (Events([begun], 0.2), "The connection ended before the text did. "),
-        (Events([begun, event({"error": {"message": "A rank died."}})]), "A rank died."),
-    ):
-        stub.answer = answer
-        page.goto("/")
-        generate(page)
-        expect(page.get_by_role("alert")).to_contain_text(sentence)
-        assert text_of(page) == "begun"
-        expect(page.locator(".ending")).to_have_text("cut short")
-
-
-def test_a_server_that_went_away_is_told(page: Page) -> None:
-    page.goto("/")
-    expect(page.locator("#model")).to_have_text(MODEL)
-    page.context.set_offline(True)
-    generate(page)
-    expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached.")
-
-
-def test_a_server_that_still_loads_is_asked_again(page: Page, stub: Stub) -> None:
-    stub.loading = 2
-    page.goto("/")
-    expect(page.locator("#model")).to_have_text(MODEL)
-    assert stub.loading == 0
-
-
-def test_a_key_is_asked_for_and_kept_for_the_tab_only(page: Page, stub: Stub) -> None:
-    page.goto("/")
-    expect(page.locator("#key")).to_be_hidden()
-    stub.key = "s3cret"
-    page.reload()
-    expect(page.locator("#key")).to_be_focused()
-    page.fill("#prompt", "Once")
-    page.fill("#key", "wrong")
-    page.press("#key", "Enter")
-    expect(page.get_by_role("alert")).to_contain_text("The API key must be one of the server's")
-    page.fill("#key", "s3cret")
-    page.press("#key", "Enter")
-    expect_done(page)
-    expect(page.locator("#model")).to_have_text(MODEL)
-    assert text_of(page) == "Hello world"
-    for button in ("#copy-curl", "#copy-python"):
-        page.click(button)
-        expect(page.locator("#status")).to_contain_text("is copied")
-        assert "s3cret" not in clipboard(page)
-    assert page.evaluate("() => [localStorage.length, document.cookie, location.hash]") == [0, "", ""]
-    page.reload()
-    generate(page)
-    expect_done(page)
