@@ -163,6 +163,7 @@ async function copy(text, name) {
     at("code-text").value = text;
     at("code").showModal();
     at("code-text").select();
+    at("code-text").scrollTop = 0;
   }
 }
 
