@@ -26,7 +26,7 @@ from torch.nn.functional import pad as widen
 from metaseq_plugin.generation.decoding import Decoding
 from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.generation.sampling import Rule, choose, uniform_numbers
-from metaseq_plugin.generation.settings import Settings
+from metaseq_plugin.generation.settings import Settings, TopScores
 from metaseq_plugin.generation.stopping import StopRule
 from metaseq_plugin.models.opt import OPTLanguageModel
 
@@ -64,6 +64,8 @@ class Row:
     prompt_scores: list[float]  # of the prompt's tokens after the first, where asked for
     tokens: list[int] = field(default_factory=list)  # new ones, with the </s> that ended it
     scores: list[float] = field(default_factory=list)  # of each, where asked for
+    top_scores: list[TopScores] = field(default_factory=list)  # beside each score, where asked for
+    prompt_top_scores: list[TopScores] = field(default_factory=list)  # beside prompt_scores
     finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled"; None: it goes on
 
     def take(self, token: int, score: float, eos: int) -> None:
@@ -89,6 +91,7 @@ class News(NamedTuple):
     row: Row
     token: int
     score: Optional[float]  # natural log-probability, where the row's settings ask for it
+    top_scores: TopScores  # the likeliest tokens, as many as the row's settings ask for
 
 
 class Batch:
@@ -235,7 +238,7 @@ class Batch:
                 if row.finish_reason is None:
                     check_scores((score,), self.decoding.models)
                     row.take(token, score, self.eos)
-                    self.news.append(News(row, token, row.scores[-1] if row.scores else None))
+                    self.news.append(News(row, token, row.scores[-1] if row.scores else None, []))
         self.dismiss()
 
     def dismiss(self) -> None:

@@ -151,7 +151,11 @@ class Generator:
             batch.step()
         n = settings.num_samples
         return [
-            Continuations([hypothesis(row) for row in rows[i : i + n]], rows[i].prompt_scores)
+            Continuations(
+                [hypothesis(row) for row in rows[i : i + n]],
+                rows[i].prompt_scores,
+                rows[i].prompt_top_scores,
+            )
             for i in range(0, len(rows), n)
         ]
 
@@ -193,4 +197,4 @@ def hypothesis(row: Row) -> Hypothesis:
     """What a finished row is."""
     assert row.finish_reason is not None
     rank = row.request.settings.rank(sum(row.scores), len(row.tokens))
-    return Hypothesis(row.tokens, row.scores, rank, row.finish_reason)
+    return Hypothesis(row.tokens, row.scores, rank, row.finish_reason, row.top_scores)

@@ -17,6 +17,10 @@ SMALLEST_TEMPERATURE = 1e-5
 # A million tokens to this power is still a number.
 LARGEST_PENALTY = 50
 
+TopScores = list[
+    tuple[int, float]
+]  # the likeliest tokens and their natural log-probabilities, falling
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -34,6 +38,15 @@ class Settings:
     num_samples: int = 1  # independent continuations per prompt
     length_penalty: float = 1.0  # beam search ranks by sum of scores / length ** penalty
     normalize: bool = True  # False: rank by the sum itself
+    presence_penalty: float = 0.0  # taken off the logit of each token that the new ones hold
+    frequency_penalty: float = 0.0  # taken off it as often as they hold it
+    prompt_presence_penalty: float = 0.0  # the same for the prompt's tokens, its first </s> aside
+    prompt_frequency_penalty: float = 0.0
+    top_p_decay: float = 1.0  # top_p is multiplied by it with each new token ("factual nucleus"),
+    top_p_floor: float = 0.3  # never falls below this while it decays,
+    sentence_ends: tuple[int, ...] = ()  # and is itself again behind one of these tokens
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token, what is added to its logit)
+    num_top_scores: int = 0  # so many likeliest tokens are told with each token that is scored
     seed: Optional[int] = None  # None: another outcome each time
     with_scores: bool = True
     with_prompt_scores: bool = False  # also of the prompt's tokens after the first
@@ -54,6 +67,7 @@ class Hypothesis(NamedTuple):
     scores: list[float]  # natural log-probability of each; empty where none were asked for
     rank: float  # what hypotheses are compared by; 0 without scores
     finish_reason: str  # "eos", "length" or "stop"
+    top_scores: list[TopScores]  # beside each score, where asked for
 
 
 class Continuations(NamedTuple):
@@ -61,6 +75,7 @@ class Continuations(NamedTuple):
 
     hypotheses: list[Hypothesis]
     prompt_scores: list[float]  # of the prompt's tokens after the first; empty unless asked for
+    prompt_top_scores: list[TopScores]  # beside each of them, where asked for
 
 
 def is_whole(value: object) -> bool:
