@@ -9,12 +9,11 @@ import time
 from typing import Any, AsyncIterator, Sequence, Union
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.serve.choices import Piece, logprobs_of
 from metaseq_plugin.serve.errors import ApiError, responses
-from metaseq_plugin.serve.events import Run, answered
+from metaseq_plugin.serve.events import EventStream, Run, answered
 from metaseq_plugin.serve.plan import Wanted, plan
 from metaseq_plugin.serve.protocol import (
     Choice,
@@ -34,11 +33,10 @@ SPELLED = {
         "frequency_penalty", "prompt_presence_penalty", "prompt_frequency_penalty", "logit_bias",
     )},
 }  # fmt: skip
-EVENT_STREAM = "text/event-stream"
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "the choices; with `stream`, events `data: ‹Chunk›` and at last `data: [DONE]`",
-        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+        "content": {EventStream.media_type: {"schema": {"type": "string"}}},
     },
     **responses(400, 401, 404, 408, 413, 429, 500, 503, 504),
 }
@@ -147,15 +145,12 @@ def routes(service: Service) -> APIRouter:
         check_stream(request)
         wanted = wanted_of(request, loaded.sentence_ends)
         run = Run(
-            plan(wanted, loaded.opt, service.options), service, f"{http.state.key}:{request.user}"
+            plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.key}:{request.user}"
         )
         model = service.options.name
         if request.stream:
-            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return StreamingResponse(
-                events(run, model, request), media_type=EVENT_STREAM, headers=headers
-            )
-        choices = await answered(http, run.choices())
+            return EventStream(events(run, model, request), run)
+        choices = await answered(http, run)
         if choices is None:  # the client is gone
             return Response(status_code=499)
         return completion_of(run, choices, model, request.logprobs is not None)

@@ -4,12 +4,14 @@ The engine's numbers are asked for when they are read; tokens a second are ``rat
 """
 
 import time
-from typing import Callable, Iterator, Mapping
+from typing import Callable, Iterator, Optional
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from metaseq_plugin.generation.engine import Statistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Whoever looks after the server asks these often, and they are never what it waits for when it stops.
@@ -23,10 +25,10 @@ class Metrics:
     """The numbers of one service.
 
     Args:
-        statistics: the engine's, by name.
+        statistics: the engine's, once there is one.
     """
 
-    def __init__(self, statistics: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(self, statistics: Callable[[], Optional[Statistics]]) -> None:
         self.registry = CollectorRegistry()
         self.in_flight = 0
         self.registry.register(EngineNumbers(statistics))
@@ -35,6 +37,10 @@ class Metrics:
         )
         self.seconds = Histogram(
             "metaseq_request_seconds", "From a request to the end of its answer", ["route"],
+            buckets=SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self.queue_seconds = Histogram(
+            "metaseq_queue_seconds", "From a prompt's arrival to its place in the batch",
             buckets=SECONDS, registry=self.registry,
         )  # fmt: skip
         self.first_token_seconds = Histogram(
@@ -54,15 +60,29 @@ class Metrics:
 class EngineNumbers(Collector):
     """The engine's statistics: what it has counted since it began, and what is the case now."""
 
-    def __init__(self, statistics: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(self, statistics: Callable[[], Optional[Statistics]]) -> None:
         self.statistics = statistics
 
     def collect(self) -> Iterator[Metric]:
-        for name, value in self.statistics().items():
-            words = name.replace("_", " ")
-            is_sum = name.endswith("_tokens")
-            kind = CounterMetricFamily if is_sum else GaugeMetricFamily
-            yield kind(f"metaseq_{name}", f"{words} of the engine", value=value)
+        found = self.statistics()
+        if found is None:
+            return
+        for name, value, meaning in (
+            ("waiting_jobs", found.waiting, "Prompts in the queue"),
+            ("batch_rows", found.running, "Samples that are continued now"),
+            ("reserved_tokens", found.reserved_tokens, "Of --max-batch-tokens, prompts and limits"),
+            ("tokens_per_second", found.tokens_per_second, "Pace of late, prompts included"),
+        ):
+            yield GaugeMetricFamily(f"metaseq_{name}", meaning, value=value)
+        for name, value, meaning in (
+            ("prompt_tokens", found.tokens_read, "Tokens of prompts that were read"),
+            ("new_tokens", found.tokens_written, "Tokens that were chosen"),
+            ("steps", found.steps, "Steps of the batch"),
+            ("jobs", found.submitted, "Prompts that were accepted"),
+            ("refused_jobs", found.refused, "Prompts that found the queue full"),
+            ("failed_jobs", found.failed, "Prompts that an error ended"),
+        ):
+            yield CounterMetricFamily(f"metaseq_{name}", meaning, value=value)
 
 
 class Watch:

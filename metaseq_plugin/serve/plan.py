@@ -9,13 +9,13 @@ from typing import Mapping, NamedTuple, Optional, Sequence, Union
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.batch import Request
+from metaseq_plugin.generation.engine import Engine
 from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.settings import Settings, check_settings
 from metaseq_plugin.generation.stopping import StopTexts
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve.choices import Shown
 from metaseq_plugin.serve.errors import ApiError
-from metaseq_plugin.serve.service import Options
 
 Prompts = Union[str, list[str], list[int], list[list[int]]]
 
@@ -65,17 +65,17 @@ def as_list(prompt: Prompts) -> list[str] | list[list[int]]:
     return prompt  # type: ignore[return-value]
 
 
-def plan(wanted: Wanted, opt: OPT, options: Options) -> Plan:
+def plan(wanted: Wanted, opt: OPT, engine: Engine) -> Plan:
     """The jobs of a request.
 
     Raises:
         ApiError, UserError: what cannot be done, and what to set.
     """
     prompts = as_list(wanted.prompt)
-    if len(prompts) > options.max_waiting:
+    if len(prompts) > engine.max_waiting:
         raise ApiError(
             400,
-            f"`prompt` must hold at most {options.max_waiting} prompts (`--max-waiting`), but holds "
+            f"`prompt` must hold at most {engine.max_waiting} prompts (`--max-waiting`), but holds "
             f"{len(prompts)}. Send fewer at once.",
             "prompt",
         )
@@ -90,7 +90,7 @@ def plan(wanted: Wanted, opt: OPT, options: Options) -> Plan:
         for row, limit, repeat in zip(rows, limits, count_repeats(rows))
     ]
     for request in requests:
-        check_room(request, options, wanted.spelled)
+        check_room(request, engine, wanted.spelled)
     shown = [
         Shown(
             wanted.logprobs is not None,
@@ -169,15 +169,20 @@ def sampling(wanted: Wanted, opt: OPT) -> tuple[Settings, int]:
     return settings, wanted.n if is_greedy else 1
 
 
-def check_room(request: Request, options: Options, spelled: Mapping[str, str]) -> None:
+def check_room(request: Request, engine: Engine, spelled: Mapping[str, str]) -> None:
     """Refuse a job that would never fit into the batch."""
     samples = request.settings.num_samples
-    tokens = samples * (len(request.prompt) + request.limit)
-    if tokens > options.max_batch_tokens:
+    if samples > engine.max_batch_rows:
         raise UserError(
-            f"`{spelled['num_samples']}` must keep {samples} samples of {len(request.prompt)} + "
-            f"{request.limit} tokens within {options.max_batch_tokens} (`--max-batch-tokens`), but they "
-            f"take {tokens}. Ask for fewer samples or tokens."
+            f"`{spelled['num_samples']}` and `best_of` must be at most {engine.max_batch_rows}, the rows "
+            f"of a batch, but are {samples}. Send several requests."
+        )
+    tokens = samples * (len(request.prompt) + request.limit)
+    if tokens > engine.max_batch_tokens:
+        raise UserError(
+            f"`max_tokens` must keep the request within {engine.max_batch_tokens} tokens "
+            f"(`--max-batch-tokens`), but {samples} times {len(request.prompt)} of the prompt and "
+            f"{request.limit} new ones are {tokens}. Ask for fewer samples or tokens."
         )
 
 

@@ -4,25 +4,16 @@ A service is loading, then ready, then draining; each is said by ``/health``.
 """
 
 import time
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional
 
-from metaseq_plugin.generation.engine import Engine
+from metaseq_plugin.generation.engine import Engine, Statistics
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve.errors import ApiError, unavailable
 from metaseq_plugin.serve.metrics import Metrics
+from metaseq_plugin.serve.options import Options
 
 # Where a sentence ends, the nucleus of top_p_decay is whole again, as in metaseq.
 SENTENCE_ENDS = (".", "?", "!")
-
-
-class Options(NamedTuple):
-    """How a service behaves."""
-
-    name: str = "opt"  # what `/v1/models` calls the model
-    keys: Sequence[str] = ()  # none: everybody is let in
-    max_batch_tokens: int = 16_384  # a job's prompt and new tokens, all samples together
-    max_waiting: int = 256  # most jobs in the queue, so most prompts of one request too
-    timeout: float = 600.0  # seconds for a request
 
 
 class Loaded(NamedTuple):
@@ -85,6 +76,6 @@ class Service:
                 "model_not_found",
             )
 
-    def statistics(self) -> dict[str, float]:
-        """The engine's numbers, by name; none before there is one."""
-        return {} if self.loaded is None else dict(self.loaded.engine.statistics()._asdict())
+    def statistics(self) -> Optional[Statistics]:
+        """The engine's numbers; None before there is one."""
+        return None if self.loaded is None else self.loaded.engine.statistics()
