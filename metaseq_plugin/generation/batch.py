@@ -15,6 +15,7 @@ which rows have finished. A finished row is given padding until half of the rows
 others go on alone.
 """
 
+import math
 import secrets
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional, Sequence
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import pad as widen
 
 from metaseq_plugin.generation.decoding import Decoding
-from metaseq_plugin.generation.finite import check_scores
+from metaseq_plugin.generation.finite import not_finite
 from metaseq_plugin.generation.sampling import Rule, choose, uniform_numbers
 from metaseq_plugin.generation.settings import Settings, TopScores
 from metaseq_plugin.generation.stopping import StopRule, Watch
@@ -66,7 +67,9 @@ class Row:
     scores: list[float] = field(default_factory=list)  # of each, where asked for
     top_scores: list[TopScores] = field(default_factory=list)  # beside each score, where asked for
     prompt_top_scores: list[TopScores] = field(default_factory=list)  # beside prompt_scores
-    finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled"; None: it goes on
+    finish_reason: Optional[str] = (
+        None  # "eos", "stop", "length", "cancelled", "failed"; None: it goes on
+    )
     watch: Optional[Watch] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,9 +112,14 @@ class Batch:
     def __init__(self, models: Sequence[OPTLanguageModel], pad: int, eos: int) -> None:
         self.pad = pad
         self.eos = eos
+        self.models = models
         self.device = models[0].output_weight.device
         self.patience = 1 if self.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
-        self.decoding = Decoding(models, pad)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows, whatever state a step that failed has left."""
+        self.decoding = Decoding(self.models, self.pad)
         self.rows: list[Row] = []
         self.steps = 0
         nothing = torch.empty(0, dtype=torch.long, device=self.device)
@@ -184,8 +192,13 @@ class Batch:
         stop rule; else several at once after several steps.
 
         Raises:
-            UserError: a row's logits are not finite.
+            NotFinite: the logits of its ``rows`` are not finite. The others go on with the next step,
+                which tells what they have got.
         """
+        if not any(row.remaining() for row in self.rows):
+            self.read()
+            news, self.news = self.news, []
+            return news
         self.advance()
         self.choose()
         self.remaining = (self.remaining - 1).masked_fill_(self.last == self.eos, 0)
@@ -238,13 +251,18 @@ class Batch:
             return
         tokens, scores = (torch.stack(column).tolist() for column in zip(*self.unread))
         self.unread = []
+        broken = []
         for step_tokens, step_scores in zip(tokens, scores):
             for row, token, score in zip(self.rows, step_tokens, step_scores):
-                if row.finish_reason is None:
-                    check_scores((score,), self.decoding.models)
+                if row.finish_reason is None and not math.isfinite(score):
+                    row.finish_reason = "failed"
+                    broken.append(row)
+                elif row.finish_reason is None:
                     row.take(token, score, self.eos)
                     self.news.append(News(row, token, row.scores[-1] if row.scores else None, []))
         self.dismiss()
+        if broken:
+            raise not_finite(self.decoding.models, broken)
 
     def dismiss(self) -> None:
         """Let finished rows leave where that is worth a copy of the others, or give them padding."""

@@ -125,7 +125,9 @@ class TextStream:
     ) -> None:
         self.certain = CertainText(decode, prompt)
         self.finder = StopFinder(stops)
-        self.blocked = min_new_tokens  # tokens that complete no stop text, the first of them included
+        self.blocked = (
+            min_new_tokens  # tokens that complete no stop text, the first of them included
+        )
         self.is_stopped = False
 
     def push(self, token: int) -> str:
