@@ -19,8 +19,8 @@ from metaseq_plugin.serve.errors import add_handlers
 from metaseq_plugin.serve.keys import KeyCheck, Keys
 from metaseq_plugin.serve.metaseq_protocol import MetaseqRequest
 from metaseq_plugin.serve.metrics import Measured
-from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.openapi import describe
+from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.page_files import page_routes
 from metaseq_plugin.serve.protocol import CompletionRequest
 from metaseq_plugin.serve.service import Service
@@ -47,10 +47,10 @@ def build(service: Service) -> FastAPI:
 
 
 def build_app(
-    opt: Optional[OPT], engine: Optional[Engine], options: Options = Options()
+    opt: Optional[OPT], engine: Optional[Engine], options: Optional[Options] = None
 ) -> FastAPI:
     """The application of a model that is there already; without one, it says that it is loading."""
-    service = Service(options)
+    service = Service(options or Options())
     if opt is not None and engine is not None:
         service.open(opt, engine)
     return build(service)

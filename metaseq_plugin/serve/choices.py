@@ -154,9 +154,7 @@ class ChoiceText:
         self.pending = []
         return Piece(text, entries, "length" if reason == "length" and not is_cut else "stop")
 
-    def note(
-        self, token: int, score: Optional[float], top_scores: TopScores, offset: int
-    ) -> None:
+    def note(self, token: int, score: Optional[float], top_scores: TopScores, offset: int) -> None:
         top = None if score is None else top_of(self.tokenizer, token, score, top_scores)
         self.pending.append(Entry(label(self.tokenizer, token), score, top, offset))
 

@@ -88,11 +88,11 @@ def usage_of(run: Run) -> Usage:
     return Usage(prompt_tokens=read, completion_tokens=made, total_tokens=read + made)
 
 
-def completion_of(run: Run, choices: Sequence[Piece], model: str, with_logprobs: bool) -> Completion:
+def completion_of(
+    run: Run, choices: Sequence[Piece], model: str, with_logprobs: bool
+) -> Completion:
     """The answer to a request that does not stream."""
-    made = [
-        Choice(**choice_of(index, piece, with_logprobs)) for index, piece in enumerate(choices)
-    ]
+    made = [Choice(**choice_of(index, piece, with_logprobs)) for index, piece in enumerate(choices)]
     return Completion(**Head(model).fields, choices=made, usage=usage_of(run))
 
 

@@ -185,7 +185,9 @@ def of_http(error: HTTPException, request: Request) -> ApiError:
     headers = dict(error.headers or {})
     if error.status_code == 404:
         path = brief(printable(request.url.path), LONGEST_VALUE)
-        message = f"The path must be one of `GET /openapi.json`, but is {path}. Set /v1/completions, say."
+        message = (
+            f"The path must be one of `GET /openapi.json`, but is {path}. Set /v1/completions, say."
+        )
     elif error.status_code == 405:
         allowed = headers.get("Allow") or headers.get("allow") or "another one"
         message = f"The method must be {allowed}, but is {printable(request.method)}. Send that."

@@ -33,6 +33,7 @@ from metaseq_plugin.serve.errors import failed, overloaded, too_late, unavailabl
 from metaseq_plugin.serve.metrics import Watch
 from metaseq_plugin.serve.plan import Plan
 from metaseq_plugin.serve.service import Service
+from metaseq_plugin.tokenizers.base import Tokenizer
 
 
 class Run:

@@ -1,6 +1,6 @@
 """The description of the API: OpenAPI's document, and a Markdown table of a request's fields for the docs.
 
-    metaseq serve --openapi > openapi.json
+metaseq serve --openapi > openapi.json
 """
 
 import json
@@ -10,7 +10,9 @@ from typing import Any, Iterator, Mapping
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-DESCRIPTION = "An OPT model as OpenAI's completions API, and as metaseq's service. Errors are OpenAI's."
+DESCRIPTION = (
+    "An OPT model as OpenAI's completions API, and as metaseq's service. Errors are OpenAI's."
+)
 
 
 def describe(app: FastAPI, needs_key: bool) -> None:
@@ -71,6 +73,8 @@ def kinds(schema: Mapping[str, Any]) -> Iterator[str]:
     else:
         least, most = schema.get("minimum"), schema.get("maximum")
         above = schema.get("exclusiveMinimum")
-        low = "" if least is None and above is None else f" from {least if above is None else above}"
+        low = (
+            "" if least is None and above is None else f" from {least if above is None else above}"
+        )
         bounds = low + (f" to {most}" if most is not None else "")
         yield f"{schema.get('type', 'null')}{bounds}"

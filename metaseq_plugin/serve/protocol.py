@@ -14,7 +14,7 @@ MAX_STOP_CHARACTERS = 1000
 MAX_LOGPROBS = 20
 MAX_SAMPLES = 128
 MAX_TEMPERATURE = 100.0
-LARGEST_SEED = 2**63 - 1
+LARGEST_SEED = 2**53 - 1  # what every JSON parser keeps exact
 
 StrictId = Annotated[int, Field(strict=True)]
 StrictText = Annotated[str, Field(strict=True)]
