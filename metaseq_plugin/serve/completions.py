@@ -28,6 +28,7 @@ from metaseq_plugin.serve.service import Service
 
 SPELLED = {
     "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "num_samples": "n",
+    "num_top_scores": "logprobs",
     **{name: name for name in (
         "temperature", "top_k", "top_p", "top_p_decay", "top_p_floor", "seed", "presence_penalty",
         "frequency_penalty", "prompt_presence_penalty", "prompt_frequency_penalty", "logit_bias",

@@ -34,6 +34,7 @@ PATHS = (
 )
 SPELLED = {
     "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "num_samples": "n",
+    "num_top_scores": "logprobs",
     "temperature": "temperature", "top_p": "top_p", "seed": "seed",
     "top_p_decay": "lambda_decay", "top_p_floor": "omega_bound",
     "presence_penalty": "alpha_presence", "frequency_penalty": "alpha_frequency",

@@ -158,14 +158,7 @@ def sampling(wanted: Wanted, opt: OPT) -> tuple[Settings, int]:
         num_top_scores=wanted.logprobs or 0,
     )
     most = opt.generator.longest if wanted.max_tokens is None else max(1, wanted.max_tokens)
-    vocab_size = len(opt.dictionary)
-    check_settings(settings, most, wanted.spelled, vocab_size)
-    wrong = [token for token, _ in settings.logit_bias if token >= vocab_size]
-    if wrong:
-        raise UserError(
-            f"`logit_bias` must name token ids from 0 to {vocab_size - 1}, but names {wrong[0]}. "
-            "Leave it out."
-        )
+    check_settings(settings, most, wanted.spelled, len(opt.dictionary))
     return settings, wanted.n if is_greedy else 1
 
 
