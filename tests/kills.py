@@ -307,6 +307,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, help="Markdown file to write")
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
+    torch.set_num_threads(1)  # a forked process would wait for threads that it did not inherit
     logging.disable(logging.WARNING)  # of each save that is finished
     chance, began = random.Random(args.seed), time.monotonic()
     made = works(args.folder)
