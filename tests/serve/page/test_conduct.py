@@ -39,6 +39,7 @@ def test_text_streams_as_it_comes(page: Page, stub: Stub) -> None:
         expect(page.locator(".sample .text")).to_have_text(text)
         expect(page.locator("#status")).to_have_text("Writing…")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    page.wait_for_timeout(150)  # in less no speed is told
     stub.steps.release(3)
     expect_done(page)
     assert text_of(page) == "one two three four"
@@ -202,6 +203,21 @@ def test_a_character_of_several_tokens_is_one_group(page: Page, stub: Stub) -> N
     ]
     page.locator(".sample .token").nth(1).hover()
     expect(page.get_by_role("tooltip").locator("ol")).to_have_count(2)
+    expect(page.locator(".ending")).to_have_text("stop — the model ended its text")
+
+
+@pytest.mark.parametrize(
+    ("has_logprobs", "ending"),
+    [(True, "a stop text came up"), (False, "the model ended its text, or came to a stop text")],
+)
+def test_an_ending_is_told_as_far_as_it_is_known(
+    page: Page, stub: Stub, has_logprobs: bool, ending: str
+) -> None:
+    stub.answer = plain_answer(TOKENS, finish_reason="stop", has_logprobs=has_logprobs)
+    page.goto("/")
+    generate(page)
+    expect_done(page)
+    expect(page.locator(".ending")).to_have_text(f"stop — {ending}")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from typing import Iterator
+from typing import Any, Iterator
 
 import pytest
 from fastapi import FastAPI
@@ -62,7 +62,7 @@ def test_the_text_and_its_probabilities_are_the_hubs(page: Page, opt: OPT) -> No
 
 
 def test_samples_are_those_of_the_seed_and_end_before_a_stop_text(page: Page, opt: OPT) -> None:
-    settings = dict(temperature=1.5, top_k=50, seed=3, num_samples=3)
+    settings: dict[str, Any] = dict(temperature=1.5, top_k=50, seed=3, num_samples=3)
     whole = opt.generate(["the dog"], 30, **settings)[0]
     stop = (whole[0].text or "")[5:8]
     expected = opt.generate(["the dog"], 30, stop=[stop], **settings)[0]
