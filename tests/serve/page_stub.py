@@ -71,7 +71,9 @@ class Stub:
     async def models(self, request: Request) -> Response:
         if self.loading:
             self.loading -= 1
-            return refused(Refusal(503, "The server must be ready, but loads.", {"Retry-After": "0"}))
+            return refused(
+                Refusal(503, "The server must be ready, but loads.", {"Retry-After": "0"})
+            )
         return self.refusal_of_key(request) or JSONResponse({"data": [{"id": MODEL}]})
 
     async def completions(self, request: Request) -> Response:
@@ -191,7 +193,10 @@ SPECIMEN = (
 def main() -> None:
     stub = Stub()
     random.seed(3)
-    chances = [random.random() ** 0.5 if random.random() < 0.75 else random.random() ** 4 for _ in range(97)]
+    chances = [
+        random.random() ** 0.5 if random.random() < 0.75 else random.random() ** 4
+        for _ in range(97)
+    ]
     words = SPECIMEN.replace(" ", "| ").replace("\n", "|\n").split("|")
     stub.answer = plain_answer(words, chances, pause=0.05, samples=1)
     with running(stub.app()) as origin:

@@ -192,7 +192,9 @@ def test_tokens_tell_their_probability_and_alternatives_by_keyboard(page: Page, 
     assert steps == ["0", "1", "2", "3", "4"]
     shown = tokens.evaluate_all("all => all.map((token) => token.dataset.percent)")
     assert shown == ["90 %", "30 %", "10 %", "3.0 %", "0.40 %"]
-    colours = tokens.evaluate_all("all => all.map((token) => getComputedStyle(token).backgroundColor)")
+    colours = tokens.evaluate_all(
+        "all => all.map((token) => getComputedStyle(token).backgroundColor)"
+    )
     assert len(set(colours)) == 5
     tip = page.get_by_role("tooltip")
     expect(tip).to_be_hidden()
@@ -212,7 +214,13 @@ def test_tokens_tell_their_probability_and_alternatives_by_keyboard(page: Page, 
     expect(rows.nth(2)).to_have_text("↵11 %")
     expect(rows.nth(3)).to_have_text("␣sat10 %")
     expect(rows.nth(3)).to_have_class("chosen")
-    for key, number in (("ArrowDown", 4), ("ArrowUp", 0), ("End", 4), ("ArrowLeft", 3), ("Home", 0)):
+    for key, number in (
+        ("ArrowDown", 4),
+        ("ArrowUp", 0),
+        ("End", 4),
+        ("ArrowLeft", 3),
+        ("Home", 0),
+    ):
         page.keyboard.press(key)
         expect(tokens.nth(number)).to_be_focused()
     page.keyboard.press("Escape")
@@ -266,7 +274,7 @@ def test_a_character_of_several_tokens_is_one_group(page: Page, stub: Stub) -> N
 
 
 @pytest.mark.parametrize(
-    "prompt", ["Once", "It's \"a\" $HOME `id` \\n \\\n!! é 😀 \u202eevil\u200b", "@file", ""]
+    "prompt", ["Once", 'It\'s "a" $HOME `id` \\n \\\n!! é 😀 \u202eevil\u200b', "@file", ""]
 )
 def test_copies_send_the_same_request(page: Page, stub: Stub, origin: str, prompt: str) -> None:
     page.goto("/#top_k=5&seed=3&stop=it's%0A\\n")
@@ -389,7 +397,11 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_only(page: Page, stub: Stub) ->
         page.click(button)
         expect(page.locator("#status")).to_contain_text("is copied")
         assert "s3cret" not in clipboard(page)
-    assert page.evaluate("() => [localStorage.length, document.cookie, location.hash]") == [0, "", ""]
+    assert page.evaluate("() => [localStorage.length, document.cookie, location.hash]") == [
+        0,
+        "",
+        "",
+    ]
     page.reload()
     generate(page)
     expect_done(page)

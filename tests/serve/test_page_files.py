@@ -62,7 +62,9 @@ def test_there_is_no_icon_and_no_error_about_it(client: TestClient) -> None:
 
 def test_every_file_that_the_page_names_is_served(client: TestClient) -> None:
     named = re.findall(r'(?:href|src)="([^"]+)"', client.get("/").text)
-    scripts = [file for file in files("metaseq_plugin.serve.page").iterdir() if file.name[-3:] == ".js"]
+    scripts = [
+        file for file in files("metaseq_plugin.serve.page").iterdir() if file.name[-3:] == ".js"
+    ]
     for script in scripts:
         named += [f"page/{name}" for name in re.findall(r'from "\./(\w+\.js)"', script.read_text())]
     assert "page/style.css" in named
