@@ -18,7 +18,7 @@ def logprobs(client: TestClient, **fields: Any) -> tuple[str, dict[str, list[Any
 
 def test_they_are_the_hubs(client: TestClient, opt: OPT) -> None:
     expected = greedy(opt, "the cat", 8)
-    text, found = logprobs(client, prompt="the cat", max_tokens=8, temperature=0, logprobs=0)
+    _, found = logprobs(client, prompt="the cat", max_tokens=8, temperature=0, logprobs=0)
     assert found["token_logprobs"] == pytest.approx(expected.scores, abs=1e-5)
     assert [len(top) for top in found["top_logprobs"]] == [1] * len(expected.tokens)
     assert len(found["tokens"]) == len(found["text_offset"]) == len(expected.tokens)
