@@ -63,6 +63,13 @@ def rest(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+def drip(connection: socket.socket) -> None:
+    """Send a header now and then, for ever."""
+    while True:
+        connection.sendall(b"X-More: 1\r\n")
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("path", ["/v1/completions", "/completions"])
 def test_who_goes_away_leaves_the_batch(
@@ -100,10 +107,8 @@ def test_a_head_that_does_not_end_is_not_waited_for(
     silent = connect(url, b"")
     loris = connect(url, b"POST /v1/completions HTTP/1.1\r\n")
     begun = time.monotonic()
-    with pytest.raises(OSError, match="Broken pipe|reset"):
-        for number in range(1000):
-            loris.sendall(f"X-{number}: 1\r\n".encode())
-            time.sleep(0.02)
+    with pytest.raises(OSError, match=r"Broken pipe|reset"):
+        drip(loris)
     assert time.monotonic() - begun < 5
     assert rest(silent) == b""
     assert status_of(url) == 200
