@@ -76,7 +76,10 @@ class Offsets:
         self.is_begun = False
 
     def take(self, token: int) -> int:
-        start, data = self.count, self.tokenizer.token_bytes(token)
+        data = self.tokenizer.token_bytes(token)
+        if data and data[0] & 0xC0 != 0x80:  # what is cut before it is not continued
+            self.count += len(self.decoder.decode(b"", final=True))
+        start = self.count
         self.count += len(self.decoder.decode(data))
         if data and not self.is_begun:  # SentencePiece drops a space where a text begins
             self.is_begun = True

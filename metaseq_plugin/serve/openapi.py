@@ -71,10 +71,10 @@ def kinds(schema: Mapping[str, Any]) -> Iterator[str]:
     elif schema.get("type") == "object":
         yield "object"
     else:
-        least, most = schema.get("minimum"), schema.get("maximum")
-        above = schema.get("exclusiveMinimum")
-        low = (
-            "" if least is None and above is None else f" from {least if above is None else above}"
+        low = schema.get("minimum", schema.get("exclusiveMinimum"))
+        bounds = "".join(
+            f" {word} {value:.0f}" if value == int(value) else f" {word} {value}"
+            for word, value in (("from", low), ("to", schema.get("maximum")))
+            if value is not None
         )
-        bounds = low + (f" to {most}" if most is not None else "")
         yield f"{schema.get('type', 'null')}{bounds}"

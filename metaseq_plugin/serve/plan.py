@@ -79,9 +79,7 @@ def plan(wanted: Wanted, opt: OPT, engine: Engine) -> Plan:
             f"{len(prompts)}. Send fewer at once.",
             "prompt",
         )
-    rows = opt.generator.begun([row_of(opt, prompt) for prompt in prompts])
-    rows = [row or [opt.generator.eos] for row in rows]
-    check_rows(opt, rows)
+    rows = rows_of(opt, prompts)
     settings, copies = sampling(wanted, opt)
     limits = [limit_of(wanted, opt, row) for row in rows]
     stop = StopTexts(wanted.stops, opt.decode) if wanted.stops else None
@@ -102,26 +100,29 @@ def plan(wanted: Wanted, opt: OPT, engine: Engine) -> Plan:
     return Plan(requests, shown, wanted.stops, wanted.n, copies, wanted.max_tokens == 0)
 
 
-def row_of(opt: OPT, prompt: Union[str, list[int]]) -> list[int]:
-    return opt.encode(prompt) if isinstance(prompt, str) else prompt
+def rows_of(opt: OPT, prompts: Sequence[Union[str, list[int]]]) -> list[list[int]]:
+    """Token ids of each prompt behind one ``</s>``.
 
-
-def check_rows(opt: OPT, rows: Sequence[Sequence[int]]) -> None:
-    """Refuse prompts that the model cannot read, in OpenAI's form."""
+    Raises:
+        ApiError: the model cannot read one.
+    """
     longest = opt.generator.longest
-    for number, row in enumerate(rows):
-        if len(row) > longest:
-            raise ApiError(
-                400,
-                f"`prompt` must have at most {longest} tokens with its leading </s>, but prompt {number} "
-                f"has {len(row)}. Shorten it.",
-                "prompt",
-                "context_length_exceeded",
-            )
     try:
-        opt.generator.check_prompts(rows)
+        ids = [opt.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        rows = [row or [opt.generator.eos] for row in opt.generator.begun(ids)]
+        too_long = [number for number, row in enumerate(rows) if len(row) > longest]
+        if not too_long:
+            opt.generator.check_prompts(rows)
+            return rows
     except UserError as error:
         raise ApiError(400, str(error), "prompt") from error
+    raise ApiError(
+        400,
+        f"`prompt` must have at most {longest} tokens with its leading </s>, but prompt {too_long[0]} "
+        f"has {len(rows[too_long[0]])}. Shorten it.",
+        "prompt",
+        "context_length_exceeded",
+    )
 
 
 def limit_of(wanted: Wanted, opt: OPT, row: Sequence[int]) -> int:

@@ -13,15 +13,15 @@ from tests.opt_models import TINY, decoder
 
 NAME = "tiny/opt"
 POSITIONS = 96
+SIZES: dict[str, Any] = {**TINY, "decoder_max_positions": POSITIONS}
 TEXTS = ["the cat sat on the mat\n", "a dog ate the cat's dinner. Why?\n", "naïve café ☕\n"] * 8
 
 
 def tiny_opt(folder: Path) -> OPT:
-    """A model whose text is noise, and other noise with each seed of the weights' only."""
+    """A model whose text is noise, the same each time at temperature 0."""
     train_byte_level_bpe(TEXTS, 300, folder)
     tokenizer = from_folder(folder)
-    sizes = {**TINY, "decoder_max_positions": POSITIONS}
-    model = OPTLanguageModel(decoder(len(tokenizer), std=0.2, **sizes))
+    model = OPTLanguageModel(decoder(len(tokenizer), std=0.2, **SIZES))
     return OPT(model, tokenizer.dictionary, tokenizer)
 
 
