@@ -44,7 +44,9 @@ function askForKey() {
 
 async function generate() {
   if (page.running || !settings.reportValidity()) return;
-  if (at("key").value) sessionStorage.setItem(KEY, at("key").value);
+  page.running = new AbortController();
+  const key = at("key").value.trim();
+  if (key) sessionStorage.setItem(KEY, key);
   if (!page.model) await askForModel();
   const body = requestOf(settings, page.model, at("prompt").value);
   begin(body);
@@ -61,7 +63,6 @@ async function generate() {
 function begin(body) {
   const count = body.n ?? 1;
   const samples = Array.from({ length: count }, (_, i) => new Sample(at("sample"), i, count));
-  page.running = new AbortController();
   page.samples = samples;
   page.promptOfSamples = body.prompt;
   hideAlternatives();
