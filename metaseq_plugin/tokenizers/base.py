@@ -59,6 +59,10 @@ class Tokenizer(ABC):
         """The text of ``ids``; ``<s>``, ``<pad>`` and ``</s>`` are nothing, bad UTF-8 is U+FFFD."""
         return b"".join(map(self._bytes.__getitem__, self._checked(ids))).decode("utf-8", "replace")
 
+    def token_bytes(self, number: int) -> bytes:
+        """What a token stands for; the bytes of one character may lie in several tokens."""
+        return self._bytes[self._checked([number])[0]]
+
     def _checked(self, ids: Iterable[int]) -> list[int]:
         numbers, size = [int(number) for number in ids], len(self)
         for number in numbers:

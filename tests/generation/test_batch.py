@@ -1,6 +1,6 @@
 """Rows that join and leave at any step get what they would get alone, each by its own settings."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.settings import Settings
+from metaseq_plugin.generation.stopping import Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
 from tests.generation.test_generator import EOS, GREEDY, random_prompts, tiny_model
 from tests.opt_models import KINDS, PAD
@@ -99,18 +100,15 @@ def test_every_row_by_its_own_settings(kind: str, patience: int) -> None:
         assert_as_alone(kind, [row for row in rows if row.request is request])
 
 
-def test_equal_settings_are_chosen_for_together() -> None:
+def test_a_mix_of_settings_is_chosen_for_in_few_calls() -> None:
+    """Greedy rows, rows of all tokens and rows of the likeliest, however many settings there are."""
     batch = empty("pre-norm")
-    batch.admit(requests(4, 9, 1, SETTINGS[3]))
-    batch.step()
-    assert list(batch.members.values()) == [[0, 1, 2, 3]]
-    batch.admit(requests(2, 9, 2, SETTINGS[3]))
-    batch.admit(requests(1, 9, 3, GREEDY))
-    batch.step()
-    assert list(batch.members.values()) == [[0, 1, 2, 3, 4, 5], [6]]
-    for _ in range(8):  # the first four may end now, the two behind them at the next step
-        batch.step()
-    assert sorted(len(rule.blocked) for rule in batch.members if rule.temperature) == [1, 2]
+    for number in range(4):
+        batch.admit(requests(2, 9, number, Settings(seed=number, temperature=0.5 + number)))
+        batch.admit(requests(1, 9, number, Settings(seed=number, top_p=0.5 + number / 10)))
+        batch.admit(requests(1, 9, number, GREEDY))
+    found = [place.tolist() for _, place in batch.sampler.groups]
+    assert found == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 6, 10, 14], [3, 7, 11, 15]]
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -176,8 +174,8 @@ class Action(NamedTuple):
     steps: int
 
 
-def every_fifth(tokens: list[int]) -> bool:
-    return tokens[-1] % 5 == 0
+def every_fifth(prompt: Sequence[int], min_new_tokens: int) -> Watch:
+    return lambda token: token % 5 == 0
 
 
 REQUESTS = st.builds(

@@ -1,0 +1,65 @@
+"""The model and its engine, made while the server answers already that it is loading.
+
+The steps: (1) the hub reads the weights; (2) a batch of rows is made over the model, the place where a model that is
+cut over ranks would come in; (3) an engine is started on it.
+"""
+
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.generation.batch import Batch
+from metaseq_plugin.generation.engine import Engine
+from metaseq_plugin.hub import OPT
+from metaseq_plugin.serve.options import Options
+
+
+class Source(NamedTuple):
+    """Where the model lies and how it is wanted, as ``OPT.from_pretrained`` takes it."""
+
+    path: Path
+    data: Optional[Path] = None
+    device: Optional[str] = None
+    dtype: Optional[str] = None
+    trust_pickle: bool = False
+
+
+def load(source: Source, options: Options) -> tuple[OPT, Engine]:
+    """A model, and an engine that runs it.
+
+    Raises:
+        UserError: what is wrong with the files, or that no tokenizer's are among them.
+    """
+    opt = OPT.from_pretrained(
+        source.path, source.data, source.device, source.dtype, source.trust_pickle
+    )
+    if opt.tokenizer is None:
+        raise UserError(
+            f"`--path` must have tokenizer files beside the weights, but {source.path} has none. "
+            "Set `--data` to the folder that has them."
+        )
+    return opt, Engine(make_batch(opt), options.max_batch_tokens, options.max_waiting)
+
+
+def make_batch(opt: OPT) -> Batch:
+    return Batch([opt.model], opt.generator.pad, opt.generator.eos)
+
+
+def bytes_a_token(opt: OPT) -> int:
+    """What keys and values of one token take."""
+    weight = opt.model.output_weight
+    decoder = opt.model.decoder
+    return 2 * len(decoder.layers) * int(decoder.cfg.decoder_embed_dim) * weight.element_size()
+
+
+def report(opt: OPT, source: Source, options: Options) -> list[str]:
+    """What was loaded, in a few lines."""
+    parameters = sum(parameter.numel() for parameter in opt.model.parameters())
+    weight = opt.model.output_weight
+    memory = options.max_batch_tokens * bytes_a_token(opt) / 2**20
+    return [
+        f"model: {options.name}, from {source.path}",
+        f"parameters: {parameters:,}, {str(weight.dtype).removeprefix('torch.')} on {weight.device}",
+        f"keys and values: at most {memory:,.0f} MiB for {options.max_batch_tokens:,} tokens "
+        "(--max-batch-tokens)",
+    ]

@@ -1,0 +1,81 @@
+"""What all routes share: the model once it is there, the engine behind it, and whether new work is taken.
+
+A service is loading, then ready, then draining; each is said by ``/health``.
+"""
+
+import time
+from typing import NamedTuple, Optional
+
+from metaseq_plugin.generation.engine import Engine, Statistics
+from metaseq_plugin.hub import OPT
+from metaseq_plugin.serve.errors import ApiError, unavailable
+from metaseq_plugin.serve.metrics import Metrics
+from metaseq_plugin.serve.options import Options
+
+# Where a sentence ends, the nucleus of top_p_decay is whole again, as in metaseq.
+SENTENCE_ENDS = (".", "?", "!")
+
+
+class Loaded(NamedTuple):
+    """A model that can be asked."""
+
+    opt: OPT
+    engine: Engine
+    created: int  # seconds since 1970
+    sentence_ends: tuple[int, ...]  # token ids
+
+
+def sentence_ends_of(opt: OPT) -> tuple[int, ...]:
+    """The tokens that are a sentence's last, each alone; none where a text takes several tokens."""
+    encoded = [opt.encode(text) for text in SENTENCE_ENDS]
+    return tuple(tokens[0] for tokens in encoded if len(tokens) == 1)
+
+
+class Service:
+    """One model behind HTTP.
+
+    Attributes:
+        loaded: None until the model is there.
+        is_draining: no new requests are taken.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.metrics = Metrics(self.statistics)
+        self.loaded: Optional[Loaded] = None
+        self.is_draining = False
+
+    def open(self, opt: OPT, engine: Engine) -> None:
+        """Take requests from now on."""
+        self.loaded = Loaded(opt, engine, int(time.time()), sentence_ends_of(opt))
+
+    def drain(self) -> None:
+        """Take no more; what is under way goes on."""
+        self.is_draining = True
+
+    def ready(self) -> Loaded:
+        """The model.
+
+        Raises:
+            ApiError: 503, it is being loaded, or the server stops.
+        """
+        if self.is_draining:
+            raise unavailable("it is stopping")
+        if self.loaded is None:
+            raise unavailable("it is loading the model")
+        return self.loaded
+
+    def check_name(self, name: str) -> None:
+        """Raise ApiError unless ``name`` is the model's, or empty."""
+        if name not in ("", self.options.name):
+            raise ApiError(
+                404,
+                f"`model` must be {self.options.name}, which this server has, but is another. "
+                "Set that, or leave it out.",
+                "model",
+                "model_not_found",
+            )
+
+    def statistics(self) -> Optional[Statistics]:
+        """The engine's numbers; None before there is one."""
+        return None if self.loaded is None else self.loaded.engine.statistics()
