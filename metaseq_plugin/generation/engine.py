@@ -355,6 +355,7 @@ class Engine:
                 ):
                     break
                 self.waiting.take()
+                job.admitted = time.monotonic()
                 self.live[job] = None
                 self.reserved += job.cost
                 self.running += len(job.open)
@@ -377,7 +378,6 @@ class Engine:
                     self.admit([job])
             return
         for job in jobs:
-            job.admitted = time.monotonic()
             job.rows = {sample: next(rows) for sample in job.open}
             self.places.update({row: (job, sample) for sample, row in job.rows.items()})
             self.tokens_read += len(job.request.prompt)
