@@ -10,7 +10,7 @@ Legend: P prompts admitted together, n samples per prompt, R rows, V vocabulary,
 
 What a prompt is continued with depends neither on the other rows nor on when it was admitted: padding is
 seen by no one, and random numbers belong to a prompt (``sampling.py``). A step (1) lets the models read
-what the step before chose, (2) chooses a token for every row, those of equal rules together, (3) asks
+what the step before chose, (2) chooses a token for every row by its own settings (``sampler.py``), (3) asks
 which rows have finished. A finished row is given padding until half of the rows have finished; then the
 others go on alone.
 """
@@ -22,11 +22,12 @@ from typing import NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad as widen
 
 from metaseq_plugin.generation.decoding import Decoding
 from metaseq_plugin.generation.finite import not_finite
-from metaseq_plugin.generation.sampling import Rule, choose, uniform_numbers
+from metaseq_plugin.generation.sampler import Choice, Sampler
+from metaseq_plugin.generation.sampling import uniform_numbers
+from metaseq_plugin.generation.scoring import Scores
 from metaseq_plugin.generation.settings import Settings, TopScores
 from metaseq_plugin.generation.stopping import StopRule, Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -61,32 +62,34 @@ class Row:
 
     request: Request
     limit: int
-    begun: int  # the batch's steps when it was admitted
     prompt_scores: list[float]  # of the prompt's tokens after the first, where asked for
+    prompt_top_scores: list[TopScores]  # beside each of them, where asked for
     tokens: list[int] = field(default_factory=list)  # new ones, with the </s> that ended it
     scores: list[float] = field(default_factory=list)  # of each, where asked for
     top_scores: list[TopScores] = field(default_factory=list)  # beside each score, where asked for
-    prompt_top_scores: list[TopScores] = field(default_factory=list)  # beside prompt_scores
-    finish_reason: Optional[str] = (
-        None  # "eos", "stop", "length", "cancelled", "failed"; None: it goes on
-    )
+    finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled", "failed"
     watch: Optional[Watch] = field(init=False)
 
     def __post_init__(self) -> None:
         request = self.request
         self.watch = request.stop and request.stop(request.prompt, request.settings.min_new_tokens)
 
-    def take(self, token: int, score: float, eos: int) -> None:
-        """Append a new token, and find out whether it is the last."""
+    def take(self, token: int, score: float, top: TopScores, eos: int) -> "News":
+        """Append a new token, of which as much is kept as is asked for, and find out whether it is the last."""
+        settings = self.request.settings
         self.tokens.append(token)
-        if self.request.settings.with_scores:
+        if settings.with_scores:
             self.scores.append(score)
+        told = top[: settings.num_top_scores]
+        if told:
+            self.top_scores.append(told)
         if token == eos:
             self.finish_reason = "eos"
         elif self.watch is not None and self.watch(token):
             self.finish_reason = "stop"
         elif len(self.tokens) == self.limit:
             self.finish_reason = "length"
+        return News(self, token, score if settings.with_scores else None, told)
 
     def remaining(self) -> int:
         """How many more tokens it may get."""
@@ -121,15 +124,12 @@ class Batch:
         """Forget all rows, whatever state a step that failed has left."""
         self.decoding = Decoding(self.models, self.pad)
         self.rows: list[Row] = []
-        self.steps = 0
         nothing = torch.empty(0, dtype=torch.long, device=self.device)
         self.last = nothing  # (R,) tokens chosen last
         self.logits: Optional[Tensor] = None  # (R, V) of the next; None: ``last`` is not read yet
         self.remaining = nothing  # (R,) how many tokens are to come, or ≤ 0
-        self.uniforms = torch.empty(0, 0, device=self.device)  # (R, N), a column a step
-        self.members: dict[Rule, list[int]] = {}  # which rows follow which rule
-        self.places: list[Tensor] = []  # the same on the device
-        self.unread: list[tuple[Tensor, Tensor]] = []  # tokens (R,) and scores (R,), step by step
+        self.sampler = Sampler(self.pad, self.eos, self.device)
+        self.unread: list[Choice] = []  # step by step
         self.news: list[News] = []
 
     @torch.inference_mode()
@@ -150,6 +150,7 @@ class Batch:
             prompts,
             capacity if max(samples) == 1 else longest,
             any(request.settings.with_prompt_scores for request in requests),
+            max(r.settings.num_top_scores * r.settings.with_prompt_scores for r in requests),
         )
         origin = [number for number, n in enumerate(samples) for _ in range(n)]  # (R,)
         if len(origin) > len(prompts):
@@ -158,8 +159,11 @@ class Batch:
             logits = logits[index]
         rows = []
         for number in origin:
-            kept = scores[number] if requests[number].settings.with_prompt_scores else []
-            rows.append(Row(requests[number], limits[number], self.steps, kept))
+            settings = requests[number].settings
+            wanted = Scores([], [])
+            if settings.with_prompt_scores:
+                wanted = scores[number].first(settings.num_top_scores)
+            rows.append(Row(requests[number], limits[number], *wanted))
         numbers = [request.numbers(limit) for request, limit in zip(requests, limits)]
         self.join(rows, newcomers, logits, numbers)
         return rows
@@ -181,8 +185,8 @@ class Batch:
         self.rows = self.rows + rows
         self.last = torch.full((len(self.rows),), self.pad, device=self.device)
         self.remaining = torch.tensor([row.remaining() for row in self.rows], device=self.device)
-        tables = [self.uniforms, *(table.to(self.device) for table in numbers)]
-        self.uniforms = torch.cat([widen(t, (0, most - t.size(1))) for t in tables])  # (R, N)
+        settings, prompts = zip(*((r.request.settings, r.request.prompt) for r in rows))
+        self.sampler.join(settings, prompts, numbers, logits.size(-1))
 
     @torch.inference_mode()
     def step(self) -> list[News]:
@@ -225,41 +229,26 @@ class Batch:
     def choose(self) -> None:
         """Take the next token of every row, finished ones included: what they get is not looked at."""
         assert self.logits is not None
-        members: dict[Rule, list[int]] = {}
-        for index, row in enumerate(self.rows):
-            settings = row.request.settings
-            is_early = self.steps - row.begun < settings.min_new_tokens
-            rule = Rule.of(settings, (self.pad, self.eos) if is_early else (self.pad,))
-            members.setdefault(rule, []).append(index)
-        if members != self.members:
-            self.members = members
-            self.places = [torch.tensor(rows, device=self.device) for rows in members.values()]
-        self.last = torch.empty_like(self.remaining)
-        scores = torch.empty(len(self.rows), device=self.device)
-        for rule, place in zip(members, self.places):
-            rows = slice(None) if len(members) == 1 else place
-            uniforms = None if rule.temperature == 0 else self.uniforms[rows, 0]
-            self.last[rows], scores[rows] = choose(self.logits[rows], rule, uniforms)
-        self.unread.append((self.last, scores))
+        choice = self.sampler.choose(self.logits)
+        self.last = choice.tokens
+        self.unread.append(choice)
         self.logits = None
-        self.uniforms = self.uniforms[:, 1:]
-        self.steps += 1
 
     def read(self) -> None:
         """Bring what was chosen to the host, and let rows go that it has finished."""
         if not self.unread:
             return
-        tokens, scores = (torch.stack(column).tolist() for column in zip(*self.unread))
+        columns = [torch.stack(column).tolist() for column in zip(*self.unread)]
         self.unread = []
         broken = []
-        for step_tokens, step_scores in zip(tokens, scores):
-            for row, token, score in zip(self.rows, step_tokens, step_scores):
+        for step in zip(*columns):
+            for row, token, score, top_tokens, top_scores in zip(self.rows, *step):
                 if row.finish_reason is None and not math.isfinite(score):
                     row.finish_reason = "failed"
                     broken.append(row)
                 elif row.finish_reason is None:
-                    row.take(token, score, self.eos)
-                    self.news.append(News(row, token, row.scores[-1] if row.scores else None, []))
+                    top = list(zip(top_tokens, top_scores))
+                    self.news.append(row.take(token, score, top, self.eos))
         self.dismiss()
         if broken:
             raise not_finite(self.decoding.models, broken)
@@ -278,9 +267,8 @@ class Batch:
             return
         index = torch.tensor(present, dtype=torch.long, device=self.device)
         self.rows = [self.rows[i] for i in present]
-        self.last, self.remaining, self.uniforms = (
-            state[index] for state in (self.last, self.remaining, self.uniforms)
-        )
+        self.last, self.remaining = self.last[index], self.remaining[index]
+        self.sampler.keep(present)
         self.logits = None if self.logits is None else self.logits[index]
         if present:
             self.decoding.select(index)
