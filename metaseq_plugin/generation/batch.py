@@ -132,6 +132,11 @@ class Batch:
         self.unread: list[Choice] = []  # step by step
         self.news: list[News] = []
 
+    def cost(self, request: Request) -> int:
+        """Tokens that a request may come to, those of its prompt and all of its samples together."""
+        settings = request.settings
+        return (len(request.prompt) + request.limit) * settings.num_samples
+
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> list[Row]:
         """Read the prompts, all in one forward pass; their rows, ``num_samples`` per request in order.

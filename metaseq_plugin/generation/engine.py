@@ -104,18 +104,23 @@ class Job:
     """A request on its way, as ``Engine.submit`` gives it back."""
 
     def __init__(
-        self, request: Request, listener: Listener, client: str, deadline: Optional[float]
+        self,
+        request: Request,
+        listener: Listener,
+        client: str,
+        deadline: Optional[float],
+        cost: int,
     ) -> None:
         self.request = request
         self.listener = listener
         self.client = client
         self.deadline = deadline  # on the clock of time.monotonic
-        self.num_samples = request.settings.num_samples
-        self.row_cost = len(request.prompt) + request.limit
-        self.cost = self.row_cost * self.num_samples
-        self.open = list(range(self.num_samples))  # samples that have not ended
+        self.cost = cost  # in tokens of the batch, each sample's share alike
+        samples = request.settings.num_samples
+        self.row_cost = cost // samples
+        self.open = list(range(samples))  # samples that have not ended
         self.rows: dict[int, Row] = {}  # of each sample, once it is admitted
-        self.told = [0] * self.num_samples  # tokens of each sample
+        self.told = [0] * samples  # tokens of each sample
         self.is_deaf = False  # its listener failed and is told no more
         self.is_cancelled = False
         self.submitted = time.monotonic()
@@ -144,8 +149,9 @@ class Statistics(NamedTuple):
 
 
 class SteppingBatch(Protocol):
-    """What the engine needs of ``batch.Batch``."""
+    """What the engine needs of ``batch.Batch``; all but ``cost`` is called on its thread alone."""
 
+    def cost(self, request: Request) -> int: ...
     def admit(self, requests: Sequence[Request]) -> list[Row]: ...
     def step(self) -> list[News]: ...
     def cancel(self, row: Row) -> None: ...
@@ -156,8 +162,8 @@ class Engine:
     """Serves jobs from one batch.
 
     Args:
-        batch: used by the engine's thread alone.
-        max_batch_tokens: most tokens that the rows under way may come to: prompt and limit of each.
+        batch: used by the engine alone.
+        max_batch_tokens: most tokens that the rows under way may come to, as ``batch.cost`` counts them.
         max_waiting: most jobs that wait. Beyond it a client that has none waiting may still have one,
             so that nobody is shut out by another's flood, up to twice as many in all.
         max_batch_rows: most rows under way.
@@ -216,8 +222,7 @@ class Engine:
             Overloaded: the queue is full.
             Closed: the engine is closed.
         """
-        self.check(request)
-        job = Job(request, listener, client, deadline)
+        job = Job(request, listener, client, deadline, self.cost(request))
         with self.changed:
             if self.closing is not None:
                 reason = "it is shutting down" if self.failure is None else str(self.failure)
@@ -233,10 +238,9 @@ class Engine:
             self.changed.notify_all()
         return job
 
-    def check(self, request: Request) -> None:
-        """Refuse what can never be served."""
+    def cost(self, request: Request) -> int:
+        """Tokens of the batch that ``request`` takes; UserError where it can never be served."""
         settings = request.settings
-        tokens = (len(request.prompt) + request.limit) * settings.num_samples
         if settings.beam > 1:
             raise UserError(
                 f"`beam` must be 1 where requests share a batch, but is {settings.beam}. "
@@ -247,11 +251,14 @@ class Engine:
                 f"`num_samples` must be at most {self.max_batch_rows}, the rows of a batch, but is "
                 f"{settings.num_samples}. Set fewer, or ask several times."
             )
-        if tokens > self.max_batch_tokens:
+        cost = self.batch.cost(request)
+        if cost > self.max_batch_tokens:
             raise UserError(
-                f"A request must have at most {self.max_batch_tokens} tokens, its prompt and "
-                f"`max_new_tokens` times `num_samples`, but has {tokens}. Set `max_new_tokens` lower."
+                f"A request must take at most {self.max_batch_tokens} tokens of the batch, its prompt "
+                f"and `max_new_tokens` for each of `num_samples`, but takes {cost}. "
+                "Set `max_new_tokens` lower."
             )
+        return cost
 
     def cancel(self, job: Job) -> None:
         """End ``job`` before the next step, if it has not ended; its listener is told."""

@@ -33,11 +33,14 @@ class FakeBatch:
         self.admitted: list[list[Request]] = []
         self.steps = self.largest = 0
 
+    def cost(self, wanted: Request) -> int:
+        return (len(wanted.prompt) + wanted.limit) * wanted.settings.num_samples
+
     def admit(self, requests: Sequence[Request]) -> list[Row]:
         if any(wanted.prompt[0] == UNREADABLE for wanted in requests):
             raise UserError("A prompt must be readable, but is not. Set another.")
         self.admitted.append(list(requests))
-        rows = [Row(r, r.limit, 0, []) for r in requests for _ in range(r.settings.num_samples)]
+        rows = [Row(r, r.limit, [], []) for r in requests for _ in range(r.settings.num_samples)]
         self.rows += rows
         size = sum(len(row.request.prompt) + row.limit for row in self.rows)
         self.largest = max(self.largest, size)

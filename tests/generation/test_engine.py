@@ -268,8 +268,8 @@ def test_hundredfold_overload_is_refused_and_is_over_at_once() -> None:
 REFUSED = {
     "beam": (Request([EOS], 5, Settings(beam=2)), "`beam` must be 1 where requests share a batch"),
     "samples": (request(1, samples=9), "`num_samples` must be at most 8"),
-    "tokens": (request(60, prompt=41), "at most 100 tokens, .* but has 101"),
-    "samples' tokens": (request(20, prompt=10, samples=4), "at most 100 tokens, .* but has 120"),
+    "tokens": (request(60, prompt=41), "at most 100 tokens .* but takes 101"),
+    "samples' tokens": (request(20, prompt=10, samples=4), "at most 100 tokens .* but takes 120"),
 }
 
 
