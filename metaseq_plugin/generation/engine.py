@@ -18,7 +18,7 @@ most so much as ``fair_queue`` says: no job starves. Rows under way wait for oth
 
 What fails: rows with logits that are not finite, and prompts that cannot be read, take their own jobs with
 them; a listener that raises, its own. Any other error in a step fails the jobs under way, and the batch is
-cleared for those that wait. If that fails too, the engine is closed, and says why.
+cleared for those that wait. If that fails too, or another rank is gone, the engine is closed, and says why.
 """
 
 import logging
@@ -26,7 +26,7 @@ import threading
 import time
 from typing import Callable, Iterable, NamedTuple, Optional, Protocol, Sequence, Union
 
-from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.compat.errors import LostRank, UserError
 from metaseq_plugin.generation.batch import News, Request, Row
 from metaseq_plugin.generation.fair_queue import FairQueue
 from metaseq_plugin.generation.finite import NotFinite
@@ -225,8 +225,8 @@ class Engine:
         job = Job(request, listener, client, deadline, self.cost(request))
         with self.changed:
             if self.closing is not None:
-                reason = "it is shutting down" if self.failure is None else str(self.failure)
-                raise Closed(f"The engine takes no more requests: {reason}.")
+                reason = "it is shutting down." if self.failure is None else str(self.failure)
+                raise Closed(f"The engine takes no more requests: {reason}")
             is_full = len(self.waiting) >= self.max_waiting
             if is_full and (
                 client in self.waiting.lines or len(self.waiting) >= 2 * self.max_waiting
@@ -315,6 +315,8 @@ class Engine:
         except Exception as error:
             logger.exception("a step failed, and with it the requests under way")
             self.fail(list(self.live), error)
+            if isinstance(error, LostRank):
+                raise
             self.batch.clear()
 
     def step(self) -> None:

@@ -10,7 +10,7 @@ from metaseq_plugin.generation.settings import Settings
 
 EOS = 2
 UNREADABLE = 13  # a prompt that begins with it is refused
-PATIENCE = 60.0  # seconds after which a test gives up waiting
+PATIENCE = 30.0  # seconds after which a test gives up waiting
 
 
 def request(limit: int, prompt: int = 1, samples: int = 1, first: int = EOS) -> Request:
@@ -50,10 +50,7 @@ class FakeBatch:
     def step(self) -> list[News]:
         self.before_step()
         self.steps += 1
-        news = []
-        for row in self.rows:
-            row.take(7, 0.0, EOS)
-            news.append(News(row, 7, None, []))
+        news = [row.take(7, 0.0, [], EOS) for row in self.rows]
         self.rows = [row for row in self.rows if row.finish_reason is None]
         return news
 

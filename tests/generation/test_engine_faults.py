@@ -9,7 +9,7 @@ from typing import Any, Optional, Sequence
 
 import pytest
 
-from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.compat.errors import LostRank, UserError
 from metaseq_plugin.generation.batch import Batch, News, Request, Row
 from metaseq_plugin.generation.engine import Closed, Engine, Event, Job, Overloaded, Token
 from metaseq_plugin.generation.finite import NotFinite
@@ -155,11 +155,11 @@ def test_an_error_in_admission_fails_the_newcomer_too(gate: Gate) -> None:
 
 
 def test_a_batch_that_cannot_be_cleared_closes_the_engine(gate: Gate) -> None:
-    """As when another rank has died: all are told, and who comes later hears why."""
+    """All are told, and who comes later hears why."""
 
     class Dead(Fragile):
         def clear(self) -> None:
-            raise RuntimeError("rank 1 has ended")
+            raise RuntimeError("the device has gone")
 
     batch = Dead(100, gate)
     batch.fails_in = "step"
@@ -169,12 +169,29 @@ def test_a_batch_that_cannot_be_cleared_closes_the_engine(gate: Gate) -> None:
     waiting = serve(engine, request(90))
     gate.open()
     assert str(running.wait().error) == "out of memory in step"
-    assert str(waiting.wait().error) == "rank 1 has ended"
+    assert str(waiting.wait().error) == "the device has gone"
     engine.thread.join()
-    with pytest.raises(Closed, match="takes no more requests: rank 1 has ended"):
+    with pytest.raises(Closed, match="takes no more requests: the device has gone"):
         serve(engine, request(1))
     engine.close(drains=True)
     assert engine.statistics()[:3] == (0, 0, 0)
+
+
+def test_a_lost_rank_closes_the_engine() -> None:
+    both = threading.Event()
+
+    def lose() -> None:
+        both.wait(PATIENCE)
+        raise LostRank("Rank 1 has ended.")
+
+    engine = Engine(FakeBatch(100, lose), 100, 10)
+    told = [serve(engine, request(60)), serve(engine, request(60))]
+    both.set()
+    assert [str(heard.wait().error) for heard in told] == ["Rank 1 has ended."] * 2
+    engine.thread.join()
+    assert isinstance(engine.failure, LostRank)
+    with pytest.raises(Closed, match="takes no more requests: Rank 1 has ended"):
+        serve(engine, request(1))
 
 
 def test_draining_ends_all_that_came_and_takes_no_more(gate: Gate) -> None:
