@@ -196,7 +196,9 @@ class OPTDecoderLayer(nn.Module):
         self.fc2 = Linear(cfg.decoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, mask: Optional[Tensor], cache: Optional[CachedAttention]) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Optional[Tensor], cache: Optional[CachedAttention]
+    ) -> Tensor:
         """x (B, T, D) → (B, T, D)."""
         if self.post_norm:
             x = self.self_attn_layer_norm(x + self.attend(x, mask, cache))
@@ -284,7 +286,9 @@ class OPTDecoder(FairseqDecoder):
         x = self.extract_features(src_tokens, cache)
         return (x if features_only else self.output_layer(x)), {}
 
-    def extract_features(self, src_tokens: Tensor, cache: Optional[CachedAttention] = None) -> Tensor:
+    def extract_features(
+        self, src_tokens: Tensor, cache: Optional[CachedAttention] = None
+    ) -> Tensor:
         """Token ids (B, T) → features (B, T, E), ready for ``output_layer``."""
         if cache is not None:
             positions, mask = cache.positions(src_tokens), None

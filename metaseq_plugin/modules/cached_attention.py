@@ -140,4 +140,3 @@ class DecodeStep:
             bucket.lengths = [min(length + 1, bucket.room) for length in bucket.lengths]
             bucket.clean = [max(clean, mask.size(3)) for clean in bucket.clean]
         self.cache.lengths = self.lengths + 1
-
