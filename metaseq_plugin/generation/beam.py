@@ -31,7 +31,7 @@ class Node(NamedTuple):
             scores.append(node.score)
             node = node.parent
         rank = settings.rank(sum(scores), len(tokens))
-        return Hypothesis(tokens[::-1], scores[::-1], rank, reason)
+        return Hypothesis(tokens[::-1], scores[::-1], rank, reason, [])
 
 
 class Sentence:
@@ -134,4 +134,4 @@ def search_beams(
         searching = still
         last = [node.token if node else pad for s in searching for node in s.growing]
         logits = decoding.step(torch.tensor(last, device=device))
-    return [Continuations(s.best(), scores) for s, scores in zip(sentences, prompt_scores)]
+    return [Continuations(s.best(), *scores) for s, scores in zip(sentences, prompt_scores)]

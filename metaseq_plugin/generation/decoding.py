@@ -6,20 +6,16 @@ Prompts of similar length are read in one pass, padded on the right, each into a
 that continue the same prompt get copies of what it left. From then on every row is at its own length.
 """
 
-import math
 from itertools import accumulate, chain
 from typing import Iterator, Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from metaseq_plugin.generation.finite import check_scores
+from metaseq_plugin.generation.scoring import Scores, average, score_tokens
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.cached_attention import DecodeStep, Prefill
 from metaseq_plugin.modules.kv_cache import KVCache, bytes_per_token, room_for
-
-# Positions whose logits are held at once when a prompt is scored: 256 × 50,272 × 4 bytes = 51 MB.
-SCORED_AT_ONCE = 256
 
 # A pass over prompts takes at most so many tokens, padding included, unless one prompt has more. Its
 # largest tensor is the feed-forward's: in the 125M's fp32 48 MiB.
@@ -52,24 +48,6 @@ def pad_right(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) 
     longest = max(map(len, prompts))
     rows = [[*prompt, *[pad] * (longest - len(prompt))] for prompt in prompts]
     return torch.tensor(rows, dtype=torch.long, device=device)
-
-
-def next_token_scores(model: OPTLanguageModel, features: Tensor, targets: Tensor) -> Tensor:
-    """Natural log-probabilities of ``targets`` (R, T) given ``features`` (R, T, E), as (R, T)."""
-    flat = features.flatten(0, 1)  # (R·T, E)
-    scores = []
-    for part, target in zip(flat.split(SCORED_AT_ONCE), targets.flatten().split(SCORED_AT_ONCE)):
-        logits = model.decoder.output_layer(part).float()  # (N, V)
-        scores.append(logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(-1))
-    return torch.cat(scores).view_as(targets)
-
-
-def average(outputs: list[Tensor], normalized: bool = False) -> Tensor:
-    """Log of several models' mean probability; of one model its output as it is."""
-    if len(outputs) == 1:
-        return outputs[0]
-    log_probs = outputs if normalized else [output.log_softmax(-1) for output in outputs]
-    return torch.stack(log_probs).logsumexp(0) - math.log(len(outputs))
 
 
 class Decoding:
@@ -113,15 +91,17 @@ class Decoding:
         num_tokens: Sequence[int],
         num_rows: Sequence[int],
         with_scores: bool,
-    ) -> tuple[Tensor, list[list[float]], list[int]]:
+        num_top: int = 0,
+    ) -> tuple[Tensor, list[Scores], list[int]]:
         """Read prompts into new rows, ``num_rows`` of each; where that fails, nothing has changed.
 
         Args:
             num_tokens: per prompt, how many tokens its rows make room for.
             with_scores: also score the prompts' tokens after their first.
+            num_top: how many alternatives to tell with each score.
 
         Returns:
-            Logits of the first new token, (P, V); per prompt the scores, none unless asked for; and
+            Logits of the first new token, (P, V); per prompt the scores, empty unless asked for; and
             where each row comes from: from 0 on the present ones, then the prompts' in order.
         """
         before = self.caches[0].num_rows
@@ -132,43 +112,47 @@ class Decoding:
         first = accumulate(num_rows[:-1], initial=before)
         sources = [place[row] for row in first]  # the first row of each prompt
         try:
-            logits, scores = self.prefill(prompts, sources, with_scores)
+            logits, scores = self.prefill(prompts, sources, with_scores, num_top)
             for cache in self.caches:
                 for source, n in zip(sources, num_rows):
                     if n > 1:
                         cache.repeat(source, n - 1)
         except BaseException:
-            self.keep([index for index, row in enumerate(order) if row < before])
+            for cache in self.caches:
+                cache.keep([index for index, row in enumerate(order) if row < before])
             raise
         return logits, scores, order
 
     def prefill(
-        self, prompts: Sequence[Sequence[int]], rows: Sequence[int], with_scores: bool
-    ) -> tuple[Tensor, list[list[float]]]:
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        with_scores: bool,
+        num_top: int,
+    ) -> tuple[Tensor, list[Scores]]:
         """Read each prompt into its row; logits (P, V) and scores as in ``admit``."""
         groups = list(passes([len(prompt) for prompt in prompts]))
-        logits = []
-        found: list[list[float]] = [[] for _ in prompts]
+        logits, found = [], [Scores([], []) for _ in prompts]
         for group in groups:
             lengths = [len(prompts[index]) for index in group]
             tokens = pad_right([prompts[index] for index in group], self.pad, self.device)  # (R, T)
+            place = torch.arange(len(group), device=self.device)
             last = torch.tensor(lengths, device=self.device) - 1  # (R,)
-            of_models, scores = [], []
+            of_models, read = [], []
             for model, cache in zip(self.models, self.caches):
                 reading = Prefill(cache, [rows[index] for index in group], lengths)
                 features = model.decoder.extract_features(tokens, reading)  # (R, T, E)
-                ends = features[torch.arange(len(group), device=self.device), last]  # (R, E)
-                of_models.append(model.decoder.output_layer(ends).float())
-                if with_scores:
-                    scores.append(next_token_scores(model, features[:, :-1], tokens[:, 1:]))
+                of_models.append(model.decoder.output_layer(features[place, last]).float())
+                read.append(features[:, :-1])
             logits.append(average(of_models))
             if with_scores:
-                for index, values in zip(group, average(scores, normalized=True).tolist()):
-                    found[index] = values[: len(prompts[index]) - 1]
-        check_scores(chain.from_iterable(found), self.models)
-        read = list(chain.from_iterable(groups))
-        in_order = sorted(range(len(read)), key=read.__getitem__)
-        return torch.cat(logits)[torch.tensor(in_order, device=self.device)], found
+                kept = [slice(length - 1) for length in lengths]
+                scores = score_tokens(self.models, read, tokens[:, 1:], kept, num_top)
+                for index, of_prompt in zip(group, scores):
+                    found[index] = of_prompt
+        order = list(chain.from_iterable(groups))
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(logits)[torch.tensor(back, device=self.device)], found
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read one token per row, (R,); logits of the next, (R, V)."""
