@@ -30,6 +30,7 @@ from metaseq_plugin.generation.settings import (
     is_whole,
 )
 from metaseq_plugin.generation.stopping import StopTexts
+from metaseq_plugin.generation.text import continued_text
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from metaseq_plugin.storage import torch_file
 from metaseq_plugin.tokenizers.base import Tokenizer
@@ -218,7 +219,8 @@ class OPT:
             beam: above 1, beam search with so many hypotheses, all returned.
             seed: gives a prompt the same samples whatever the other prompts are; of equal prompts,
                 the second gets other samples than the first. None: another outcome each time.
-            stop: texts that end a continuation, which is cut before them.
+            stop: texts that end a continuation, which is cut before them. One that is complete before
+                ``min_new_tokens`` stand is text like any other.
             with_scores: leave out to save a few percent.
             batch_size: most rows at once; default: as many as fit into ``MAX_BATCH_TOKENS``.
 
@@ -241,7 +243,7 @@ class OPT:
             batch_size,
         )
         return [
-            [self.completion(row, hypothesis, stops) for hypothesis in continuations.hypotheses]
+            [self.completion(row, h, stops, min_new_tokens) for h in continuations.hypotheses]
             for row, continuations in zip(rows, continued)
         ]
 
@@ -288,17 +290,10 @@ class OPT:
         return list(stops)
 
     def completion(
-        self, prompt: list[int], hypothesis: Hypothesis, stops: Sequence[str]
+        self, prompt: list[int], hypothesis: Hypothesis, stops: Sequence[str], min_new_tokens: int
     ) -> Completion:
-        text = None
-        if self.tokenizer is not None:
-            text = self.continued_text(prompt, hypothesis.tokens)
-            ends = [text.find(stop) for stop in stops if stop in text]
-            if hypothesis.finish_reason == "stop" and ends:
-                text = text[: min(ends)]
-        return Completion(text, hypothesis.tokens, hypothesis.scores, hypothesis.finish_reason)
-
-    def continued_text(self, prompt: list[int], tokens: list[int]) -> str:
-        """What ``tokens`` add to the prompt's text: some tokenizers drop a space where a text begins."""
-        before, whole = self.decode(prompt), self.decode(prompt + tokens)
-        return whole[len(before) :] if whole.startswith(before) else self.decode(tokens)
+        tokens, scores, reason = hypothesis.tokens, hypothesis.scores, hypothesis.finish_reason
+        if self.tokenizer is None:
+            return Completion(None, tokens, scores, reason)
+        text, is_stopped = continued_text(self.decode, prompt, tokens, stops, min_new_tokens)
+        return Completion(text, tokens, scores, "stop" if is_stopped else reason)
