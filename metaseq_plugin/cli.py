@@ -34,6 +34,7 @@ SUBCOMMANDS: Commands = {
     },
     "convert": "metaseq_plugin.formats.convert",
     "reshard": "metaseq_plugin.checkpoint.reshard",
+    "generate": "metaseq_plugin.serve.prompt",
 }
 TRAINING_OPTIONS = "metaseq_plugin.launch.training_options"
 GROUPS = {"data": "look at a corpus, or clean it"}
