@@ -27,7 +27,7 @@ from metaseq_plugin.generation.decoding import Decoding
 from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.generation.sampling import Rule, choose, uniform_numbers
 from metaseq_plugin.generation.settings import Settings, TopScores
-from metaseq_plugin.generation.stopping import StopRule
+from metaseq_plugin.generation.stopping import StopRule, Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
 
 # Asking an accelerator what it chose makes the host wait for it. A CPU is asked always, and so is an
@@ -42,7 +42,7 @@ class Request(NamedTuple):
     limit: int  # most new tokens; capped so that the models can read them
     settings: Settings  # for sampling: ``beam`` is 1
     repeat: int = 0  # how many equal prompts, whose samples must differ, came before
-    stop: Optional[StopRule] = None  # asked after each new token
+    stop: Optional[StopRule] = None  # gives each row the watch that is asked after each new token
     streamed: bool = False  # whether each token is wanted at once
 
     def numbers(self, limit: int) -> Tensor:
@@ -67,6 +67,11 @@ class Row:
     top_scores: list[TopScores] = field(default_factory=list)  # beside each score, where asked for
     prompt_top_scores: list[TopScores] = field(default_factory=list)  # beside prompt_scores
     finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled"; None: it goes on
+    watch: Optional[Watch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.watch = request.stop and request.stop(request.prompt, request.settings.min_new_tokens)
 
     def take(self, token: int, score: float, eos: int) -> None:
         """Append a new token, and find out whether it is the last."""
@@ -75,7 +80,7 @@ class Row:
             self.scores.append(score)
         if token == eos:
             self.finish_reason = "eos"
-        elif self.request.stop is not None and self.request.stop(self.tokens):
+        elif self.watch is not None and self.watch(token):
             self.finish_reason = "stop"
         elif len(self.tokens) == self.limit:
             self.finish_reason = "length"

@@ -4,14 +4,12 @@
 Both make their text with one ``TextStream``, so that the pieces of a row are its completion.
 """
 
-from typing import Callable, Iterator, NamedTuple, Optional, Sequence
+from typing import Iterator, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.generation.batch import Batch, Request
 from metaseq_plugin.generation.options import Asked
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, TopScores
-from metaseq_plugin.generation.text import TextStream
-
-Decode = Callable[[Sequence[int]], str]
+from metaseq_plugin.generation.text import Decode, TextStream
 
 
 class Completion(NamedTuple):
@@ -57,23 +55,14 @@ def completions(
         found = sorted(found, key=mean_score, reverse=True)[: asked.num_samples]
     made = []
     for hypothesis in found:
-        text, offsets = text_of(prompt, hypothesis.tokens, asked, decode)
-        scores, top_scores = hypothesis.scores, hypothesis.top_scores
-        tokens = hypothesis.tokens
+        text, offsets, reason = text_of(prompt, hypothesis, asked, decode)
+        tokens, scores = hypothesis.tokens, hypothesis.scores if asked.with_scores else []
+        top_scores = hypothesis.top_scores
         if asked.echo:
             tokens = [*prompt[1:], *tokens]
             scores = [*continued.prompt_scores, *scores]
             top_scores = [*continued.prompt_top_scores, *top_scores]
-        made.append(
-            Completion(
-                text,
-                tokens,
-                scores if asked.with_scores else [],
-                hypothesis.finish_reason,
-                top_scores,
-                offsets,
-            )
-        )
+        made.append(Completion(text, tokens, scores, reason, top_scores, offsets))
     return made
 
 
@@ -83,27 +72,29 @@ def mean_score(hypothesis: Hypothesis) -> float:
 
 
 def text_stream(decode: Decode, prompt: Sequence[int], asked: Asked) -> TextStream:
+    """The text of a row's new tokens, cut before what ends it."""
     return TextStream(decode, prompt, asked.stops, asked.settings.min_new_tokens)
 
 
 def text_of(
-    prompt: Sequence[int], tokens: Sequence[int], asked: Asked, decode: Optional[Decode]
-) -> tuple[Optional[str], list[int]]:
-    """The text of a completion, and at which character of it each of its tokens begins."""
+    prompt: Sequence[int], hypothesis: Hypothesis, asked: Asked, decode: Optional[Decode]
+) -> tuple[Optional[str], list[int], str]:
+    """The text of a completion, the character of it at which each token begins, and why it ends."""
     if decode is None:
-        return None, []
+        return None, [], hypothesis.finish_reason
     text, offsets = "", []
     if asked.echo:
         echoed = TextStream(decode, prompt[:1], ())
         for token in prompt[1:]:
             offsets.append(len(text))
             text += echoed.push(token)
-        text = decode(prompt)
+        text += echoed.end()
     stream = text_stream(decode, prompt, asked)
-    for token in tokens:
+    for token in hypothesis.tokens:
         offsets.append(len(text))
         text += stream.push(token)
-    return text + stream.end(), offsets
+    text += stream.end()
+    return text, offsets, "stop" if stream.is_stopped else hypothesis.finish_reason
 
 
 def pieces(
@@ -115,21 +106,20 @@ def pieces(
     text, told = "", 0
     try:
         if asked.echo:
-            text = "" if decode is None else decode(request.prompt)
+            echoed = "" if decode is None else decode(request.prompt)
             yield Piece(
-                text, list(request.prompt[1:]), row.prompt_scores, row.prompt_top_scores, None
+                echoed, list(request.prompt[1:]), row.prompt_scores, row.prompt_top_scores, None
             )
-            text = ""
         while row.finish_reason is None:
             for news in batch.step():
                 text += stream.push(news.token) if stream else ""
-            if row.finish_reason is not None:
-                text += stream.end() if stream else ""
-            if text or stream is None or row.finish_reason is not None:
+            reason = row.finish_reason
+            if stream and reason is not None:
+                text += stream.end()
+                reason = "stop" if stream.is_stopped else reason
+            if text or stream is None or reason is not None:
                 new = slice(told, None)
-                yield Piece(
-                    text, row.tokens[new], row.scores[new], row.top_scores[new], row.finish_reason
-                )
+                yield Piece(text, row.tokens[new], row.scores[new], row.top_scores[new], reason)
                 text, told = "", len(row.tokens)
     finally:
         batch.cancel(row)

@@ -26,15 +26,8 @@ SENTENCE_ENDS = (".", "?", "!")
 
 # How Python's callers write the names of ``Settings`` and of what is asked beside them.
 SPELLED = {
-    **{
-        field.name: field.name
-        for field in fields(Settings)
-        if field.name not in ("sentence_ends", "logit_bias")
-    },
-    **{
-        name: name
-        for name in ("max_new_tokens", "batch_size", "best_of", "stop", "echo", "logit_bias")
-    },
+    **{field.name: field.name for field in fields(Settings) if field.name != "sentence_ends"},
+    **{name: name for name in ("max_new_tokens", "batch_size", "best_of", "stop", "echo")},
     "num_top_scores": "top_scores",
 }
 
