@@ -10,7 +10,7 @@ Legend: P prompts admitted together, n samples per prompt, R rows, V vocabulary,
 
 What a prompt is continued with depends neither on the other rows nor on when it was admitted: padding is
 seen by no one, and random numbers belong to a prompt (``sampling.py``). A step (1) lets the models read
-what the step before chose, (2) chooses a token for every row, those of equal rules together, (3) asks
+what the step before chose, (2) chooses a token for every row by its own settings (``sampler.py``), (3) asks
 which rows have finished. A finished row is given padding until half of the rows have finished; then the
 others go on alone.
 """
@@ -21,11 +21,11 @@ from typing import NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad as widen
 
 from metaseq_plugin.generation.decoding import Decoding
 from metaseq_plugin.generation.finite import check_scores
-from metaseq_plugin.generation.sampling import Rule, choose, uniform_numbers
+from metaseq_plugin.generation.sampler import Choice, Sampler
+from metaseq_plugin.generation.sampling import uniform_numbers
 from metaseq_plugin.generation.settings import Settings, TopScores
 from metaseq_plugin.generation.stopping import StopRule, Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -60,7 +60,6 @@ class Row:
 
     request: Request
     limit: int
-    begun: int  # the batch's steps when it was admitted
     prompt_scores: list[float]  # of the prompt's tokens after the first, where asked for
     tokens: list[int] = field(default_factory=list)  # new ones, with the </s> that ended it
     scores: list[float] = field(default_factory=list)  # of each, where asked for
@@ -73,17 +72,22 @@ class Row:
         request = self.request
         self.watch = request.stop and request.stop(request.prompt, request.settings.min_new_tokens)
 
-    def take(self, token: int, score: float, eos: int) -> None:
-        """Append a new token, and find out whether it is the last."""
+    def take(self, token: int, score: float, top: TopScores, eos: int) -> "News":
+        """Append a new token, of which as much is kept as is asked for, and find out whether it is the last."""
+        settings = self.request.settings
         self.tokens.append(token)
-        if self.request.settings.with_scores:
+        if settings.with_scores:
             self.scores.append(score)
+        if settings.num_top_scores:
+            self.top_scores.append(top[: settings.num_top_scores])
         if token == eos:
             self.finish_reason = "eos"
         elif self.watch is not None and self.watch(token):
             self.finish_reason = "stop"
         elif len(self.tokens) == self.limit:
             self.finish_reason = "length"
+        told = top[: settings.num_top_scores]
+        return News(self, token, score if settings.with_scores else None, told)
 
     def remaining(self) -> int:
         """How many more tokens it may get."""
@@ -113,15 +117,12 @@ class Batch:
         self.patience = 1 if self.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
         self.decoding = Decoding(models, pad)
         self.rows: list[Row] = []
-        self.steps = 0
         nothing = torch.empty(0, dtype=torch.long, device=self.device)
         self.last = nothing  # (R,) tokens chosen last
         self.logits: Optional[Tensor] = None  # (R, V) of the next; None: ``last`` is not read yet
         self.remaining = nothing  # (R,) how many tokens are to come, or ≤ 0
-        self.uniforms = torch.empty(0, 0, device=self.device)  # (R, N), a column a step
-        self.members: dict[Rule, list[int]] = {}  # which rows follow which rule
-        self.places: list[Tensor] = []  # the same on the device
-        self.unread: list[tuple[Tensor, Tensor]] = []  # tokens (R,) and scores (R,), step by step
+        self.sampler = Sampler(pad, eos, self.device)
+        self.unread: list[Choice] = []  # step by step
         self.news: list[News] = []
 
     @torch.inference_mode()
@@ -151,7 +152,7 @@ class Batch:
         rows = []
         for number in origin:
             kept = scores[number] if requests[number].settings.with_prompt_scores else []
-            rows.append(Row(requests[number], limits[number], self.steps, kept))
+            rows.append(Row(requests[number], limits[number], kept))
         numbers = [request.numbers(limit) for request, limit in zip(requests, limits)]
         self.join(rows, newcomers, logits, numbers)
         return rows
@@ -173,8 +174,8 @@ class Batch:
         self.rows = self.rows + rows
         self.last = torch.full((len(self.rows),), self.pad, device=self.device)
         self.remaining = torch.tensor([row.remaining() for row in self.rows], device=self.device)
-        tables = [self.uniforms, *(table.to(self.device) for table in numbers)]
-        self.uniforms = torch.cat([widen(t, (0, most - t.size(1))) for t in tables])  # (R, N)
+        settings, prompts = zip(*((r.request.settings, r.request.prompt) for r in rows))
+        self.sampler.join(settings, prompts, numbers, logits.size(-1))
 
     @torch.inference_mode()
     def step(self) -> list[News]:
@@ -212,38 +213,23 @@ class Batch:
     def choose(self) -> None:
         """Take the next token of every row, finished ones included: what they get is not looked at."""
         assert self.logits is not None
-        members: dict[Rule, list[int]] = {}
-        for index, row in enumerate(self.rows):
-            settings = row.request.settings
-            is_early = self.steps - row.begun < settings.min_new_tokens
-            rule = Rule.of(settings, (self.pad, self.eos) if is_early else (self.pad,))
-            members.setdefault(rule, []).append(index)
-        if members != self.members:
-            self.members = members
-            self.places = [torch.tensor(rows, device=self.device) for rows in members.values()]
-        self.last = torch.empty_like(self.remaining)
-        scores = torch.empty(len(self.rows), device=self.device)
-        for rule, place in zip(members, self.places):
-            rows = slice(None) if len(members) == 1 else place
-            uniforms = None if rule.temperature == 0 else self.uniforms[rows, 0]
-            self.last[rows], scores[rows] = choose(self.logits[rows], rule, uniforms)
-        self.unread.append((self.last, scores))
+        choice = self.sampler.choose(self.logits)
+        self.last = choice.tokens
+        self.unread.append(choice)
         self.logits = None
-        self.uniforms = self.uniforms[:, 1:]
-        self.steps += 1
 
     def read(self) -> None:
         """Bring what was chosen to the host, and let rows go that it has finished."""
         if not self.unread:
             return
-        tokens, scores = (torch.stack(column).tolist() for column in zip(*self.unread))
+        columns = [torch.stack(column).tolist() for column in zip(*self.unread)]
         self.unread = []
-        for step_tokens, step_scores in zip(tokens, scores):
-            for row, token, score in zip(self.rows, step_tokens, step_scores):
+        for step in zip(*columns):
+            for row, token, score, top_tokens, top_scores in zip(self.rows, *step):
                 if row.finish_reason is None:
                     check_scores((score,), self.decoding.models)
-                    row.take(token, score, self.eos)
-                    self.news.append(News(row, token, row.scores[-1] if row.scores else None, []))
+                    top = list(zip(top_tokens, top_scores))
+                    self.news.append(row.take(token, score, top, self.eos))
         self.dismiss()
 
     def dismiss(self) -> None:
@@ -260,9 +246,8 @@ class Batch:
             return
         index = torch.tensor(present, dtype=torch.long, device=self.device)
         self.rows = [self.rows[i] for i in present]
-        self.last, self.remaining, self.uniforms = (
-            state[index] for state in (self.last, self.remaining, self.uniforms)
-        )
+        self.last, self.remaining = self.last[index], self.remaining[index]
+        self.sampler.keep(present)
         self.logits = None if self.logits is None else self.logits[index]
         if present:
             self.decoding.select(index)

@@ -55,6 +55,17 @@ class Settings:
     def is_greedy(self) -> bool:
         return self.temperature < SMALLEST_TEMPERATURE
 
+    @property
+    def is_shifted(self) -> bool:
+        """Whether anything is added to the logits."""
+        return bool(
+            self.presence_penalty
+            or self.frequency_penalty
+            or self.prompt_presence_penalty
+            or self.prompt_frequency_penalty
+            or self.logit_bias
+        )
+
     def rank(self, total: float, length: int) -> float:
         """The number that hypotheses are compared by, from the sum of their tokens' scores."""
         return total / length**self.length_penalty if self.normalize else total
