@@ -182,7 +182,7 @@ class OPT:
         Raises:
             UserError: impossible options, a prompt that cannot be read, or logits that are not finite.
         """
-        asked = self.read_options(max_new_tokens, options)
+        asked = self.read_options({**options, "max_new_tokens": max_new_tokens})
         check_types({"batch_size": batch_size}, SPELLED)
         rows = self.rows_of(prompts)
         return self.continue_rows(rows, [asked] * len(rows), count_repeats(rows), batch_size)
@@ -202,7 +202,7 @@ class OPT:
         Raises:
             UserError: as ``generate``, at once; more than one sample, or beam search.
         """
-        asked = self.read_options(max_new_tokens, options)
+        asked = self.read_options({**options, "max_new_tokens": max_new_tokens})
         for name, value in (
             ("beam", asked.settings.beam),
             ("num_samples", asked.settings.num_samples),
@@ -234,11 +234,11 @@ class OPT:
         return [Scored(row[1:], values, []) for row, values in zip(rows, scores)]
 
     def read_options(
-        self, max_new_tokens: int, options: Mapping[str, Any], spelled: Mapping[str, str] = SPELLED
+        self, options: Mapping[str, Any], spelled: Mapping[str, str] = SPELLED
     ) -> Asked:
         """Options by name, checked; ``spelled`` says how the user writes them."""
         has_text = self.tokenizer is not None
-        asked = read_options(max_new_tokens, options, len(self.dictionary), has_text, spelled)
+        asked = read_options(options, len(self.dictionary), has_text, spelled)
         if asked.settings.top_p_decay == 1:
             return asked
         return asked._replace(settings=replace(asked.settings, sentence_ends=self.sentence_ends))

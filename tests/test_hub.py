@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no samples": (lambda o: o.generate([[5]], num_samples=0), "`num_samples` must be at least 1, but is 0"),
     "equal samples": (lambda o: o.generate([[5]], num_samples=2, temperature=0.0), "`num_samples` must be 1 at temperature 0"),
     "no new tokens": (lambda o: o.generate([[5]], max_new_tokens=0), "`max_new_tokens` must be at least 1, but is 0"),
-    "min beyond max": (lambda o: o.generate([[5]], 4, 5), r"`min_new_tokens` must be at most `max_new_tokens` \(4\), but is 5"),
+    "min beyond max": (lambda o: o.generate([[5]], 4, min_new_tokens=5), r"`min_new_tokens` must be at most `max_new_tokens` \(4\), but is 5"),
     "max_new_tokens of 5.5": (lambda o: o.generate([[5]], max_new_tokens=5.5), "`max_new_tokens` must be a whole number, but is 5.5"),
     "max_new_tokens of 5.0": (lambda o: o.generate([[5]], max_new_tokens=5.0), "`max_new_tokens` must be a whole number, but is 5.0"),
     "max_new_tokens as text": (lambda o: o.generate([[5]], max_new_tokens="5"), "`max_new_tokens` must be a whole number, but is '5'"),
@@ -327,5 +327,5 @@ def test_loading_refused(run: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_nothing_behind_the_separator_has_no_scores(opt: OPT) -> None:
-    assert opt.score([[2], [2]]) == [([], []), ([], [])]
+    assert opt.score([[2], [2]]) == [([], [], []), ([], [], [])]
     assert [len(scored.scores) for scored in opt.score([[2], [5, 6]])] == [0, 2]

@@ -1,6 +1,6 @@
 """What a caller asks of a generation, by name: from Python, on a command line or in a file of prompts.
 
-    asked = read_options(64, {"top_p": 0.9, "stop": "."}, vocab_size=50272, has_text=True)
+    asked = read_options({"top_p": 0.9, "stop": "."}, vocab_size=50272, has_text=True)
     asked.settings, asked.stops
 
 ``MEANINGS`` lists every option with its meaning, for helps and pages; ``Options`` has their types. Their
@@ -32,6 +32,7 @@ SPELLED = {
 }
 
 MEANINGS = {
+    "max_new_tokens": "most new tokens, the </s> that ends them included; capped at what the model can read",
     "min_new_tokens": "new tokens before the text may end",
     "temperature": "divides the logits: below 1 bolder, above 1 more varied; 0 takes the likeliest token",
     "top_k": "choose among the K likeliest tokens; 0: among all",
@@ -56,7 +57,7 @@ MEANINGS = {
 
 
 class Options(TypedDict, total=False):
-    """The options of ``OPT.generate`` and ``OPT.stream``; ``MEANINGS`` says what each means."""
+    """The options of ``OPT.generate`` and ``OPT.stream`` beside ``max_new_tokens``; see ``MEANINGS``."""
 
     min_new_tokens: int
     temperature: float
@@ -94,12 +95,17 @@ class Asked(NamedTuple):
 
 def default_of(name: str) -> Any:
     """What an option is where it is not given; None or () where it is then off."""
-    beside = {"best_of": None, "stop": (), "echo": False, "top_scores": Settings.num_top_scores}
+    beside = {
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "best_of": None,
+        "stop": (),
+        "echo": False,
+        "top_scores": Settings.num_top_scores,
+    }
     return beside[name] if name in beside else vars(Settings)[name]
 
 
 def read_options(
-    max_new_tokens: int,
     options: Mapping[str, Any],
     vocab_size: int,
     has_text: bool,
@@ -116,9 +122,11 @@ def read_options(
     """
     unknown = sorted(options.keys() - MEANINGS.keys())
     if unknown:
-        names = ", ".join(["max_new_tokens", *MEANINGS])
-        raise UserError(f"An option must be one of {names}, but is {unknown[0]}. Set one of them.")
+        raise UserError(
+            f"An option must be one of {', '.join(MEANINGS)}, but is {unknown[0]}. Set one of them."
+        )
     given = dict(options)
+    max_new_tokens = given.pop("max_new_tokens", MAX_NEW_TOKENS)
     best_of, stop, echo = (
         given.pop(name, default_of(name)) for name in ("best_of", "stop", "echo")
     )

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, Mapping, Sequence
 from tqdm import tqdm
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.generation.options import Asked, default_of
+from metaseq_plugin.generation.options import Asked
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve.prompt_lines import Line, of_each, read_lines
 from metaseq_plugin.serve.results_file import as_record, opened_results
@@ -98,9 +98,7 @@ class Checker:
         """The options of a line; raises UserError where the model cannot follow them or read its prompt."""
         name = json.dumps(line.options, sort_keys=True)
         if name not in self.asked:
-            options = dict(line.options)
-            limit = options.pop("max_new_tokens", default_of("max_new_tokens"))
-            self.asked[name] = self.opt.read_options(limit, options)
+            self.asked[name] = self.opt.read_options(line.options)
         self.opt.generator.check_prompts(self.opt.rows_of([line.prompt]))
         return self.asked[name]
 

@@ -22,7 +22,7 @@ from metaseq_plugin.generation.settings import Settings
 
 # Named otherwise, or not here at all: --json says whether scores are wanted.
 APART = ("stop", "logit_bias", "echo", "with_scores")
-FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("max_new_tokens", *MEANINGS)}
+FLAGS = {name: f"--{name.replace('_', '-')}" for name in MEANINGS}
 # How a user of this command writes the names of ``SPELLED``.
 WRITTEN = {name: FLAGS.get(spelled, spelled) for name, spelled in SPELLED.items()}
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default = default_of(name)
             kind = float if isinstance(default, float) else int
             shown = "" if default is None else f" (default: {default})"
-            meaning = MEANINGS.get(name, "most new tokens, the </s> that ends them included")
+            meaning = MEANINGS[name]
             sampling.add_argument(flag, type=kind, metavar="N", help=meaning.replace("%", "%%") + shown)  # fmt: skip
     sampling.add_argument(FLAGS["stop"], action="append", metavar="TEXT",
         help="text that ends a continuation, which is cut before it; may be given again")  # fmt: skip
@@ -111,9 +111,7 @@ def check(args: argparse.Namespace, prompt: Optional[str]) -> None:
 
 def check_options(options: Mapping[str, Any], spelled: Mapping[str, str] = SPELLED) -> None:
     """Refuse options that no model could follow."""
-    others = dict(options)
-    limit = others.pop("max_new_tokens", default_of("max_new_tokens"))
-    read_options(limit, others, sys.maxsize, True, spelled)
+    read_options(options, sys.maxsize, True, spelled)
 
 
 def check_device(name: str) -> None:
