@@ -36,7 +36,7 @@ from metaseq_plugin.generation.options import (
     token_ids,
 )
 from metaseq_plugin.generation.sampling import count_repeats
-from metaseq_plugin.generation.settings import check_types
+from metaseq_plugin.generation.settings import Settings, check_settings, check_types
 from metaseq_plugin.generation.stopping import StopTexts
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from metaseq_plugin.storage import torch_file
@@ -228,10 +228,13 @@ class OPT:
         Raises:
             UserError: an input that cannot be read, or logits that are not finite.
         """
-        check_types({"batch_size": batch_size, "num_top_scores": top_scores}, SPELLED)
+        check_types({"batch_size": batch_size}, SPELLED)
+        check_settings(
+            Settings(num_top_scores=top_scores), MAX_NEW_TOKENS, SPELLED, len(self.dictionary)
+        )
         rows = self.rows_of(inputs)
-        scores = self.generator.score(rows, batch_size)
-        return [Scored(row[1:], values, []) for row, values in zip(rows, scores)]
+        scores = self.generator.score(rows, batch_size, top_scores)
+        return [Scored(row[1:], *found) for row, found in zip(rows, scores)]
 
     def read_options(
         self, options: Mapping[str, Any], spelled: Mapping[str, str] = SPELLED

@@ -26,6 +26,7 @@ from metaseq_plugin.generation.decoding import Decoding
 from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.generation.sampler import Choice, Sampler
 from metaseq_plugin.generation.sampling import uniform_numbers
+from metaseq_plugin.generation.scoring import Scores
 from metaseq_plugin.generation.settings import Settings, TopScores
 from metaseq_plugin.generation.stopping import StopRule, Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -61,10 +62,10 @@ class Row:
     request: Request
     limit: int
     prompt_scores: list[float]  # of the prompt's tokens after the first, where asked for
+    prompt_top_scores: list[TopScores]  # beside each of them, where asked for
     tokens: list[int] = field(default_factory=list)  # new ones, with the </s> that ended it
     scores: list[float] = field(default_factory=list)  # of each, where asked for
     top_scores: list[TopScores] = field(default_factory=list)  # beside each score, where asked for
-    prompt_top_scores: list[TopScores] = field(default_factory=list)  # beside prompt_scores
     finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled"; None: it goes on
     watch: Optional[Watch] = field(init=False)
 
@@ -78,15 +79,15 @@ class Row:
         self.tokens.append(token)
         if settings.with_scores:
             self.scores.append(score)
-        if settings.num_top_scores:
-            self.top_scores.append(top[: settings.num_top_scores])
+        told = top[: settings.num_top_scores]
+        if told:
+            self.top_scores.append(told)
         if token == eos:
             self.finish_reason = "eos"
         elif self.watch is not None and self.watch(token):
             self.finish_reason = "stop"
         elif len(self.tokens) == self.limit:
             self.finish_reason = "length"
-        told = top[: settings.num_top_scores]
         return News(self, token, score if settings.with_scores else None, told)
 
     def remaining(self) -> int:
@@ -143,6 +144,7 @@ class Batch:
             prompts,
             capacity if max(samples) == 1 else longest,
             any(request.settings.with_prompt_scores for request in requests),
+            max(r.settings.num_top_scores * r.settings.with_prompt_scores for r in requests),
         )
         origin = [number for number, n in enumerate(samples) for _ in range(n)]  # (R,)
         if len(origin) > len(prompts):
@@ -151,8 +153,11 @@ class Batch:
             logits = logits[index]
         rows = []
         for number in origin:
-            kept = scores[number] if requests[number].settings.with_prompt_scores else []
-            rows.append(Row(requests[number], limits[number], kept))
+            settings = requests[number].settings
+            wanted = Scores([], [])
+            if settings.with_prompt_scores:
+                wanted = scores[number].first(settings.num_top_scores)
+            rows.append(Row(requests[number], limits[number], *wanted))
         numbers = [request.numbers(limit) for request, limit in zip(requests, limits)]
         self.join(rows, newcomers, logits, numbers)
         return rows

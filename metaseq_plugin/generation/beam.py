@@ -135,4 +135,4 @@ def search_beams(
         searching = still
         last = [node.token if node else pad for s in searching for node in s.growing]
         logits = decoding.step(torch.tensor(last, device=device))
-    return [Continuations(s.best(), scores, []) for s, scores in zip(sentences, prompt_scores)]
+    return [Continuations(s.best(), *scores) for s, scores in zip(sentences, prompt_scores)]

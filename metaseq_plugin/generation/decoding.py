@@ -6,19 +6,14 @@ Prompts are padded on the left, so that every row's last token is in the last co
 take their first new token in the same step. The decoder gives padding no position and no attention.
 """
 
-import math
-from itertools import chain
 from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from metaseq_plugin.generation.finite import check_scores
+from metaseq_plugin.generation.scoring import Scores, average, score_tokens
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.kv_cache import KVCache
-
-# Positions whose logits are held at once when a prompt is scored: 256 × 50,272 × 4 bytes = 51 MB.
-SCORED_AT_ONCE = 256
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
@@ -26,24 +21,6 @@ def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -
     longest = max(map(len, prompts))
     rows = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     return torch.tensor(rows, dtype=torch.long, device=device)
-
-
-def next_token_scores(model: OPTLanguageModel, features: Tensor, targets: Tensor) -> Tensor:
-    """Natural log-probabilities of ``targets`` (R, T) given ``features`` (R, T, E), as (R, T)."""
-    flat = features.flatten(0, 1)  # (R·T, E)
-    scores = []
-    for part, target in zip(flat.split(SCORED_AT_ONCE), targets.flatten().split(SCORED_AT_ONCE)):
-        logits = model.decoder.output_layer(part).float()  # (N, V)
-        scores.append(logits.gather(1, target[:, None])[:, 0] - logits.logsumexp(-1))
-    return torch.cat(scores).view_as(targets)
-
-
-def average(outputs: list[Tensor], normalized: bool = False) -> Tensor:
-    """Log of several models' mean probability; of one model its output as it is."""
-    if len(outputs) == 1:
-        return outputs[0]
-    log_probs = outputs if normalized else [output.log_softmax(-1) for output in outputs]
-    return torch.stack(log_probs).logsumexp(0) - math.log(len(outputs))
 
 
 class Decoding:
@@ -62,36 +39,34 @@ class Decoding:
         return min(model.max_positions() for model in self.models) + 1 - len(prompt)
 
     def prefill(
-        self, prompts: Sequence[Sequence[int]], capacity: int, with_scores: bool
-    ) -> tuple[Tensor, list[list[float]]]:
+        self, prompts: Sequence[Sequence[int]], capacity: int, with_scores: bool, num_top: int = 0
+    ) -> tuple[Tensor, list[Scores]]:
         """Read all prompts in one forward pass.
 
         Args:
             capacity: longest row in tokens to make room for.
             with_scores: also score the prompts' tokens after their first.
+            num_top: how many alternatives to tell with each score.
 
         Returns:
-            Logits of the first new token, (R, V), and per prompt the scores, none unless asked for.
+            Logits of the first new token, (R, V), and per prompt the scores, empty unless asked for.
         """
         device = self.models[0].output_weight.device
         tokens = pad_left(prompts, self.pad, device)  # (R, T)
         has_pad = min(map(len, prompts)) < tokens.size(1)
-        logits, scores = [], []
+        logits, read = [], []
         self.caches = []
         for model in self.models:
             # Later a row is given padding only once it is finished, so nothing need look for it.
             cache = KVCache(len(model.decoder.layers), capacity, has_pad)
             features = model.decoder.extract_features(tokens, cache)  # (R, T, E)
             logits.append(model.decoder.output_layer(features[:, -1]).float())
-            if with_scores:
-                scores.append(next_token_scores(model, features[:, :-1], tokens[:, 1:]))
+            read.append(features[:, :-1])
             self.caches.append(cache)
-        found: list[list[float]] = [[] for _ in prompts]
-        if with_scores:
-            rows = average(scores, normalized=True).tolist()  # (R, T - 1), left padding first
-            found = [row[len(row) + 1 - len(prompt) :] for row, prompt in zip(rows, prompts)]
-            check_scores(chain.from_iterable(found), self.models)
-        return average(logits), found
+        if not with_scores:
+            return average(logits), [Scores([], []) for _ in prompts]
+        kept = [slice(tokens.size(1) - len(prompt), None) for prompt in prompts]
+        return average(logits), score_tokens(self.models, read, tokens[:, 1:], kept, num_top)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Read one token per row, (R,); logits of the next, (R, V). Padding is for finished rows."""

@@ -10,7 +10,7 @@ What a prompt is continued with does not depend on the other prompts, nor on how
 ``batch.py``, whose steps a batch is continued by.
 """
 
-from itertools import chain, islice
+from itertools import islice
 from typing import Iterator, Optional, Sequence
 
 import torch
@@ -19,9 +19,8 @@ from fairseq.data import Dictionary
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.beam import search_beams
-from metaseq_plugin.generation.decoding import average, next_token_scores
-from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.generation.sampling import count_repeats
+from metaseq_plugin.generation.scoring import Scores, score_tokens
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
 from metaseq_plugin.generation.stopping import StopRule
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -175,9 +174,13 @@ class Generator:
         ]
 
     def score(
-        self, rows: Sequence[Sequence[int]], batch_size: Optional[int] = None
-    ) -> list[list[float]]:
+        self, rows: Sequence[Sequence[int]], batch_size: Optional[int] = None, num_top: int = 0
+    ) -> list[Scores]:
         """Natural log-probability of each row's every token behind its first.
+
+        Args:
+            batch_size: as in ``generate``.
+            num_top: how many of the likeliest tokens to tell with each.
 
         Raises:
             UserError: a row that is empty, too long, or outside the vocabulary; logits that are not
@@ -186,26 +189,22 @@ class Generator:
         # A row's last token is scored, not read.
         self.check_prompts([row[:-1] or row for row in rows])
         self.check_prompts([row[-1:] for row in rows])
-        found: dict[int, list[float]] = {}
+        found: dict[int, Scores] = {}
         for batch in batches([len(row) for row in rows], 0, 1, batch_size):
-            found.update(zip(batch, self.score_batch([rows[i] for i in batch])))
+            found.update(zip(batch, self.score_batch([rows[i] for i in batch], num_top)))
         return [found[index] for index in range(len(rows))]
 
     @torch.inference_mode()
-    def score_batch(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+    def score_batch(self, rows: Sequence[Sequence[int]], num_top: int) -> list[Scores]:
         longest = max(map(len, rows))
         if longest == 1:  # nothing behind the leading </s>
-            return [[] for _ in rows]
+            return [Scores([], []) for _ in rows]
         padded = [[*row, *[self.pad] * (longest - len(row))] for row in rows]
         tokens = torch.tensor(padded, device=self.models[0].output_weight.device)  # (B, T)
-        scores = []
-        for model in self.models:
-            features = model.decoder.extract_features(tokens[:, :-1])  # (B, T - 1, E)
-            scores.append(next_token_scores(model, features, tokens[:, 1:]))
-        found = average(scores, normalized=True).tolist()
-        kept = [values[: len(row) - 1] for values, row in zip(found, rows)]
-        check_scores(chain.from_iterable(kept), self.models)
-        return kept
+        # (B, T - 1, E) of each model
+        features = [model.decoder.extract_features(tokens[:, :-1]) for model in self.models]
+        kept = [slice(len(row) - 1) for row in rows]
+        return score_tokens(self.models, features, tokens[:, 1:], kept, num_top)
 
 
 def hypothesis(row: Row) -> Hypothesis:

@@ -26,7 +26,7 @@ SENTENCE_ENDS = (".", "?", "!")
 
 # How Python's callers write the names of ``Settings`` and of what is asked beside them.
 SPELLED = {
-    **{field.name: field.name for field in fields(Settings) if field.name != "sentence_ends"},
+    **{field.name: field.name for field in fields(Settings)},
     **{name: name for name in ("max_new_tokens", "batch_size", "best_of", "stop", "echo")},
     "num_top_scores": "top_scores",
 }

@@ -111,9 +111,15 @@ def sample_likeliest(
     if is_sure or bool(is_enough.all()):
         return tokens
     again = (~is_enough).nonzero()[:, 0]
-    look = enough_for(look + 1, logits.size(-1))
-    rows = (part[again] for part in (logits, uniforms, top_k, top_p))
-    tokens[again] = sample_likeliest(*rows, look, look == logits.size(-1))
+    wider = enough_for(look + 1, logits.size(-1))
+    tokens[again] = sample_likeliest(
+        logits[again],
+        uniforms[again],
+        top_k[again],
+        top_p[again],
+        wider,
+        wider == logits.size(-1),
+    )
     return tokens
 
 

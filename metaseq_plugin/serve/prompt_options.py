@@ -102,6 +102,10 @@ def check(args: argparse.Namespace, prompt: Optional[str]) -> None:
         raise UserError("`--file` must come without a prompt, but there is one. Leave it out.")
     if args.output is not None and args.file is None:
         raise UserError("`--output` must come with --file, but does not. Redirect the output.")
+    if args.top_scores and not (args.json or args.file):
+        raise UserError(
+            f"`--top-scores` must come with --json or --file, but is {args.top_scores}. Set --json."
+        )
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"`--batch-size` must be at least 1, but is {args.batch_size}. Set 8, say.")
     check_options(given_options(args), WRITTEN)

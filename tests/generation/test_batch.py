@@ -99,18 +99,15 @@ def test_every_row_by_its_own_settings(kind: str, patience: int) -> None:
         assert_as_alone(kind, [row for row in rows if row.request is request])
 
 
-def test_equal_settings_are_chosen_for_together() -> None:
+def test_a_mix_of_settings_is_chosen_for_in_few_calls() -> None:
+    """Greedy rows, rows of all tokens and rows of the likeliest, however many settings there are."""
     batch = empty("pre-norm")
-    batch.admit(requests(4, 9, 1, SETTINGS[3]))
-    batch.step()
-    assert list(batch.members.values()) == [[0, 1, 2, 3]]
-    batch.admit(requests(2, 9, 2, SETTINGS[3]))
-    batch.admit(requests(1, 9, 3, GREEDY))
-    batch.step()
-    assert list(batch.members.values()) == [[0, 1, 2, 3, 4, 5], [6]]
-    for _ in range(8):  # the first four may end now, the two behind them at the next step
-        batch.step()
-    assert sorted(len(rule.blocked) for rule in batch.members if rule.temperature) == [1, 2]
+    for number in range(4):
+        batch.admit(requests(2, 9, number, Settings(seed=number, temperature=0.5 + number)))
+        batch.admit(requests(1, 9, number, Settings(seed=number, top_p=0.5 + number / 10)))
+        batch.admit(requests(1, 9, number, GREEDY))
+    found = [place.tolist() for _, place in batch.sampler.groups]
+    assert found == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 6, 10, 14], [3, 7, 11, 15]]
 
 
 @pytest.mark.parametrize("streamed", [True, False])
