@@ -11,6 +11,7 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.generation.options import Options
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.tokenizers.open import from_folder
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe
@@ -176,13 +177,12 @@ def test_text(text_opt: OPT) -> None:
 
 
 def test_stop_cuts_the_text_and_ends_the_row(text_opt: OPT) -> None:
-    (free,) = text_opt.generate(["the cat"], 30, temperature=0.0, min_new_tokens=30)[0]
+    options: Options = {"temperature": 0.0, "logit_bias": {2: -100.0}}
+    (free,) = text_opt.generate(["the cat"], 30, **options)[0]
     assert free.text is not None
     stop = free.text[6:8]
     where = free.text.find(stop)
-    (cut,) = text_opt.generate(
-        ["the cat"], 30, temperature=0.0, min_new_tokens=30, stop=["no such text", stop]
-    )[0]
+    (cut,) = text_opt.generate(["the cat"], 30, stop=["no such text", stop], **options)[0]
     assert cut.text == free.text[:where]
     assert cut.finish_reason == "stop"
     assert cut.tokens == free.tokens[: len(cut.tokens)]

@@ -94,11 +94,12 @@ class Asked(NamedTuple):
 
 
 def default_of(name: str) -> Any:
-    """What an option is where it is not given; None or () where it is then off."""
+    """What an option is where it is not given; None or empty where it is then off."""
     beside = {
         "max_new_tokens": MAX_NEW_TOKENS,
         "best_of": None,
         "stop": (),
+        "logit_bias": {},
         "echo": False,
         "top_scores": Settings.num_top_scores,
     }
@@ -171,19 +172,19 @@ def check_beside(
         raise UserError(*problems)
 
 
-def bias_of(bias: object, spelled: Mapping[str, str]) -> tuple[tuple[int, float], ...]:
+def bias_of(bias: Any, spelled: Mapping[str, str]) -> tuple[tuple[int, float], ...]:
     """The pairs of {token id: number}, by token; ids may be digits, as JSON has them."""
     pairs = dict(bias) if isinstance(bias, Mapping) else {"": None}
     try:
-        found = {t if is_whole(t) else int(t): value for t, value in pairs.items()}
-    except (TypeError, ValueError):
+        found = {int(t): v for t, v in pairs.items() if is_whole(t) or isinstance(t, str)}
+    except ValueError:
         found = {}
     if len(found) < len(pairs) or not all(map(KINDS[float].fits, found.values())):
         raise UserError(
             f"`{spelled['logit_bias']}` must give token ids each a number, but is {bias!r}. "
             "Set {464: -100.0}, say."
         )
-    return tuple(sorted((int(token), float(value)) for token, value in found.items()))
+    return tuple(sorted((token, float(value)) for token, value in found.items()))
 
 
 def sentence_ends_of(tokenizer: Tokenizer) -> tuple[int, ...]:
