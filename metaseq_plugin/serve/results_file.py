@@ -19,6 +19,8 @@ from metaseq_plugin.generation.completion import Completion
 from metaseq_plugin.generation.options import Prompt
 from metaseq_plugin.storage.locks import Lock, opened, try_lock
 
+BEGIN = b'{"line": '  # of every record
+
 
 def as_record(prompt: Prompt, completions: Sequence[Completion]) -> dict[str, Any]:
     """What is written of a prompt's results."""
@@ -48,8 +50,8 @@ class ResultsFile:
         for place, line in enumerate(raw.splitlines(keepends=True)):
             end += len(line)
             record = parsed(line)
-            if record is None and end == len(raw):
-                break  # the last line, torn
+            if record is None and is_torn(line):
+                break
             if record is None:
                 raise UserError(
                     f"`--output` must be new or hold results of this command, but {self.path} has "
@@ -90,6 +92,11 @@ def parsed(line: bytes) -> Optional[dict[str, Any]]:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and {"line", "key"} <= record.keys() else None
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether a line is the beginning of a record, as a killed run may leave it at the end."""
+    return not line.endswith(b"\n") and line[: len(BEGIN)] == BEGIN[: len(line)]
 
 
 def unwritable(path: Path, error: OSError) -> UserError:
