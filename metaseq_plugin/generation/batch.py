@@ -15,6 +15,7 @@ which rows have finished. A finished row is given padding until half of the rows
 others go on alone.
 """
 
+import math
 import secrets
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional, Sequence
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.generation.decoding import Decoding
-from metaseq_plugin.generation.finite import check_scores
+from metaseq_plugin.generation.finite import not_finite
 from metaseq_plugin.generation.sampler import Choice, Sampler
 from metaseq_plugin.generation.sampling import uniform_numbers
 from metaseq_plugin.generation.scoring import Scores
@@ -66,7 +67,7 @@ class Row:
     tokens: list[int] = field(default_factory=list)  # new ones, with the </s> that ended it
     scores: list[float] = field(default_factory=list)  # of each, where asked for
     top_scores: list[TopScores] = field(default_factory=list)  # beside each score, where asked for
-    finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled"; None: it goes on
+    finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled", "failed"
     watch: Optional[Watch] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,17 +115,27 @@ class Batch:
     def __init__(self, models: Sequence[OPTLanguageModel], pad: int, eos: int) -> None:
         self.pad = pad
         self.eos = eos
+        self.models = models
         self.device = models[0].output_weight.device
         self.patience = 1 if self.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
-        self.decoding = Decoding(models, pad)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows, whatever state a step that failed has left."""
+        self.decoding = Decoding(self.models, self.pad)
         self.rows: list[Row] = []
         nothing = torch.empty(0, dtype=torch.long, device=self.device)
         self.last = nothing  # (R,) tokens chosen last
         self.logits: Optional[Tensor] = None  # (R, V) of the next; None: ``last`` is not read yet
         self.remaining = nothing  # (R,) how many tokens are to come, or ≤ 0
-        self.sampler = Sampler(pad, eos, self.device)
+        self.sampler = Sampler(self.pad, self.eos, self.device)
         self.unread: list[Choice] = []  # step by step
         self.news: list[News] = []
+
+    def cost(self, request: Request) -> int:
+        """Tokens that a request may come to, those of its prompt and all of its samples together."""
+        settings = request.settings
+        return (len(request.prompt) + request.limit) * settings.num_samples
 
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> list[Row]:
@@ -190,8 +201,13 @@ class Batch:
         stop rule; else several at once after several steps.
 
         Raises:
-            UserError: a row's logits are not finite.
+            NotFinite: the logits of its ``rows`` are not finite. The others go on with the next step,
+                which tells what they have got.
         """
+        if not any(row.remaining() for row in self.rows):
+            self.read()
+            news, self.news = self.news, []
+            return news
         self.advance()
         self.choose()
         self.remaining = (self.remaining - 1).masked_fill_(self.last == self.eos, 0)
@@ -229,13 +245,18 @@ class Batch:
             return
         columns = [torch.stack(column).tolist() for column in zip(*self.unread)]
         self.unread = []
+        broken = []
         for step in zip(*columns):
             for row, token, score, top_tokens, top_scores in zip(self.rows, *step):
-                if row.finish_reason is None:
-                    check_scores((score,), self.decoding.models)
+                if row.finish_reason is None and not math.isfinite(score):
+                    row.finish_reason = "failed"
+                    broken.append(row)
+                elif row.finish_reason is None:
                     top = list(zip(top_tokens, top_scores))
                     self.news.append(row.take(token, score, top, self.eos))
         self.dismiss()
+        if broken:
+            raise not_finite(self.decoding.models, broken)
 
     def dismiss(self) -> None:
         """Let finished rows leave where that is worth a copy of the others, or give them padding."""
