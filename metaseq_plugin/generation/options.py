@@ -32,7 +32,7 @@ SPELLED = {
 }
 
 MEANINGS = {
-    "max_new_tokens": "most new tokens, the </s> that ends them included; capped at what the model can read",
+    "max_new_tokens": "most new tokens, the one that ends the document included; capped at what the model can read",
     "min_new_tokens": "new tokens before the text may end",
     "temperature": "divides the logits: below 1 bolder, above 1 more varied; 0 takes the likeliest token",
     "top_k": "choose among the K likeliest tokens; 0: among all",
@@ -45,7 +45,7 @@ MEANINGS = {
     "prompt_frequency_penalty": "the same, as often as the prompt has the token",
     "logit_bias": "token ids and what is added to their logits",
     "beam": "above 1: beam search with so many hypotheses, all returned",
-    "length_penalty": "beam search ranks by the sum of scores / length ** this",
+    "length_penalty": "beam search ranks by the sum of scores / length to this power",
     "num_samples": "independent continuations of each prompt",
     "best_of": "draw so many, and return the num_samples of the highest mean log-probability per token",
     "seed": "the same samples each time, whatever the other prompts; unset: others each time",
