@@ -14,7 +14,6 @@ CODE = """
 import os, torch
 opt = torch.hub.load(os.environ["CHECKOUT"], "opt", os.environ["MODEL"], source="local", device="cpu")
 print(opt.generate([[5, 6]], 8, seed=1)[0][0].tokens)
-print(torch.hub.help(os.environ["CHECKOUT"], "opt", source="local").split("(")[0])
 """
 
 
@@ -26,4 +25,4 @@ def test_torch_hub_opens_a_model(
     done = run_python(CODE, CHECKOUT=str(ROOT), MODEL=str(tmp_path / "model"), PYTHONPATH="")
     assert done.returncode == 0, done.stderr
     expected = OPT.from_pretrained(tmp_path / "model").generate([[5, 6]], 8, seed=1)[0][0].tokens
-    assert done.stdout == f"{expected}\n``OPT.from_pretrained\n"
+    assert done.stdout == f"{expected}\n"
