@@ -110,7 +110,8 @@ def pieces(
             yield Piece(
                 echoed, list(request.prompt[1:]), row.prompt_scores, row.prompt_top_scores, None
             )
-        while row.finish_reason is None:
+        reason = None
+        while reason is None:
             for news in batch.step():
                 text += stream.push(news.token) if stream else ""
             reason = row.finish_reason

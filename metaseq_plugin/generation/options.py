@@ -126,7 +126,8 @@ def read_options(
         raise UserError(
             f"An option must be one of {', '.join(MEANINGS)}, but is {unknown[0]}. Set one of them."
         )
-    given = dict(options)
+    # NumPy's numbers become Python's, which have methods that those lack.
+    given = {n: v.item() if isinstance(v, np.generic) else v for n, v in options.items()}
     max_new_tokens = given.pop("max_new_tokens", MAX_NEW_TOKENS)
     best_of, stop, echo = (
         given.pop(name, default_of(name)) for name in ("best_of", "stop", "echo")
