@@ -12,7 +12,7 @@ with ``</s>``, OPT's document separator: it is put in front unless the ids alrea
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 import torch
 from fairseq.data import Dictionary
@@ -23,7 +23,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.model import Model, read_model
 from metaseq_plugin.formats.tensors import DTYPES, check_held
 from metaseq_plugin.generation.batch import Batch, Request
-from metaseq_plugin.generation.completion import Completion, Piece, Scored, completions, pieces
+from metaseq_plugin.generation.completion import Completion, Pieces, Scored, completions, pieces
 from metaseq_plugin.generation.generator import Generator
 from metaseq_plugin.generation.options import (
     MAX_NEW_TOKENS,
@@ -189,7 +189,7 @@ class OPT:
 
     def stream(
         self, prompt: Prompt, max_new_tokens: int = MAX_NEW_TOKENS, **options: Unpack[Options]
-    ) -> Iterator[Piece]:
+    ) -> Pieces:
         """Continue one prompt, and tell each piece of the text once it is certain.
 
             for piece in opt.stream("Once upon a time", seed=1):

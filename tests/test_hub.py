@@ -11,7 +11,6 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.generation.options import Options
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.tokenizers.open import from_folder
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe
@@ -177,7 +176,7 @@ def test_text(text_opt: OPT) -> None:
 
 
 def test_stop_cuts_the_text_and_ends_the_row(text_opt: OPT) -> None:
-    options: Options = {"temperature": 0.0, "logit_bias": {2: -100.0}}
+    options: dict[str, Any] = {"temperature": 0.0, "logit_bias": {2: -100.0}}
     (free,) = text_opt.generate(["the cat"], 30, **options)[0]
     assert free.text is not None
     stop = free.text[6:8]

@@ -4,7 +4,7 @@
 Both make their text with one ``TextStream``, so that the pieces of a row are its completion.
 """
 
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import Generator, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.generation.batch import Batch, Request
 from metaseq_plugin.generation.options import Asked
@@ -31,6 +31,9 @@ class Piece(NamedTuple):
     scores: list[float]
     top_scores: list[TopScores]
     finish_reason: Optional[str]  # None: more follows
+
+
+Pieces = Generator[Piece, None, None]  # ``close`` ends the work
 
 
 class Scored(NamedTuple):
@@ -97,9 +100,7 @@ def text_of(
     return text, offsets, "stop" if stream.is_stopped else hypothesis.finish_reason
 
 
-def pieces(
-    batch: Batch, request: Request, asked: Asked, decode: Optional[Decode]
-) -> Iterator[Piece]:
+def pieces(batch: Batch, request: Request, asked: Asked, decode: Optional[Decode]) -> Pieces:
     """Continue ``request``, of one sample, in a ``batch`` of its own; closed early, its row leaves it."""
     (row,) = batch.admit([request])
     stream = None if decode is None else text_stream(decode, request.prompt, asked)

@@ -95,7 +95,7 @@ class Asked(NamedTuple):
 
 def default_of(name: str) -> Any:
     """What an option is where it is not given; None or empty where it is then off."""
-    beside = {
+    beside: dict[str, Any] = {
         "max_new_tokens": MAX_NEW_TOKENS,
         "best_of": None,
         "stop": (),
@@ -175,7 +175,7 @@ def check_beside(
 
 def bias_of(bias: Any, spelled: Mapping[str, str]) -> tuple[tuple[int, float], ...]:
     """The pairs of {token id: number}, by token; ids may be digits, as JSON has them."""
-    pairs = dict(bias) if isinstance(bias, Mapping) else {"": None}
+    pairs: dict[Any, Any] = dict(bias) if isinstance(bias, Mapping) else {"": None}
     try:
         found = {int(t): v for t, v in pairs.items() if is_whole(t) or isinstance(t, str)}
     except ValueError:

@@ -105,7 +105,9 @@ def test_options_reach_the_model(model: Path, opt: OPT, capsys: Capture) -> None
     }  # fmt: skip
     words = [str(word) for pair in options.items() for word in pair]
     assert generate(model, "a cat", "--json", *SEED, *words) == 0
-    named = {name.strip("-").replace("-", "_"): value for name, value in options.items()}
+    named: dict[str, Any] = {
+        name.strip("-").replace("-", "_"): value for name, value in options.items()
+    }
     named.update(stop=["mat"], logit_bias={7: 2.5})
     (expected,) = opt.generate(["a cat"], **OPTIONS, **named)
     assert capsys.readouterr().out == json.dumps(
@@ -189,8 +191,8 @@ def test_ctrl_c_ends_an_answer_and_not_the_prompt_line(
 
 def test_ctrl_c_ends_the_command_elsewhere(model: Path, monkeypatch: Any) -> None:
     def stream(self: OPT, prompt: str, **options: Any) -> Iterator[Piece]:
+        yield from ()
         raise KeyboardInterrupt
-        yield
 
     monkeypatch.setattr(OPT, "stream", stream)
     assert generate(model, "a") == cli.EXIT_INTERRUPTED
