@@ -91,7 +91,7 @@ def test_a_stream_that_is_left_early_ends_its_row(opt: OPT, monkeypatch: Any) ->
     pieces = opt.stream([5, 6], 30, min_new_tokens=30, seed=1)
     next(pieces)
     (row,) = batches[0].rows
-    assert len(row.tokens) == 1
+    assert 0 < len(row.tokens) < 30
     pieces.close()
     assert row.finish_reason == "cancelled"
     assert batches[0].rows == []
