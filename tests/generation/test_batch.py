@@ -11,6 +11,9 @@ from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.generation.stopping import Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
+from metaseq_plugin.modules import cached_attention, kv_cache
+from metaseq_plugin.modules.kv_cache import KVCache
+from tests.cached_reading import spoil
 from tests.generation.test_generator import EOS, GREEDY, random_prompts, tiny_model
 from tests.opt_models import KINDS, PAD
 
@@ -172,27 +175,58 @@ def test_cancelled_rows_leave(patience: int) -> None:
     for _ in range(patience):
         batch.step()
     assert batch.rows == [rows[0], rows[3]]
-    assert all(len(cache.is_pad) == 2 for cache in batch.decoding.caches)
+    assert all(cache.num_rows == 2 for cache in batch.decoding.caches)
     finish(batch)
     batch.cancel(rows[0])  # it has ended already
     assert [row.finish_reason for row in rows] == ["length", "cancelled", "cancelled", "length"]
     for row in rows:
         assert_as_alone("pre-norm", [row])
-    assert batch.decoding.caches == []
+    assert all(cache.buckets == [] for cache in batch.decoding.caches)
 
 
-def test_columns_that_are_padding_for_all_are_given_up() -> None:
-    """A batch that is never empty does not grow for ever."""
+@pytest.mark.parametrize("patience", [1, 4])
+def test_memory_is_what_the_rows_under_way_cost(
+    patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that is never empty holds no more than was said, nor more and more."""
+    monkeypatch.setattr(kv_cache, "SMALLEST_ROOM", 8)
+    batch = Batch([MODELS["pre-norm"]], PAD, EOS, max_tokens=100)
+    batch.patience = patience
+    choice = Settings(temperature=0.0, min_new_tokens=24)
+    (cache,) = batch.decoding.caches
+    held = set()
+    under_way: list[Row] = []
+    for number in range(60):
+        request = Request([EOS] * (1 + number % 11), 3 + number % 23, choice)
+        costs = [batch.cost(row.request) for row in under_way]
+        if sum(costs) + batch.cost(request) <= 100:
+            under_way += batch.admit([request])
+        batch.step()
+        under_way = [row for row in under_way if row.finish_reason is None]
+        tensors = [t for b in cache.buckets for t in (*b.keys, *b.values)]
+        held.add(cache.num_tokens)
+        assert sum(t.nbytes for t in tensors) == cache.num_tokens * batch.decoding.bytes_per_token
+    assert batch.decoding.bytes_per_token == 2 * 3 * 32 * 4  # layers, dim, fp32
+    assert 80 < max(held) <= 100
+    assert batch.cost(Request([EOS] * 5, 4, Settings(num_samples=3))) == 3 * 8
+    assert batch.cost(Request([EOS] * 5, 1000, GREEDY)) == 40  # the model reads no more
+
+
+def test_prompts_that_cannot_be_scored_leave_the_others_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kv_cache, "SMALLEST_ROOM", 4)
     batch = empty("pre-norm")
-    choice = Settings(temperature=0.0, min_new_tokens=10)
-    lengths = []
-    for round_number in range(30):
-        rows = batch.admit([Request([EOS, 4 + round_number % 20], 10, choice)])
-        for _ in range(6):
-            batch.step()
-        lengths.append(batch.decoding.caches[0].length)
-        assert len(rows[0].tokens) == 6
-    assert max(lengths) <= 2 + 12
+    rows = batch.admit(requests(4, 12, 1, SETTINGS[3]))
+    batch.step()
+    with monkeypatch.context() as broken:
+        broken.setattr(KVCache, "repeat", None)
+        with pytest.raises(TypeError):
+            batch.admit(requests(2, 9, 2, SETTINGS[4]))
+    later = batch.admit(requests(1, 9, 3, GREEDY))
+    finish(batch)
+    for row in rows + later:
+        assert_as_alone("pre-norm", [row])
 
 
 class Action(NamedTuple):
@@ -223,12 +257,29 @@ ACTIONS = st.builds(Action, st.lists(REQUESTS, max_size=3), st.integers(0, 30), 
     kind=st.sampled_from(sorted(KINDS)),
     patience=st.sampled_from([1, 3, 8]),
     schedule=st.lists(ACTIONS, min_size=1, max_size=6),
+    smallest_room=st.sampled_from([4, kv_cache.SMALLEST_ROOM]),
 )
 @settings(deadline=None, max_examples=60)
 def test_any_schedule_gives_what_each_request_gives_alone(
-    kind: str, patience: int, schedule: list[Action]
+    kind: str, patience: int, schedule: list[Action], smallest_room: int
 ) -> None:
-    batch = empty(kind, patience)
+    """Whatever else lies in the cache: all that no row calls its own is NaN before each step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kv_cache, "SMALLEST_ROOM", smallest_room)
+        patch.setattr(cached_attention, "COLUMN_STEP", 16 if smallest_room > 4 else 3)
+        admitted = carry_out(empty(kind, patience), schedule)
+    for rows_of_one in admitted:
+        assert_as_alone(kind, rows_of_one)
+
+
+def carry_out(batch: Batch, schedule: list[Action]) -> list[list[Row]]:
+    """The rows of every request of ``schedule``, all finished."""
+
+    def step() -> None:
+        for cache in batch.decoding.caches:
+            spoil(cache)
+        batch.step()
+
     admitted: list[list[Row]] = []
     for action in schedule:
         if action.wanted:
@@ -240,10 +291,10 @@ def test_any_schedule_gives_what_each_request_gives_alone(
             batch.cancel(everyone[action.cancelled])
         for _ in range(action.steps):
             if batch.rows:
-                batch.step()
-    finish(batch)
-    for rows_of_one in admitted:
-        assert_as_alone(kind, rows_of_one)
+                step()
+    while batch.rows:
+        step()
+    return admitted
 
 
 def test_several_models_admit_together() -> None:
