@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Union
 
-from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
+from metaseq_plugin.compat.errors import EXIT_LOST_RANK, EXIT_USER_ERROR, LostRank, UserError
 
 EXIT_INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 Commands = Mapping[str, Union[str, Mapping[str, str]]]
@@ -99,7 +99,7 @@ def _add_subcommand(subparsers: Any, name: str, module: str) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one subcommand; the exit status: 0, 2 after one sentence on what to set, 130 after Ctrl-C."""
+    """Run one subcommand; the exit status: 0, or after one sentence 1 (a rank is lost), 2 (what to set), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["help", "train"]:
         import_module(TRAINING_OPTIONS).show()
@@ -112,6 +112,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except UserError as error:
         print(f"{args.full_name}: error: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_USER_ERROR
+    except LostRank as error:
+        print(f"{args.full_name}: error: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_LOST_RANK
     except KeyboardInterrupt:  # the subcommands leave nothing half-written
         print(f"{args.full_name}: interrupted", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED

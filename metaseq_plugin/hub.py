@@ -9,6 +9,7 @@ A prompt is a string, or a list of token ids for models without tokenizer files.
 with ``</s>``, OPT's document separator: it is put in front unless the ids already begin with it.
 """
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Sequence, Union
@@ -19,6 +20,7 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.distributed.tensor_parallel import cut
 from metaseq_plugin.formats.model import Model, read_model
 from metaseq_plugin.formats.tensors import DTYPES, check_held
 from metaseq_plugin.generation.generator import Generator
@@ -30,6 +32,9 @@ from metaseq_plugin.generation.settings import (
     is_whole,
 )
 from metaseq_plugin.generation.stopping import StopTexts
+from metaseq_plugin.launch.decoding_ranks import DecodingRanks, check_cut, gather_ranks
+from metaseq_plugin.layout.grid import SINGLE, Grid
+from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from metaseq_plugin.storage import torch_file
 from metaseq_plugin.tokenizers.base import Tokenizer
@@ -42,6 +47,12 @@ from metaseq_plugin.tokenizers.dictionary import (
 from metaseq_plugin.tokenizers.files import METASEQ_VOCAB
 from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
 
+# What each other rank runs, given the arguments of ``from_pretrained``.
+OTHER_RANK = """
+import json, sys
+from metaseq_plugin.hub import OPT
+OPT.from_pretrained(**json.loads(sys.argv[1]))
+"""
 Prompt = Union[str, Sequence[int]]
 
 SPELLED = {n: n for n in ("max_new_tokens", "batch_size", *(f.name for f in fields(Settings)))}
@@ -84,14 +95,22 @@ def tokenizer_of(model: Model) -> Optional[Tokenizer]:
 
 
 def build_model(
-    source: Model, dictionary: Dictionary, device: torch.device, dtype: torch.dtype
+    source: Model,
+    dictionary: Dictionary,
+    device: torch.device,
+    dtype: torch.dtype,
+    grid: Grid = SINGLE,
 ) -> OPTLanguageModel:
-    """The model on ``device``; its weights are the only copy that is made."""
+    """The model on ``device``, or this rank's part; its weights are the only copy that is made."""
     with torch.device("meta"):
         model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary))
+    if grid.model_parallel_size > 1:
+        check_cut(grid.model_parallel_size, source.cfg, source.vocab_size)
+        cut(model, grid, sequence_parallel=False)
     # One after the other: of each only what the model keeps is held when the next one is read.
     placed = {}
-    for name, tensor in source.tensors.items():
+    for name, piece in pieces_of(model).items():
+        tensor = source.tensors.piece(name, piece)
         placed[name] = torch_file.own_memory(tensor.to(device=device, dtype=dtype))
         check_held(name, tensor, placed[name], "dtype")
     # Not the model's own method: fairseq's cannot put tensors in the place of meta ones.
@@ -125,6 +144,7 @@ class OPT:
 
     Attributes:
         tokenizer: None where no tokenizer files were found; then prompts must be token ids.
+        ranks: those that hold the model together; ``ranks.lost`` says why it can be used no more.
     """
 
     def __init__(
@@ -134,6 +154,7 @@ class OPT:
         self.dictionary = dictionary
         self.tokenizer = tokenizer
         self.generator = Generator([model], dictionary)
+        self.ranks = DecodingRanks(model.output_weight.device)
 
     @classmethod
     def from_pretrained(
@@ -143,6 +164,7 @@ class OPT:
         device: Optional[Union[str, torch.device]] = None,
         dtype: Optional[str] = None,
         trust_pickle: bool = False,
+        model_parallel_size: int = 1,
     ) -> "OPT":
         """Load a model.
 
@@ -156,9 +178,13 @@ class OPT:
                 slowly in 16 bits, elsewhere as saved.
             trust_pickle: let metaseq's files hold more than plain data. Such a file can run any
                 program, so set this only if you trust who made it.
+            model_parallel_size: over how many devices each matrix is cut. Under torchrun, which must
+                have started as many processes, only that of rank 0 returns; else the other processes
+                are started here, and ``close`` ends them.
 
         Raises:
             UserError: whatever is wrong with the files, in one sentence.
+            LostRank: another rank ended.
         """
         if dtype is not None and dtype not in DTYPES:
             raise UserError(
@@ -166,14 +192,30 @@ class OPT:
             )
         if data is not None and not Path(data).is_dir():
             raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
-        source = read_model(Path(path), None if data is None else Path(data), trust_pickle)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        place = torch.device(device)
-        default = torch.float32 if place.type == "cpu" else source.dtype
-        dictionary, tokenizer = dictionary_of(source), tokenizer_of(source)
-        model = build_model(source, dictionary, place, DTYPES[dtype] if dtype else default)
-        return cls(model, dictionary, tokenizer)
+        asked = {
+            "path": str(path), "data": None if data is None else str(data), "device": str(device),
+            "dtype": dtype, "trust_pickle": trust_pickle, "model_parallel_size": model_parallel_size,
+        }  # fmt: skip
+        ranks = gather_ranks(
+            model_parallel_size, torch.device(device), ["-c", OTHER_RANK, json.dumps(asked)]
+        )
+        with ranks.agreeing():
+            folder = None if data is None else Path(data)
+            source = read_model(Path(path), folder, trust_pickle, ranks.peers)
+            default = torch.float32 if ranks.device.type == "cpu" else source.dtype
+            dictionary, tokenizer = dictionary_of(source), tokenizer_of(source)
+            chosen = DTYPES[dtype] if dtype else default
+            model = build_model(source, dictionary, ranks.device, chosen, ranks.grid)
+            opt = cls(model, dictionary, tokenizer)
+        ranks.take_places([model], dictionary.pad())
+        opt.ranks = ranks
+        return opt
+
+    def close(self) -> None:
+        """End the other ranks, of a model that is cut over several; it cannot be used any more."""
+        self.ranks.close()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, without ``</s>``."""

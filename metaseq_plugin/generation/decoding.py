@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.generation.finite import check_scores
+from metaseq_plugin.generation.ranks import on_all_ranks
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.kv_cache import KVCache
 
@@ -61,6 +62,7 @@ class Decoding:
         """Most new tokens behind ``prompt``: one more than the models read, for the last is not read."""
         return min(model.max_positions() for model in self.models) + 1 - len(prompt)
 
+    @on_all_ranks
     def prefill(
         self, prompts: Sequence[Sequence[int]], capacity: int, with_scores: bool
     ) -> tuple[Tensor, list[list[float]]]:
@@ -93,6 +95,16 @@ class Decoding:
             check_scores(chain.from_iterable(found), self.models)
         return average(logits), found
 
+    @on_all_ranks
+    def score(self, tokens: Tensor) -> Tensor:
+        """Natural log-probability of each token of (R, T) after the first, (R, T - 1); no cache."""
+        scores = []
+        for model in self.models:
+            features = model.decoder.extract_features(tokens[:, :-1])  # (R, T - 1, E)
+            scores.append(next_token_scores(model, features, tokens[:, 1:]))
+        return average(scores, normalized=True)
+
+    @on_all_ranks
     def step(self, tokens: Tensor) -> Tensor:
         """Read one token per row, (R,); logits of the next, (R, V). Padding is for finished rows."""
         logits = []
@@ -101,11 +113,13 @@ class Decoding:
             logits.append(model.decoder.output_layer(features[:, -1]).float())
         return average(logits)
 
+    @on_all_ranks
     def select(self, rows: Tensor, capacity: Optional[int] = None) -> None:
         """Go on with ``rows`` only, (R',) indices of present rows; they may repeat."""
         for cache in self.caches:
             cache.select(rows, capacity)
 
+    @on_all_ranks
     def join(self, newcomers: "Decoding", longest: int, new_tokens: int) -> None:
         """Go on with the rows of ``newcomers`` too, behind the present ones.
 
@@ -117,6 +131,7 @@ class Decoding:
             capacity = max(longest, other.length) + new_tokens
             cache.join(other, cache.length - longest, capacity)
 
+    @on_all_ranks
     def reorder(self, rows: Tensor, start: int) -> None:
         """Rearrange the rows, (R,), which share their first ``start`` tokens with whom they replace."""
         for cache in self.caches:

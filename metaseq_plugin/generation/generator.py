@@ -19,7 +19,7 @@ from fairseq.data import Dictionary
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.beam import search_beams
-from metaseq_plugin.generation.decoding import average, next_token_scores
+from metaseq_plugin.generation.decoding import Decoding
 from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
@@ -179,11 +179,7 @@ class Generator:
             return [[] for _ in rows]
         padded = [[*row, *[self.pad] * (longest - len(row))] for row in rows]
         tokens = torch.tensor(padded, device=self.models[0].output_weight.device)  # (B, T)
-        scores = []
-        for model in self.models:
-            features = model.decoder.extract_features(tokens[:, :-1])  # (B, T - 1, E)
-            scores.append(next_token_scores(model, features, tokens[:, 1:]))
-        found = average(scores, normalized=True).tolist()
+        found = Decoding(self.models, self.pad).score(tokens).tolist()
         kept = [values[: len(row) - 1] for values, row in zip(found, rows)]
         check_scores(chain.from_iterable(kept), self.models)
         return kept
