@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.distributed.tensor_parallel import cut
+from metaseq_plugin.formats.locate import is_hf, locate
 from metaseq_plugin.formats.model import Model, read_model
 from metaseq_plugin.formats.tensors import DTYPES, check_held
 from metaseq_plugin.generation.generator import Generator
@@ -192,6 +193,8 @@ class OPT:
             )
         if data is not None and not Path(data).is_dir():
             raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
+        if not is_hf(Path(path)):
+            locate(Path(path))  # before other processes are started for it
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         asked = {

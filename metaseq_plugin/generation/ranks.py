@@ -144,9 +144,10 @@ class Leader:
                 raise
             except BaseException as error:
                 sentence = lost_rank(error)
-                self.lost = self.reason() or sentence or f"A rank failed before: {error}"
-                if sentence is None:
+                if sentence is None:  # this rank's own, in the middle of an exchange
+                    self.lost = f"The ranks must be in step, but one failed: {error}. Start again."
                     raise
+                self.lost = self.reason() or sentence
                 raise LostRank(self.lost) from error
             finally:
                 self.is_calling = False

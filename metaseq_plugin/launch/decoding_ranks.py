@@ -78,32 +78,41 @@ class DecodingRanks:
     @contextmanager
     def agreeing(self) -> Iterator[None]:
         """A user's mistake within, on any rank, is raised on rank 0, and ends the others silently."""
+        if self.channel is None:
+            yield
+            return
         problem = None
         try:
-            yield
-        except UserError as error:
-            problem = str(error)
-            if self.peers.size == 1:
-                raise
-        except Exception:
-            close_all(None, self.started)
-            raise
-        try:
+            try:
+                yield
+            except UserError as error:
+                problem = str(error)
             agree(self.peers, problem)
         except UserError:
-            if self.peers.rank > 0:
-                raise SystemExit(EXIT_USER_ERROR) from None
-            close_all(None, self.started)
+            self.end(EXIT_USER_ERROR)
             raise
         except RuntimeError as error:
-            raise self.loss(error) from error
+            sentence = self.loss(error)
+            if sentence is None:
+                raise
+            self.end(EXIT_LOST_RANK)
+            raise LostRank(sentence) from error
+        except BaseException:
+            close_all(None, self.started)
+            raise
 
-    def loss(self, error: RuntimeError) -> Exception:
-        """What to raise for an exchange that failed while the model was read."""
-        reason = None if self.started is None else self.started.reason()
-        sentence = reason or lost_rank(error)
+    def end(self, status: int) -> None:
+        """Before the model was read: on rank 0, end the others; another rank says nothing and ends."""
+        if self.peers.rank > 0:
+            raise SystemExit(status)
         close_all(None, self.started)
-        return error if sentence is None else LostRank(sentence)
+
+    def loss(self, error: RuntimeError) -> Optional[str]:
+        """The sentence for an exchange that failed; None: that is not why there was an ``error``."""
+        sentence = lost_rank(error)
+        if sentence is None or self.started is None:
+            return sentence
+        return self.started.reason() or sentence
 
     def take_places(self, models: Sequence[OPTLanguageModel], pad: int) -> None:
         """Rank 0 leads from now on; every other rank follows until it is let go, and its process ends.
@@ -221,8 +230,8 @@ def check_there(size: int, num_there: int) -> None:
     """Refuse another number of parts than there are ranks."""
     if size != num_there:
         raise UserError(
-            f"`--model-parallel-size` must be the number of ranks that torchrun started ({num_there}), "
-            f"but is {size}. Set either."
+            f"`--model-parallel-size` must be the number of ranks that are there ({num_there}), "
+            f"but is {size}. Set it so, or start as many with torchrun."
         )
 
 

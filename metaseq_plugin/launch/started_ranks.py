@@ -71,7 +71,6 @@ class StartedRanks:
         self.when_lost: Callable[[str], None] = lambda sentence: None
         self._lost: Optional[str] = None
         self._is_closing = False
-        self._has_looked = threading.Event()
         self._processes = [
             subprocess.Popen(
                 [sys.executable, *arguments],
@@ -134,13 +133,14 @@ class StartedRanks:
         self._watcher.join()
 
     def _watch(self) -> None:
-        while any(process.poll() is None for process in self._processes):
+        while not self._is_closing:
             for rank, process in enumerate(self._processes, start=1):
-                if process.poll() is not None and self._lost is None and not self._is_closing:
+                if process.poll() is not None and not self._is_closing:
                     self._lost = ended(rank, self.num_ranks, process.returncode)
                     for other in self._processes:
                         other.kill()
                     self.when_lost(self._lost)
+                    return
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
