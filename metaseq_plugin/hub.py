@@ -212,7 +212,7 @@ class OPT:
             chosen = DTYPES[dtype] if dtype else default
             model = build_model(source, dictionary, ranks.device, chosen, ranks.grid)
             opt = cls(model, dictionary, tokenizer)
-        ranks.take_places([model], dictionary.pad())
+        ranks.take_places([model])
         opt.ranks = ranks
         return opt
 
@@ -299,7 +299,7 @@ class OPT:
         check_types({"batch_size": batch_size}, SPELLED)
         rows = self.rows_of(inputs)
         scores = self.generator.score(rows, batch_size)
-        return [Scored(row[1:], values) for row, values in zip(rows, scores)]
+        return [Scored(row[1:], found.scores) for row, found in zip(rows, scores)]
 
     def rows_of(self, inputs: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each input behind one ``</s>``."""

@@ -70,14 +70,14 @@ def on_ranks(
     return [process.exitcode or 0 for process in processes], result, printed
 
 
-def counting_elements(folder: Path) -> Callable[[DecodingRanks, Any, int], None]:
+def counting_elements(folder: Path) -> Callable[[DecodingRanks, Any], None]:
     """``DecodingRanks.take_places`` that first notes in ``folder`` how many elements its rank holds of each tensor."""
     take_places = DecodingRanks.take_places
 
-    def counting(ranks: DecodingRanks, models: Any, pad: int) -> None:
+    def counting(ranks: DecodingRanks, models: Any) -> None:
         counts = {name: p.numel() for name, p in models[0].named_parameters()}
         (folder / f"elements{ranks.peers.rank}.pickle").write_bytes(pickle.dumps(counts))
-        take_places(ranks, models, pad)
+        take_places(ranks, models)
 
     return counting
 

@@ -10,7 +10,6 @@ What a prompt is continued with does not depend on the other prompts, nor on how
 ``batch.py``, whose steps a batch is continued by.
 """
 
-from itertools import chain
 from typing import Iterator, Optional, Sequence
 
 import torch
@@ -20,15 +19,15 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.beam import search_beams
 from metaseq_plugin.generation.decoding import Decoding
-from metaseq_plugin.generation.finite import check_scores
 from metaseq_plugin.generation.sampling import count_repeats
+from metaseq_plugin.generation.scoring import Scores
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
 from metaseq_plugin.generation.stopping import StopRule
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.linear import store_for_decoding_
 
 # A batch holds at most so many tokens, new ones and padding included, and so many rows. In fp32 the
-# keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch.
+# keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch, and room for up to twice as many.
 MAX_BATCH_TOKENS = 16_384
 MAX_BATCH_ROWS = 64
 
@@ -151,14 +150,22 @@ class Generator:
             batch.step()
         n = settings.num_samples
         return [
-            Continuations([hypothesis(row) for row in rows[i : i + n]], rows[i].prompt_scores)
+            Continuations(
+                [hypothesis(row) for row in rows[i : i + n]],
+                rows[i].prompt_scores,
+                rows[i].prompt_top_scores,
+            )
             for i in range(0, len(rows), n)
         ]
 
     def score(
-        self, rows: Sequence[Sequence[int]], batch_size: Optional[int] = None
-    ) -> list[list[float]]:
+        self, rows: Sequence[Sequence[int]], batch_size: Optional[int] = None, num_top: int = 0
+    ) -> list[Scores]:
         """Natural log-probability of each row's every token behind its first.
+
+        Args:
+            batch_size: as in ``generate``.
+            num_top: how many of the likeliest tokens to tell with each.
 
         Raises:
             UserError: a row that is empty, too long, or outside the vocabulary; logits that are not
@@ -167,26 +174,20 @@ class Generator:
         # A row's last token is scored, not read.
         self.check_prompts([row[:-1] or row for row in rows])
         self.check_prompts([row[-1:] for row in rows])
-        found: dict[int, list[float]] = {}
+        found: dict[int, Scores] = {}
         for batch in batches([len(row) for row in rows], 0, 1, batch_size):
-            found.update(zip(batch, self.score_batch([rows[i] for i in batch])))
+            found.update(zip(batch, self.score_batch([rows[i] for i in batch], num_top)))
         return [found[index] for index in range(len(rows))]
 
     @torch.inference_mode()
-    def score_batch(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        longest = max(map(len, rows))
-        if longest == 1:  # nothing behind the leading </s>
-            return [[] for _ in rows]
-        padded = [[*row, *[self.pad] * (longest - len(row))] for row in rows]
-        tokens = torch.tensor(padded, device=self.models[0].output_weight.device)  # (B, T)
-        found = Decoding(self.models, self.pad).score(tokens).tolist()
-        kept = [values[: len(row) - 1] for values, row in zip(found, rows)]
-        check_scores(chain.from_iterable(kept), self.models)
-        return kept
+    def score_batch(self, rows: Sequence[Sequence[int]], num_top: int) -> list[Scores]:
+        if max(map(len, rows)) == 1:  # nothing behind the leading </s>
+            return [Scores([], []) for _ in rows]
+        return Decoding(self.models, self.pad).score(rows, num_top)
 
 
 def hypothesis(row: Row) -> Hypothesis:
     """What a finished row is."""
     assert row.finish_reason is not None
     rank = row.request.settings.rank(sum(row.scores), len(row.tokens))
-    return Hypothesis(row.tokens, row.scores, rank, row.finish_reason)
+    return Hypothesis(row.tokens, row.scores, rank, row.finish_reason, row.top_scores)

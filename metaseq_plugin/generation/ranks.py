@@ -1,7 +1,7 @@
 """Decoding with a model that is cut over several ranks: rank 0 decides, the others do as it says.
 
     rank 0:            lead([model], channel)       then Batch([model], …) and all else as always
-    every other rank:  follow([model], pad, channel)    returns when rank 0 has closed
+    every other rank:  follow(make, device, channel)    returns when rank 0 has closed
 
 What a rank has to do with the others is the model's work: reading tokens with its own part of the weights
 and of the cache. So exactly the methods of ``Decoding`` that read, or change a cache, are done by all ranks
@@ -50,6 +50,7 @@ class Named(NamedTuple):
     """In the place of a ``Decoding``, of which every rank has its own."""
 
     number: int
+    made_with: tuple[Any, ...]  # what its constructor is given beside the models
 
 
 class Call(NamedTuple):
@@ -159,19 +160,18 @@ class Leader:
             if isinstance(part, Tensor):
                 tensors.append(part)
                 return Sent(tuple(part.shape), part.dtype, part.device.type)
-            return Named(self.number_of(part)) if isinstance(part, type(target)) else part
+            return self.named(part) if isinstance(part, type(target)) else part
 
         args, kwargs = mapped(encoded, (args, kwargs))
-        target_name = Named(self.number_of(target))
         forgotten, self.forgotten = self.forgotten, []
-        self.channel.send(Call(target_name, name, args, kwargs, forgotten), tensors)
+        self.channel.send(Call(self.named(target), name, args, kwargs, forgotten), tensors)
 
-    def number_of(self, target: Any) -> int:
+    def named(self, target: Any) -> Named:
         if target not in self.numbers:
             self.count += 1
             self.numbers[target] = self.count
             weakref.finalize(target, self.forgotten_soon, self.count)
-        return self.numbers[target]
+        return Named(self.numbers[target], target.made_with)
 
     def forgotten_soon(self, number: int) -> None:
         self.forgotten.append(number)
@@ -206,11 +206,11 @@ def on_all_ranks(method: Method) -> Method:
 
 
 @torch.inference_mode()
-def follow(make: Callable[[], Any], device: torch.device, channel: Channel) -> None:
+def follow(make: Callable[..., Any], device: torch.device, channel: Channel) -> None:
     """Do what rank 0 does, until it closes.
 
     Args:
-        make: a new ``Decoding`` of this rank's models.
+        make: a new ``Decoding`` of this rank's models, given what rank 0's was ``made_with``.
         device: of those models.
     """
     held: dict[int, Any] = {}
@@ -219,7 +219,7 @@ def follow(make: Callable[[], Any], device: torch.device, channel: Channel) -> N
         if not isinstance(part, Named):
             return part
         if part.number not in held:
-            held[part.number] = make()
+            held[part.number] = make(*part.made_with)
         return held[part.number]
 
     while (call := channel.receive(device)) is not None:

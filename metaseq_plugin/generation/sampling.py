@@ -1,44 +1,26 @@
-"""Choosing the next token from logits, reproducibly and independently of the rest of the batch.
+"""One token per row from logits, by uniform numbers: the arithmetic, without any state.
 
-Legend: R rows (one continuation each), V vocabulary, N tokens looked at.
+Legend: R rows (one continuation each), V vocabulary, N tokens looked at, B tokens of a block.
 
 A row uses one uniform number per token: the token at which its cumulative probability passes that
 number. The numbers of a row come from a counter-based generator keyed by seed, prompt and number of
 the sample, so that they are the same whatever else is in the batch, and a longer maximum only
-appends to them.
+appends to them. How a row is chosen for depends on its own logits alone, to the last bit.
 """
 
 import hashlib
 from collections import Counter
-from typing import NamedTuple, Optional, Sequence
+from typing import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metaseq_plugin.generation.settings import Settings
-
 # Where only top-p truncates, the CPU looks at so many of the likeliest tokens before it sorts all:
-# at V = 50,272 a full sort takes several times as long as the softmax and the choice together.
-FIRST_LOOK = 1024
-
-
-class Rule(NamedTuple):
-    """How a token is taken; rows of equal rules are chosen for together."""
-
-    blocked: tuple[int, ...]  # tokens that must not be taken
-    temperature: float  # 0: the likeliest is taken
-    top_k: int
-    top_p: float
-    with_scores: bool
-
-    @classmethod
-    def of(cls, settings: Settings, blocked: tuple[int, ...]) -> "Rule":
-        if settings.is_greedy:
-            return cls(blocked, 0.0, 0, 1.0, settings.with_scores)
-        return cls(
-            blocked, settings.temperature, settings.top_k, settings.top_p, settings.with_scores
-        )
+# at V = 50,272 a full sort takes many times as long as the softmax and the choice together.
+LOOKS = (64, 1024)
+# A cumulative sum in fp64 over the vocabulary takes longer than all the rest, so it is over blocks.
+BLOCK = 128
 
 
 def count_repeats(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -67,79 +49,98 @@ def uniform_numbers(
     return torch.from_numpy(table)
 
 
-def choose(logits: Tensor, rule: Rule, uniforms: Optional[Tensor]) -> tuple[Tensor, Tensor]:
-    """Take one token per row.
+def enough_for(wanted: int, vocab_size: int) -> int:
+    """How many of the likeliest tokens to look at where ``wanted`` of them are needed."""
+    return next((look for look in LOOKS if wanted <= look < vocab_size), vocab_size)
+
+
+def first_beyond(reached: Tensor, threshold: Tensor) -> Tensor:
+    """The first column of rising ``reached`` (R, N) that is more than ``threshold`` (R, 1), (R, 1).
+
+    Never a column at which ``reached`` does not rise, even where rounding puts the threshold outside.
+    Of NaN, the last column: an index beyond it would end the process on an accelerator.
+    """
+    highest = torch.nextafter(reached[:, -1:], torch.zeros_like(threshold))
+    threshold = threshold.clamp(min=0).minimum(highest)
+    columns = torch.searchsorted(reached, threshold, right=True)
+    return columns.clamp_(max=reached.size(-1) - 1)
+
+
+def sample_all(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """One token per row of softmax(logits), (R,): the block, then the token in it.
 
     Args:
-        logits: (R, V) fp32; overwritten.
-        uniforms: (R,) in [0, 1); not looked at where the rule is greedy.
-
-    Returns:
-        The tokens, (R,), and their scores, (R,): natural log-probabilities under
-        softmax(logits / temperature) before anything is blocked or truncated (for the likeliest
-        token: under softmax(logits)). Where they are not asked for, the logits themselves, or how far
-        they are below the largest. All are NaN or infinite where a logit is NaN or +inf, and the token
-        is then any.
+        logits: (R, V) fp32.
+        uniforms: (R,) in [0, 1).
     """
-    if rule.temperature not in (0, 1):
-        logits = logits.div_(rule.temperature)
-    if rule.with_scores:
-        normalizer = logits.logsumexp(-1)  # (R,)
-    elif rule.temperature > 0:
-        normalizer = logits.amax(-1)
-    else:
-        normalizer = logits.new_zeros(len(logits))  # the likeliest logit is seen anyway
-    for token in rule.blocked:  # one by one: a list would have to be copied to an accelerator
-        logits[:, token] = -torch.inf
-    if rule.temperature == 0:
-        best, tokens = logits.max(-1)  # (R,), (R,)
-        return tokens, best - normalizer
-    assert uniforms is not None
-    tokens = sample(logits, uniforms, rule.top_k, rule.top_p)
-    return tokens, logits.gather(1, tokens[:, None])[:, 0] - normalizer
+    weights = logits.softmax(-1)
+    vocab_size = weights.size(-1)
+    whole = vocab_size // BLOCK * BLOCK
+    sums = weights[:, :whole].unflatten(-1, (-1, BLOCK)).sum(-1)
+    sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], 1).double()  # (R, blocks)
+    reached = sums.cumsum(-1)
+    threshold = uniforms.double()[:, None] * reached[:, -1:]  # (R, 1)
+    block = first_beyond(reached, threshold)  # (R, 1)
+    before = reached.gather(1, block) - sums.gather(1, block)
+    tokens = block * BLOCK + torch.arange(BLOCK, device=logits.device)  # (R, B)
+    inside = weights.gather(1, tokens.clamp(max=vocab_size - 1)).double()
+    inside = inside.masked_fill_(tokens >= vocab_size, 0.0).cumsum(-1)
+    return tokens.gather(1, first_beyond(inside, threshold - before))[:, 0].clamp_(
+        max=vocab_size - 1
+    )
 
 
-def sample(logits: Tensor, uniforms: Tensor, top_k: int, top_p: float) -> Tensor:
-    """One token per row of (R, V) from what top-k and then top-p leave of softmax(logits), (R,)."""
-    if top_k == 0 and top_p >= 1:
-        return invert(logits.softmax(-1), uniforms)
-    kept, ids = truncate(logits, top_k, top_p)
-    return ids.gather(1, invert(kept, uniforms)[:, None])[:, 0]
+def sample_likeliest(
+    logits: Tensor, uniforms: Tensor, top_k: Tensor, top_p: Tensor, look: int, is_sure: bool
+) -> Tensor:
+    """One token per row from what top-k and then top-p leave of softmax(logits), (R,).
 
-
-def invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The column at which each row's cumulative share passes its uniform number, (R,).
-
-    Never a column of weight 0: the cumulative sum does not move there. Of NaN, the last column: an
-    index beyond it would end the process on an accelerator.
+    Args:
+        logits: (R, V) fp32.
+        uniforms: (R,) in [0, 1).
+        top_k: (R,); V or more are all tokens.
+        top_p: (R,) fp64.
+        look: how many tokens to look at.
+        is_sure: whether no row needs more; else those that do are looked at again, and what an
+            accelerator has found is waited for.
     """
-    cumulative = weights.cumsum(-1, dtype=torch.float64)  # fp32 would lose tokens of 1e-7
-    threshold = uniforms.double()[:, None] * cumulative[:, -1:]
-    columns = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
-    return columns.clamp_(max=weights.size(-1) - 1)
+    kept, ids, is_enough = truncate(logits, top_k, top_p, look, is_sure)
+    reached = kept.cumsum(-1)
+    columns = first_beyond(reached, uniforms.double()[:, None] * reached[:, -1:])
+    tokens = ids.gather(1, columns)[:, 0]
+    if is_sure or bool(is_enough.all()):
+        return tokens
+    again = (~is_enough).nonzero()[:, 0]
+    wider = enough_for(look + 1, logits.size(-1))
+    tokens[again] = sample_likeliest(
+        logits[again],
+        uniforms[again],
+        top_k[again],
+        top_p[again],
+        wider,
+        wider == logits.size(-1),
+    )
+    return tokens
 
 
-def truncate(logits: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """Probabilities that survive, falling, others 0, and their tokens, both (R, ≤ V).
+def truncate(
+    logits: Tensor, top_k: Tensor, top_p: Tensor, look: int, is_sure: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights that survive, falling, others 0, and their tokens, both (R, N = ``look``).
 
     Top-k first; top-p then keeps the fewest likeliest tokens whose share of what top-k left reaches
-    ``top_p``, and always the first.
+    it, and always the first. Third, (R,): whether no token beyond the N likeliest survives.
     """
-    vocab_size = logits.size(-1)
-    size = min(top_k, vocab_size) or vocab_size
-    if top_k == 0 and logits.device.type == "cpu" and vocab_size > FIRST_LOOK:
-        normalizer = logits.logsumexp(-1, keepdim=True)
-        values, ids = logits.topk(FIRST_LOOK)
-        probs = (values - normalizer).exp().double()
-        if bool((probs.sum(-1) >= top_p).all()):
-            return keep_nucleus(probs, top_p), ids
-    values, ids = logits.topk(size) if size < vocab_size else logits.sort(descending=True)
-    return keep_nucleus(values.double().softmax(-1), top_p), ids
-
-
-def keep_nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """Falling probabilities (R, N) with all set to 0 that are not needed to reach ``top_p``."""
-    before = probs.cumsum(-1) - probs  # what the likelier ones reach
-    needed = before < top_p
+    is_all = look >= logits.size(-1)
+    values, ids = logits.sort(-1, descending=True) if is_all else logits.topk(look)
+    most = values[:, :1]
+    places = torch.arange(look, device=logits.device)
+    weights = (values - most).double().exp().masked_fill_(places >= top_k[:, None], 0.0)
+    reached = weights.cumsum(-1)
+    total = reached[:, -1:]
+    if not is_sure:
+        everything = (logits.logsumexp(-1, keepdim=True) - most).double().exp()
+        total = torch.where(top_k[:, None] <= look, total, everything)
+    needed = reached - weights < top_p[:, None] * total
     needed[:, 0] = True
-    return probs.masked_fill(~needed, 0.0)
+    return weights.masked_fill_(~needed, 0.0), ids, (reached >= top_p[:, None] * total)[:, -1]

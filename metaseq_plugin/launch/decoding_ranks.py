@@ -3,7 +3,7 @@
     ranks = gather_ranks(2, device, start=["-c", "…"])    (1) find or start the ranks, and meet them
     with ranks.agreeing():                                (2) each reads its part; one's mistake is all's
         model = …
-    ranks.take_places([model], pad)                       (3) rank 0 goes on; the others follow, and end
+    ranks.take_places([model])                       (3) rank 0 goes on; the others follow, and end
     …
     ranks.close()                                         (4) rank 0 lets them go
 
@@ -16,6 +16,7 @@ import logging
 import os
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 import torch
@@ -114,7 +115,7 @@ class DecodingRanks:
             return sentence
         return self.started.reason() or sentence
 
-    def take_places(self, models: Sequence[OPTLanguageModel], pad: int) -> None:
+    def take_places(self, models: Sequence[OPTLanguageModel]) -> None:
         """Rank 0 leads from now on; every other rank follows until it is let go, and its process ends.
 
         Args:
@@ -123,18 +124,18 @@ class DecodingRanks:
         if self.channel is None:
             return
         if self.peers.rank > 0:
-            raise SystemExit(self.follow(models, pad))
+            raise SystemExit(self.follow(models))
         self.leader = lead(models, self.channel)
         if self.started is not None:
             self.leader.reason = self.started.reason
         # At the latest when the model is forgotten, or the interpreter ends.
         self.close = weakref.finalize(models[0], close_all, self.leader, self.started)
 
-    def follow(self, models: Sequence[OPTLanguageModel], pad: int) -> int:
+    def follow(self, models: Sequence[OPTLanguageModel]) -> int:
         """The exit status of this rank, in the end."""
         assert self.channel is not None
         try:
-            follow(lambda: Decoding(models, pad), self.device, self.channel)
+            follow(partial(Decoding, models), self.device, self.channel)
         except RuntimeError as error:
             sentence = lost_rank(error)
             if sentence is None:

@@ -1,5 +1,6 @@
 """Logits that are not finite end a generation in one sentence; with finite ones no step takes padding."""
 
+import math
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.generator import Generator
-from metaseq_plugin.generation.sampling import FIRST_LOOK, Rule, choose
+from metaseq_plugin.generation.sampling import LOOKS
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.models.opt import OPTLanguageModel
+from tests.generation.sampled import sampler
 from tests.opt_models import PAD, TINY, decoder, dictionary
 
 EOS = 2
@@ -52,8 +54,9 @@ def test_the_data_type_is_named_where_it_is_the_reason() -> None:
     model = OPTLanguageModel(decoder(**TINY))
     model.decoder.layer_norm.weight.data *= 1e5  # type: ignore[union-attr]
     machine = Generator([model], dictionary())
-    before = machine.score([[EOS, 5, 6]])[0]
-    assert all(score == score for score in before)
+    before = machine.score([[EOS, 5, 6]])[0].scores
+    assert len(before) == 2
+    assert all(map(math.isfinite, before))
     model.to(torch.bfloat16)
     machine.score([[EOS, 5, 6]])
     model.to(torch.float16)
@@ -64,30 +67,38 @@ def test_the_data_type_is_named_where_it_is_the_reason() -> None:
 
 
 @st.composite
-def rules(draw: st.DrawFn) -> Rule:
-    temperature = draw(st.sampled_from([0.0, 1e-5, 0.3, 1.0, 50.0]))
-    top_k, top_p = draw(st.integers(0, 12)), draw(st.sampled_from([0.0, 0.3, 0.999999, 1.0]))
-    return Rule((PAD,), temperature, top_k, top_p, draw(st.booleans()))
+def ways(draw: st.DrawFn) -> Settings:
+    return Settings(
+        temperature=draw(st.sampled_from([0.0, 1e-5, 0.3, 1.0, 50.0])),
+        top_k=draw(st.integers(0, 12)),
+        top_p=draw(st.sampled_from([0.0, 0.3, 0.999999, 1.0])),
+        top_p_decay=draw(st.sampled_from([1.0, 0.5])),
+        presence_penalty=draw(st.sampled_from([0.0, -100.0, 100.0])),
+        logit_bias=draw(st.sampled_from([(), ((0, 100.0), (2, -100.0))])),
+        with_scores=draw(st.booleans()),
+        num_top_scores=draw(st.integers(0, 2)),
+    )
 
 
 @given(
-    rule=rules(),
+    way=ways(),
     logits=st.lists(st.floats(-65504, 65504, width=32), min_size=3, max_size=10),
     uniform=st.sampled_from([0.0, 0.5, 1 - 2**-24]),
     is_wide=st.booleans(),
 )
 @examples(deadline=None, max_examples=300)
 def test_padding_is_never_taken_and_finite_logits_give_finite_scores(
-    rule: Rule, logits: list[float], uniform: float, is_wide: bool
+    way: Settings, logits: list[float], uniform: float, is_wide: bool
 ) -> None:
     """However extreme finite logits are, and though padding's is the largest."""
     row = torch.tensor([logits])
     if is_wide:  # beyond what top-p looks at first
-        row = torch.cat([row, torch.full((1, 2 * FIRST_LOOK), -60_000.0)], 1)
+        row = torch.cat([row, torch.full((1, 2 * LOOKS[-1]), -60_000.0)], 1)
     row[0, PAD] = row.max()
-    tokens, scores = choose(row, rule, torch.tensor([uniform]))
-    assert tokens.item() != PAD
-    assert bool(scores.isfinite().all())
+    choice = sampler([way], torch.full((1, 3), uniform), row.size(1)).choose(row)
+    assert choice.tokens.item() != PAD
+    assert bool(choice.scores.isfinite().all())
+    assert bool(choice.top_scores.isfinite().all())
 
 
 @pytest.mark.parametrize("settings", [WAYS["beam"], WAYS["samples"], WAYS["greedy"]])

@@ -303,20 +303,25 @@ def test_batches_do_not_change_what_is_generated_or_scored() -> None:
     together = machine.generate(prompts, [8] * 7, settings)
     for one, other in zip(machine.generate(prompts, [8] * 7, settings, batch_size=5), together):
         assert_same(one, other)
-    for scores, expected in zip(machine.score(prompts, batch_size=2), machine.score(prompts)):
-        assert scores == pytest.approx(expected, abs=1e-5)
+    for found, expected in zip(machine.score(prompts, batch_size=2), machine.score(prompts)):
+        assert found.scores == pytest.approx(expected.scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_scores_are_log_probabilities_of_full_forward_passes(count: int) -> None:
     models = [tiny_model(std=std) for std in (0.2, 0.3)[:count]]
     prompts = random_prompts(5, longest=12)
-    for prompt, scores in zip(prompts, generator(*models).score(prompts)):
+    for prompt, found in zip(prompts, generator(*models).score(prompts, num_top=3)):
         expected = []
         for length in range(1, len(prompt)):
-            probs = [log_probs(model, prompt[:length]).exp()[prompt[length]] for model in models]
+            probs = [log_probs(m, prompt[:length]).exp()[prompt[length]] for m in models]
             expected.append(math.log(sum(probs) / count))
-        assert scores == pytest.approx(expected, abs=1e-5)
+            every = (sum(log_probs(m, prompt[:length]).exp() for m in models) / count).log()
+            tokens, tops = zip(*found.top_scores[length - 1])
+            assert list(tokens) == every.topk(3).indices.tolist()
+            assert list(tops) == pytest.approx(every.topk(3).values.tolist(), abs=1e-5)
+        assert found.scores == pytest.approx(expected, abs=1e-5)
+        assert len(found.top_scores) == len(prompt) - 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -59,10 +59,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("sources")
     run = run_folder(folder)
     made = {"run in two parts": run}
-    for form, name in (("fairseq", "one file"), ("metaseq", "metaseq's parts"), ("hf", "hf")):
-        options = ("--parts", 2) if form == "metaseq" else ()
-        run_convert(run, folder / form, "--to", form, *options)
-        made[name] = folder / form
+    for name, source, form, *options in (
+        ("hf", run, "hf"),
+        ("metaseq's parts", run, "metaseq", "--model-parallel-size", 2),
+        ("one file", folder / "hf", "fairseq"),
+    ):
+        made[name] = folder / name
+        run_convert(source, made[name], "--to", form, *options)
     made["350m"] = save_hf(folder / "350m", VOCAB_SIZE, 0.3, **KINDS["350m"])
     return made
 
@@ -251,10 +254,10 @@ def test_idle_ranks_use_no_processor(sources: dict[str, Path], tmp_path: Path) -
         time.sleep(2.0)
         return processor_seconds(other) - before
 
-    def noting(ranks: DecodingRanks, models: list[OPTLanguageModel], pad: int) -> None:
+    def noting(ranks: DecodingRanks, models: list[OPTLanguageModel]) -> None:
         if ranks.peers.rank == 1:
             (tmp_path / "pid").write_text(str(os.getpid()))
-        take_places(ranks, models, pad)
+        take_places(ranks, models)
 
     take_places = DecodingRanks.take_places
     with pytest.MonkeyPatch.context() as patch:

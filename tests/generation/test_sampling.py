@@ -1,34 +1,29 @@
-"""One choice from given logits: what survives truncation, how often it is taken, what it scores."""
+"""One choice from given logits: what survives truncation, and how often it is taken."""
 
 import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from metaseq_plugin.generation.sampling import (
-    FIRST_LOOK,
-    Rule,
-    choose,
+    BLOCK,
+    LOOKS,
     count_repeats,
-    sample,
+    first_beyond,
+    sample_all,
+    sample_likeliest,
     truncate,
     uniform_numbers,
 )
+from tests.generation.sampled import surviving
 
 
-def surviving(probs: list[float], top_k: int, top_p: float) -> dict[int, float]:
-    """The definition, token by token: top-k, renormalise, the fewest that reach top-p, renormalise."""
-    ranked = sorted(range(len(probs)), key=lambda i: -probs[i])[: top_k or None]
-    total = sum(probs[i] for i in ranked)
-    kept: list[int] = []
-    for i in ranked:
-        if kept and sum(probs[j] for j in kept) / total >= top_p:
-            break
-        kept.append(i)
-    mass = sum(probs[i] for i in kept)
-    return {i: probs[i] / mass for i in kept}
+def bounds(top_k: int, top_p: float, rows: int = 1) -> tuple[Tensor, Tensor]:
+    """The same bounds for every row."""
+    return torch.full((rows,), top_k), torch.full((rows,), top_p, dtype=torch.float64)
 
 
 @given(
@@ -40,42 +35,83 @@ def surviving(probs: list[float], top_k: int, top_p: float) -> dict[int, float]:
 def test_truncation_keeps_exactly_what_the_definition_keeps(
     weights: list[int], top_k: int, top_p: float
 ) -> None:
-    probs = [w / sum(weights) for w in weights]
+    among = sorted(weights, reverse=True)[: top_k or None]
+    shares = [reached / sum(among) for reached in itertools.accumulate(among)]
+    # A cumulative probability that equals top-p up to rounding may fall either way.
+    assume(all(abs(share - top_p) > 1e-9 for share in shares))
+    probs = {token: weight / sum(weights) for token, weight in enumerate(weights)}
     expected = surviving(probs, top_k, top_p)
-    kept, ids = truncate(torch.tensor([probs], dtype=torch.float64).log(), top_k, top_p)
+    logits = torch.tensor([weights], dtype=torch.float64).log()
+    size = len(weights)
+    kept, ids, _ = truncate(logits, *bounds(top_k or size, top_p), size, True)
     found = {i: p for i, p in zip(ids[0].tolist(), kept[0].tolist()) if p > 0}
-    if abs(sum(found.values()) - top_p) < 1e-9:
-        return  # a cumulative probability that equals top-p up to rounding may fall either way
     total = sum(found.values())
     assert found.keys() == expected.keys()
     for i, p in found.items():
         assert p / total == pytest.approx(expected[i], rel=1e-9)
 
 
-def test_first_look_and_full_sort_keep_the_same() -> None:
+@pytest.mark.parametrize("top_p", [0.2, 0.9])
+def test_rows_that_need_a_wider_look_get_what_a_full_sort_gives(top_p: float) -> None:
     torch.manual_seed(0)
-    logits = torch.randn(4, 8 * FIRST_LOOK) * torch.tensor([[0.0], [1.0], [3.0], [6.0]])
-    for top_p in (0.2, 0.9):
-        together, ids = truncate(logits[2:], 0, top_p)
-        sure, sure_ids = truncate(logits, 0, top_p)  # the flat row forces the full sort
-        number = int((sure[2:] > 0).sum(1).max())
-        assert ids.size(1) == FIRST_LOOK
-        assert sure.size(1) == logits.size(1)
-        assert torch.equal(ids[:, :number], sure_ids[2:, :number])
-        torch.testing.assert_close(together[:, :number], sure[2:, :number], rtol=1e-5, atol=1e-9)
+    vocab, spread = 8 * LOOKS[-1], torch.tensor([[0.0], [1.0], [3.0], [6.0]])
+    logits = torch.randn(4, vocab) * spread + 1e-4 * torch.rand(4, vocab)  # no two are equal
+    widths = [
+        int((truncate(row[None], *bounds(vocab, top_p), vocab, True)[0] > 0).sum())
+        for row in logits
+    ]
+    assert widths[0] > LOOKS[-1] > widths[2]  # some rows are done at the first look, some at none
+    assert widths[3] < LOOKS[0]
+    for uniform in torch.rand(50, 4, generator=torch.Generator().manual_seed(1)):
+        found = sample_likeliest(logits, uniform, *bounds(vocab, top_p, 4), LOOKS[0], False)
+        sure = sample_likeliest(logits, uniform, *bounds(vocab, top_p, 4), vocab, True)
+        assert torch.equal(found, sure)
+        for row in range(4):  # and so does each by itself
+            one = slice(row, row + 1)
+            alone = sample_likeliest(
+                logits[one], uniform[one], *bounds(vocab, top_p), LOOKS[0], False
+            )
+            assert torch.equal(alone, found[one])
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.7), (4, 0.8), (0, 0.0)])
+@pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (3, 1.0), (5, 0.7), (4, 0.8), (5, 0.0)])
 def test_each_token_is_taken_for_its_share_of_the_numbers(top_k: int, top_p: float) -> None:
     """Evenly spaced numbers instead of random ones: the shares come out exactly."""
     probs = [0.05, 0.4, 0.1, 0.25, 0.2]
     count = 10_000
     uniforms = (torch.arange(count) + 0.5) / count
     logits = torch.tensor([probs]).log().expand(count, -1).contiguous()
-    taken = sample(logits, uniforms, top_k, top_p).bincount(minlength=5) / count
-    expected = surviving(probs, top_k, top_p)
+    taken = sample_likeliest(logits, uniforms, *bounds(top_k, top_p, count), 5, True)
+    expected = surviving(dict(enumerate(probs)), top_k, top_p)
+    shares = taken.bincount(minlength=5) / count
     for token in range(5):
-        assert taken[token].item() == pytest.approx(expected.get(token, 0.0), abs=1.01 / count)
+        assert shares[token].item() == pytest.approx(expected.get(token, 0.0), abs=1.01 / count)
+
+
+@pytest.mark.parametrize("vocab", [5, BLOCK, BLOCK + 1, 3 * BLOCK + 17])
+def test_blocks_give_each_token_its_share_of_the_numbers(vocab: int) -> None:
+    count = 20_000
+    uniforms = (torch.arange(count) + 0.5) / count
+    logits = torch.randn(vocab, generator=torch.Generator().manual_seed(vocab))
+    logits[[0, vocab - 1]] = -torch.inf
+    taken = sample_all(logits.expand(count, -1), uniforms).bincount(minlength=vocab) / count
+    torch.testing.assert_close(taken, logits.softmax(-1), rtol=0, atol=1.01 / count)
+    assert taken[0] == taken[vocab - 1] == 0
+
+
+@given(
+    weights=st.lists(st.sampled_from([0.0, 1e-30, 1e-7, 0.5, 3.0]), min_size=1, max_size=9),
+    threshold=st.sampled_from([-1.0, -1e-17, 0.0, 1e-30, 0.5, 1.0, 3.0, 99.0]),
+)
+def test_a_column_without_weight_is_never_the_first_beyond(
+    weights: list[float], threshold: float
+) -> None:
+    assume(any(weights))
+    reached = torch.tensor([weights], dtype=torch.float64).cumsum(-1)
+    column = int(first_beyond(reached, torch.tensor([[threshold]], dtype=torch.float64)))
+    rises = [i for i in range(len(weights)) if reached[0, i] > (reached[0, i - 1] if i else 0)]
+    beyond = [i for i in rises if reached[0, i] > threshold]
+    assert column == (beyond or rises[-1:])[0]
 
 
 def test_random_numbers_are_uniform_and_rows_unrelated() -> None:
@@ -105,24 +141,3 @@ def test_numbers_belong_to_seed_prompt_and_sample() -> None:
 
 def test_repeats_are_counted() -> None:
     assert count_repeats([[2], [2, 3], [2], [2], [2, 3]]) == [0, 0, 1, 2, 1]
-
-
-def test_scores_are_of_the_untruncated_distribution_at_the_temperature() -> None:
-    logits = torch.tensor([[1.0, 3.0, 2.0, 0.5]])
-    uniforms = torch.tensor([0.99])
-    tokens, scores = choose(logits.clone(), Rule((1,), 0.5, 1, 1.0, True), uniforms)
-    assert tokens.tolist() == [2]  # 1 is blocked, and of the rest one is left
-    expected = (logits / 0.5).log_softmax(-1)[0, 2]
-    torch.testing.assert_close(scores[0], expected)
-    _, scores = choose(logits.clone(), Rule((), 0.0, 0, 1.0, True), None)
-    torch.testing.assert_close(scores[0], logits.log_softmax(-1)[0, 1])
-    assert choose(logits.clone(), Rule((), 0.0, 0, 1.0, False), None)[1].tolist() == [3.0]
-
-
-@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
-def test_blocked_tokens_are_never_taken(uniform: float) -> None:
-    logits = torch.tensor([[9.0, 0.0, 1.0, 9.0]])
-    for top_k, top_p in ((0, 1.0), (4, 1.0), (0, 0.99)):
-        row = logits.clone()
-        tokens, _ = choose(row, Rule((0, 3), 1.0, top_k, top_p, False), torch.tensor([uniform]))
-        assert tokens.item() in (1, 2)
