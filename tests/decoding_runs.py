@@ -29,15 +29,14 @@ def _rank(
     rank: int, num_ranks: int, port: int, path: Path, scenario: Scenario, folder: Path, asked: Any
 ) -> None:
     os.environ.update(torchrun_environment(rank, num_ranks, port))
-    log = (folder / f"rank{rank}.log").open("w")
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
+    sys.stdout = sys.stderr = (folder / f"rank{rank}.log").open("w", buffering=1)
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
     opt = OPT.from_pretrained(path, model_parallel_size=num_ranks, **asked)
     assert rank == 0
     found = scenario(opt)
     (folder / "found.pickle").write_bytes(pickle.dumps(found))
     opt.close()
-    sys.stdout.flush()
 
 
 def on_ranks(

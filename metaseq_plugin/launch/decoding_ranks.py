@@ -14,6 +14,7 @@ N = 1 there is one rank, and nothing happens in any of them.
 
 import logging
 import os
+import sys
 import weakref
 from contextlib import contextmanager
 from functools import partial
@@ -89,9 +90,9 @@ class DecodingRanks:
             except UserError as error:
                 problem = str(error)
             agree(self.peers, problem)
-        except UserError:
+        except UserError as error:
             self.end(EXIT_USER_ERROR)
-            raise
+            raise UserError(*error.sentences) from None
         except RuntimeError as error:
             sentence = self.loss(error)
             if sentence is None:
@@ -141,7 +142,7 @@ class DecodingRanks:
             if sentence is None:
                 raise
             if not is_started_here():  # else rank 0 is gone, or says it
-                logger.error(sentence)
+                sys.stderr.write(f"metaseq: error: {sentence}\n")
             return EXIT_LOST_RANK
         dist.destroy_process_group()
         return 0

@@ -13,7 +13,9 @@ from typing import Any, Callable
 import pytest
 import torch
 
+from metaseq_plugin.checkpoint.reshard import reshard
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT
 from metaseq_plugin.generation.batch import Batch, Request
 from metaseq_plugin.generation.ranks import uninterrupted
 from metaseq_plugin.generation.settings import Settings
@@ -44,29 +46,17 @@ def save_hf(folder: Path, vocab_size: int, std: float, **shape: Any) -> Path:
     return folder
 
 
-def run_folder(folder: Path) -> Path:
-    """A run that was trained with two model parts."""
-    data = write_data(folder / "data", VOCAB_SIZE)
-    options = ("--max-update", 4, "--init-std", 0.3, "--model-parallel-size", 2)
-    ranks = train_ranks(2, data, folder / "run", *options)
-    assert [rank.status for rank in ranks] == [0, 0], ranks
-    return folder / "run"
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What a model can lie in, by kind."""
+    """One model in all that it can lie in, by kind, and one of the 350M's kind."""
     folder = tmp_path_factory.mktemp("sources")
-    run = run_folder(folder)
-    made = {"run in two parts": run}
-    for name, source, form, *options in (
-        ("hf", run, "hf"),
-        ("metaseq's parts", run, "metaseq", "--model-parallel-size", 2),
-        ("one file", folder / "hf", "fairseq"),
-    ):
-        made[name] = folder / name
-        run_convert(source, made[name], "--to", form, *options)
+    made = {"hf": save_hf(folder / "hf", VOCAB_SIZE, 0.3, **KINDS["pre-norm"])}
     made["350m"] = save_hf(folder / "350m", VOCAB_SIZE, 0.3, **KINDS["350m"])
+    made["one file"], made["metaseq's parts"] = folder / "file", folder / "metaseq"
+    run_convert(made["hf"], made["one file"], "--to", "fairseq")
+    run_convert(made["hf"], made["metaseq's parts"], "--to", "metaseq", "--model-parallel-size", 2)
+    made["set of 2 x 2"] = folder / "set"
+    reshard(made["one file"] / FAIRSEQ_CHECKPOINT, made["set of 2 x 2"], 2, 2)
     return made
 
 
@@ -106,8 +96,8 @@ def assert_same(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("source", "num_ranks"),
     [
-        ("run in two parts", 2),
-        ("run in two parts", 4),
+        ("set of 2 x 2", 2),
+        ("set of 2 x 2", 4),
         ("one file", 2),
         ("metaseq's parts", 4),
         ("hf", 2),
@@ -123,6 +113,21 @@ def test_several_ranks_give_what_one_gives(
     assert statuses == [0] * num_ranks, printed
     assert_same(found, expected)
     assert len({token for tokens in found[0] for token in tokens}) > 10
+
+
+@pytest.mark.slow
+def test_of_a_run_in_two_parts(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", VOCAB_SIZE)
+    options = ("--max-update", 4, "--init-std", 0.3, "--decoder-attention-heads", 4,
+               "--model-parallel-size", 2)  # fmt: skip
+    trained = train_ranks(2, data, tmp_path / "run", *options)
+    assert [rank.status for rank in trained] == [0, 0], trained
+    expected = everything(OPT.from_pretrained(tmp_path / "run"))
+    for num_ranks in (2, 4):
+        folder = tmp_path / str(num_ranks)
+        statuses, found, printed = on_ranks(num_ranks, tmp_path / "run", everything, folder)
+        assert statuses == [0] * num_ranks, printed
+        assert_same(found, expected)
 
 
 @pytest.mark.slow
@@ -173,12 +178,11 @@ def test_others_end_with_rank_0(sources: dict[str, Path], tmp_path: Path) -> Non
     assert "Traceback" not in printed[1]
 
 
-def test_a_mistake_is_rank_0s_to_say(tmp_path: Path) -> None:
-    save_hf(tmp_path / "hf", VOCAB_SIZE + 1, 0.3, **KINDS["pre-norm"])
-    statuses, _, printed = on_ranks(2, tmp_path / "hf", everything, tmp_path / "ranks")
-    assert statuses[1] == 2
-    assert "`--model-parallel-size` must divide its vocabulary (41), but is 2" in printed[0]
-    assert printed[1] == ""
+def test_a_mistake_is_rank_0s_to_say(sources: dict[str, Path], tmp_path: Path) -> None:
+    statuses, _, printed = on_ranks(3, sources["hf"], everything, tmp_path / "ranks")
+    assert statuses[1:] == [2, 2]
+    assert "`--model-parallel-size` must divide the model's attention heads (4), but is 3" in printed[0]
+    assert printed[1:] == ["", ""]
 
 
 def test_rows_of_users_mistakes_leave_the_ranks_in_step(
