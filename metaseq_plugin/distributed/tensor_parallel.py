@@ -37,11 +37,11 @@ from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.grid import Grid, backend_device
 from metaseq_plugin.layout.held import held_piece, is_model_part, local, mark
 from metaseq_plugin.modules.collectives import all_gather
-from metaseq_plugin.modules.linear import linear
+from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.vocab_shard import VocabShard
 
 
-class RowParallelLinear(nn.Module):
+class RowParallelLinear(Linear):
     """y = Σ over ranks of x_r W_rᵀ, + b, where W = [W_1 … W_tp] is cut along its columns.
 
     A rank holds W_r (O, I/tp) and all of b (O,), and is given x_r (…, I/tp), the output of a layer that
@@ -49,7 +49,8 @@ class RowParallelLinear(nn.Module):
     """
 
     def __init__(self, inner: nn.Linear, region: Region) -> None:
-        super().__init__()
+        has_bias = inner.bias is not None
+        super().__init__(inner.in_features, inner.out_features, has_bias, device="meta")
         self.weight, self.bias, self.region = inner.weight, inner.bias, region
 
     def forward(self, x: Tensor) -> Tensor:

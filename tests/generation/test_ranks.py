@@ -181,7 +181,10 @@ def test_others_end_with_rank_0(sources: dict[str, Path], tmp_path: Path) -> Non
 def test_a_mistake_is_rank_0s_to_say(sources: dict[str, Path], tmp_path: Path) -> None:
     statuses, _, printed = on_ranks(3, sources["hf"], everything, tmp_path / "ranks")
     assert statuses[1:] == [2, 2]
-    assert "`--model-parallel-size` must divide the model's attention heads (4), but is 3" in printed[0]
+    assert (
+        "`--model-parallel-size` must divide the model's attention heads (4), but is 3"
+        in printed[0]
+    )
     assert printed[1:] == ["", ""]
 
 
@@ -243,10 +246,14 @@ def test_calls_come_from_any_thread(sources: dict[str, Path], tmp_path: Path) ->
 
 def test_ctrl_c_waits_for_the_end_of_an_exchange() -> None:
     reached = []
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupted() -> None:
         with uninterrupted():
             signal.raise_signal(signal.SIGINT)
             reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert reached == ["the end"]
 
 

@@ -211,9 +211,7 @@ def join(parts: Sequence[Tensors], shapes: Mapping[str, torch.Size]) -> Tensors:
     return Tensors(whole)
 
 
-def _joined(
-    parts: Sequence[Tensors], name: str, pieces: Sequence[Piece], wanted: Piece
-) -> Tensor:
+def _joined(parts: Sequence[Tensors], name: str, pieces: Sequence[Piece], wanted: Piece) -> Tensor:
     """``wanted`` of a tensor of which the parts hold ``pieces``; parts that hold nothing of it are not read."""
     found = torch.empty(wanted.size, dtype=parts[0].twins[name].dtype)
     for part, piece in zip(parts, pieces, strict=True):
