@@ -34,6 +34,7 @@ SUBCOMMANDS: Commands = {
     },
     "convert": "metaseq_plugin.formats.convert",
     "reshard": "metaseq_plugin.checkpoint.reshard",
+    "generate": "metaseq_plugin.serve.prompt",
 }
 TRAINING_OPTIONS = "metaseq_plugin.launch.training_options"
 GROUPS = {"data": "look at a corpus, or clean it"}
@@ -42,14 +43,17 @@ GROUPS = {"data": "look at a corpus, or clean it"}
 class Subcommand(argparse.ArgumentParser):
     """The parser of one subcommand; it imports the module when it is chosen, not before."""
 
-    module = ""  # none of a group
+    module = ""  # none of a group, nor once it is imported
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self.module:
-            module = import_module(self.module)
-            module.add_arguments(self)
-            self.set_defaults(run=module.run, full_name=self.prog)
-        return super().parse_known_args(args, namespace)
+        if not self.module:
+            return super().parse_known_args(args, namespace)
+        module = import_module(self.module)
+        self.module = ""
+        module.add_arguments(self)
+        self.set_defaults(run=module.run, full_name=self.prog)
+        # Options may stand between PATH and PROMPT; this calls us again.
+        return self.parse_known_intermixed_args(args, namespace)
 
 
 class Version(argparse.Action):

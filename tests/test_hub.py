@@ -11,6 +11,7 @@ from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.generation.options import Options
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.tokenizers.open import from_folder
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe
@@ -176,13 +177,12 @@ def test_text(text_opt: OPT) -> None:
 
 
 def test_stop_cuts_the_text_and_ends_the_row(text_opt: OPT) -> None:
-    (free,) = text_opt.generate(["the cat"], 30, temperature=0.0, min_new_tokens=30)[0]
+    options: Options = {"temperature": 0.0, "logit_bias": {2: -100.0}}
+    (free,) = text_opt.generate(["the cat"], 30, **options)[0]
     assert free.text is not None
     stop = free.text[6:8]
     where = free.text.find(stop)
-    (cut,) = text_opt.generate(
-        ["the cat"], 30, temperature=0.0, min_new_tokens=30, stop=["no such text", stop]
-    )[0]
+    (cut,) = text_opt.generate(["the cat"], 30, stop=["no such text", stop], **options)[0]
     assert cut.text == free.text[:where]
     assert cut.finish_reason == "stop"
     assert cut.tokens == free.tokens[: len(cut.tokens)]
@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no samples": (lambda o: o.generate([[5]], num_samples=0), "`num_samples` must be at least 1, but is 0"),
     "equal samples": (lambda o: o.generate([[5]], num_samples=2, temperature=0.0), "`num_samples` must be 1 at temperature 0"),
     "no new tokens": (lambda o: o.generate([[5]], max_new_tokens=0), "`max_new_tokens` must be at least 1, but is 0"),
-    "min beyond max": (lambda o: o.generate([[5]], 4, 5), r"`min_new_tokens` must be at most `max_new_tokens` \(4\), but is 5"),
+    "min beyond max": (lambda o: o.generate([[5]], 4, min_new_tokens=5), r"`min_new_tokens` must be at most `max_new_tokens` \(4\), but is 5"),
     "max_new_tokens of 5.5": (lambda o: o.generate([[5]], max_new_tokens=5.5), "`max_new_tokens` must be a whole number, but is 5.5"),
     "max_new_tokens of 5.0": (lambda o: o.generate([[5]], max_new_tokens=5.0), "`max_new_tokens` must be a whole number, but is 5.0"),
     "max_new_tokens as text": (lambda o: o.generate([[5]], max_new_tokens="5"), "`max_new_tokens` must be a whole number, but is '5'"),
@@ -327,5 +327,5 @@ def test_loading_refused(run: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_nothing_behind_the_separator_has_no_scores(opt: OPT) -> None:
-    assert opt.score([[2], [2]]) == [([], []), ([], [])]
+    assert opt.score([[2], [2]]) == [([], [], []), ([], [], [])]
     assert [len(scored.scores) for scored in opt.score([[2], [5, 6]])] == [0, 2]

@@ -15,6 +15,7 @@ models read what the step before chose, (2) chooses a token for every row by its
 which changes when some join or leave.
 """
 
+import math
 import secrets
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional, Sequence
@@ -23,12 +24,12 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.generation.decoding import Decoding
-from metaseq_plugin.generation.finite import check_scores
+from metaseq_plugin.generation.finite import not_finite
 from metaseq_plugin.generation.sampler import Choice, Sampler
 from metaseq_plugin.generation.sampling import uniform_numbers
 from metaseq_plugin.generation.scoring import Scores
 from metaseq_plugin.generation.settings import Settings, TopScores
-from metaseq_plugin.generation.stopping import StopRule
+from metaseq_plugin.generation.stopping import StopRule, Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
 
 # Asking an accelerator what it chose makes the host wait for it. A CPU is asked always, and so is an
@@ -43,7 +44,7 @@ class Request(NamedTuple):
     limit: int  # most new tokens; capped so that the models can read them
     settings: Settings  # for sampling: ``beam`` is 1
     repeat: int = 0  # how many equal prompts, whose samples must differ, came before
-    stop: Optional[StopRule] = None  # asked after each new token
+    stop: Optional[StopRule] = None  # gives each row the watch that is asked after each new token
     streamed: bool = False  # whether each token is wanted at once
 
     def numbers(self, limit: int) -> Tensor:
@@ -66,7 +67,12 @@ class Row:
     tokens: list[int] = field(default_factory=list)  # new ones, with the </s> that ended it
     scores: list[float] = field(default_factory=list)  # of each, where asked for
     top_scores: list[TopScores] = field(default_factory=list)  # beside each score, where asked for
-    finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled"; None: it goes on
+    finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled", "failed"
+    watch: Optional[Watch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.watch = request.stop and request.stop(request.prompt, request.settings.min_new_tokens)
 
     def take(self, token: int, score: float, top: TopScores, eos: int) -> "News":
         """Append a new token, of which as much is kept as is asked for, and find out whether it is the last."""
@@ -79,7 +85,7 @@ class Row:
             self.top_scores.append(told)
         if token == eos:
             self.finish_reason = "eos"
-        elif self.request.stop is not None and self.request.stop(self.tokens):
+        elif self.watch is not None and self.watch(token):
             self.finish_reason = "stop"
         elif len(self.tokens) == self.limit:
             self.finish_reason = "length"
@@ -119,14 +125,20 @@ class Batch:
     ) -> None:
         self.pad = pad
         self.eos = eos
-        self.decoding = Decoding(models, pad, max_tokens)
-        self.device = self.decoding.device
+        self.models = models
+        self.max_tokens = max_tokens
+        self.device = models[0].output_weight.device
         self.patience = 1 if self.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows, whatever state a step that failed has left."""
+        self.decoding = Decoding(self.models, self.pad, self.max_tokens)
         self.rows: list[Row] = []
         nothing = torch.empty(0, dtype=torch.long, device=self.device)
         self.last = nothing  # (R,) tokens chosen last
         self.logits: Optional[Tensor] = None  # (R, V) of the next; None: ``last`` is not read yet
-        self.sampler = Sampler(pad, eos, self.device)
+        self.sampler = Sampler(self.pad, self.eos, self.device)
         self.unread: list[Choice] = []  # step by step
         self.news: list[News] = []
 
@@ -190,8 +202,13 @@ class Batch:
         stop rule; else several at once after several steps.
 
         Raises:
-            UserError: a row's logits are not finite.
+            NotFinite: the logits of its ``rows`` are not finite. The others go on with the next step,
+                which tells what they have got.
         """
+        if not any(row.remaining() for row in self.rows):
+            self.read()
+            news, self.news = self.news, []
+            return news
         self.advance()
         self.choose()
         is_watched = any(row.request.streamed or row.request.stop is not None for row in self.rows)
@@ -228,13 +245,18 @@ class Batch:
             return
         columns = [torch.stack(column).tolist() for column in zip(*self.unread)]
         self.unread = []
+        broken = []
         for step in zip(*columns):
             for row, token, score, top_tokens, top_scores in zip(self.rows, *step):
-                if row.finish_reason is None:
-                    check_scores((score,), self.decoding.models)
+                if row.finish_reason is None and not math.isfinite(score):
+                    row.finish_reason = "failed"
+                    broken.append(row)
+                elif row.finish_reason is None:
                     top = list(zip(top_tokens, top_scores))
                     self.news.append(row.take(token, score, top, self.eos))
         self.dismiss()
+        if broken:
+            raise not_finite(self.decoding.models, broken)
 
     def dismiss(self) -> None:
         """Let finished rows leave."""

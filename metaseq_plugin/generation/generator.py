@@ -10,6 +10,7 @@ What a prompt is continued with does not depend on the other prompts, nor on how
 ``batch.py``, whose steps a batch is continued by.
 """
 
+from itertools import islice
 from typing import Iterator, Optional, Sequence
 
 import torch
@@ -129,33 +130,48 @@ class Generator:
             Request(prompt, limit, settings, repeat, stop)
             for prompt, limit, repeat in zip(prompts, limits, count_repeats(prompts))
         ]
+        return self.answer(requests, batch_size)
+
+    def answer(
+        self, requests: Sequence[Request], batch_size: Optional[int] = None
+    ) -> list[Continuations]:
+        """Continue requests of any settings, in order; prompts must have passed ``check_prompts``.
+
+        Raises:
+            UserError: ``batch_size`` is below 1; logits that are not finite.
+        """
+        together: dict[Optional[Settings], list[int]] = {}  # a search goes on among its like only
+        for index, request in enumerate(requests):
+            settings = request.settings
+            together.setdefault(settings if settings.beam > 1 else None, []).append(index)
         found: dict[int, Continuations] = {}
-        lengths, width = [len(prompt) for prompt in prompts], settings.num_samples * settings.beam
-        for batch in batches(lengths, max(limits, default=0), width, batch_size):
-            found.update(zip(batch, self.continue_batch([requests[i] for i in batch], settings)))
-        return [found[index] for index in range(len(prompts))]
+        for indices in together.values():
+            chosen = [requests[index] for index in indices]
+            lengths, limit = [len(r.prompt) for r in chosen], max(r.limit for r in chosen)
+            width = max(r.settings.num_samples * r.settings.beam for r in chosen)
+            for batch in batches(lengths, limit, width, batch_size):
+                answers = self.continue_batch([chosen[place] for place in batch])
+                found.update(zip((indices[place] for place in batch), answers))
+        return [found[index] for index in range(len(requests))]
 
     @torch.inference_mode()
-    def continue_batch(
-        self, requests: Sequence[Request], settings: Settings
-    ) -> list[Continuations]:
-        """Continue requests of the same settings together."""
+    def continue_batch(self, requests: Sequence[Request]) -> list[Continuations]:
+        """Continue requests together: samples of any settings, or searches of the same."""
+        settings = requests[0].settings
         if settings.beam > 1:
             assert requests[0].stop is None, "stop rules are for sampling"
             prompts, limits = zip(*((r.prompt, r.limit) for r in requests))
             return search_beams(self.models, prompts, limits, settings, self.pad, self.eos)
         batch = Batch(self.models, self.pad, self.eos)
-        rows = batch.admit(requests)
+        rows = iter(batch.admit(requests))
         while batch.rows:
             batch.step()
-        n = settings.num_samples
+        samples = [list(islice(rows, request.settings.num_samples)) for request in requests]
         return [
             Continuations(
-                [hypothesis(row) for row in rows[i : i + n]],
-                rows[i].prompt_scores,
-                rows[i].prompt_top_scores,
+                list(map(hypothesis, own)), own[0].prompt_scores, own[0].prompt_top_scores
             )
-            for i in range(0, len(rows), n)
+            for own in samples
         ]
 
     def score(

@@ -1,6 +1,6 @@
 """Rows that join and leave at any step get what they would get alone, each by its own settings."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.settings import Settings
+from metaseq_plugin.generation.stopping import Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
 from tests.generation.test_generator import EOS, GREEDY, random_prompts, tiny_model
 from tests.opt_models import KINDS, PAD
@@ -202,8 +203,8 @@ class Action(NamedTuple):
     steps: int
 
 
-def every_fifth(tokens: list[int]) -> bool:
-    return tokens[-1] % 5 == 0
+def every_fifth(prompt: Sequence[int], min_new_tokens: int) -> Watch:
+    return lambda token: token % 5 == 0
 
 
 REQUESTS = st.builds(

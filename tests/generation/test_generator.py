@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, Sequence
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.generator import Generator, batches
 from metaseq_plugin.generation.settings import Continuations, Settings
+from metaseq_plugin.generation.stopping import StopRule, Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.kv_cache import KVCache
 from tests.opt_models import KINDS, PAD, TINY, VOCAB_SIZE, config, decoder, dictionary, hf_twin
@@ -265,12 +266,27 @@ def test_several_models_are_averaged() -> None:
         assert scores[length - 1] == pytest.approx(math.log(mean[tokens[length]]), abs=1e-5)
 
 
+def stop_behind(target: list[int]) -> StopRule:
+    """Stops a row whose new tokens are ``target``."""
+
+    def rule(prompt: Sequence[int], min_new_tokens: int) -> Watch:
+        seen: list[int] = []
+
+        def watch(token: int) -> bool:
+            seen.append(token)
+            return seen == target
+
+        return watch
+
+    return rule
+
+
 def test_stop_rule_ends_its_row_only() -> None:
     machine = generator(tiny_model())
     prompts = random_prompts(3, longest=6)
     free = machine.generate(prompts, [12] * 3, GREEDY)
     target = free[1].hypotheses[0].tokens[:4]
-    found = machine.generate(prompts, [12] * 3, GREEDY, stop=lambda tokens: tokens == target)
+    found = machine.generate(prompts, [12] * 3, GREEDY, stop=stop_behind(target))
     assert found[1].hypotheses[0].tokens == target
     assert found[1].hypotheses[0].finish_reason == "stop"
     assert_same(found[0], free[0])
@@ -281,7 +297,7 @@ def test_stop_rule_is_asked_of_the_last_allowed_token_too() -> None:
     machine = generator(tiny_model())
     (free,) = machine.generate([[EOS, 5]], [6], GREEDY)
     tokens = free.hypotheses[0].tokens
-    (found,) = machine.generate([[EOS, 5]], [6], GREEDY, stop=lambda seen: seen == tokens)
+    (found,) = machine.generate([[EOS, 5]], [6], GREEDY, stop=stop_behind(tokens))
     assert found.hypotheses[0].tokens == tokens
     assert free.hypotheses[0].finish_reason == "length"
     assert found.hypotheses[0].finish_reason == "stop"
