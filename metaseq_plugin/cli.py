@@ -15,6 +15,7 @@ when torch or fairseq cannot be imported (``metaseq_plugin.compat.commands.docto
 
 import argparse
 import ast
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -114,12 +115,26 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         args.run(args)
     except UserError as error:
-        print(f"{args.full_name}: error: {error}", file=sys.stderr)  # noqa: T201
+        say_error(args.full_name, error)
         return EXIT_USER_ERROR
     except LostRank as error:
-        print(f"{args.full_name}: error: {error}", file=sys.stderr)  # noqa: T201
+        say_error(args.full_name, error)
         return EXIT_LOST_RANK
     except KeyboardInterrupt:  # the subcommands leave nothing half-written
         print(f"{args.full_name}: interrupted", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
     return 0
+
+
+def say_error(command: str, error: Exception) -> None:
+    """Print the sentence of ``error``; of several ranks that torchrun started, once."""
+
+    def say(sentence: str) -> None:
+        print(f"{command}: error: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        say(str(error))
+        return
+    from metaseq_plugin.compat.last_words import say_once  # imports torch.distributed
+
+    say_once(str(error), say)

@@ -63,6 +63,7 @@ from metaseq_plugin.hub import OPT
 OPT.from_pretrained(**json.loads(sys.argv[1]))
 """
 
+
 def dictionary_of(model: Model) -> Dictionary:
     """The model's dictionary, or where no ``dict.txt`` is known one of the right size."""
     folder = model.data

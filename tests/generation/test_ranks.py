@@ -25,7 +25,7 @@ from metaseq_plugin.launch.started_ranks import ended
 from metaseq_plugin.layout.cuts import model_parallel_dim
 from metaseq_plugin.models.opt import OPTLanguageModel
 from tests.decoding_runs import counting_elements, on_ranks
-from tests.fairseq_runs import write_data
+from tests.fairseq_runs import run_fairseq, write_data
 from tests.formats.folders import run_convert, write_hf
 from tests.generation.test_generator import random_prompts
 from tests.opt_models import KINDS, config, decoder, hf_twin
@@ -136,7 +136,8 @@ def test_of_the_size_of_125m(tmp_path: Path) -> None:
         decoder_layers=12, decoder_embed_dim=768, decoder_attention_heads=12,
         decoder_ffn_embed_dim=3072, decoder_max_positions=64,
     )  # fmt: skip
-    path = save_hf(tmp_path / "hf", 50_272, 0.05, **shape)
+    # With smaller weights all tokens are about as likely, and a draw is decided by the last bits.
+    path = save_hf(tmp_path / "hf", 50_272, 0.2, **shape)
 
     def tokens(opt: OPT) -> list[list[int]]:
         return mixed_batch(opt, new_tokens=6)
@@ -320,6 +321,39 @@ def test_words_for_a_rank_that_ended() -> None:
     assert "All 4 ranks that hold the model must run, but rank 3 ended with status 1." in ended(
         3, 4, 1
     )
+
+
+@pytest.mark.parametrize("command", ["generate", "interactive"])
+def test_fairseqs_commands_refuse_parts(
+    sources: dict[str, Path], tmp_path: Path, command: str
+) -> None:
+    data = write_data(tmp_path / "data", VOCAB_SIZE)
+    done = run_fairseq(
+        command, str(data), "--task", "opt_language_modeling", "--path",
+        str(sources["one file"] / FAIRSEQ_CHECKPOINT), "--model-parallel-size", "2", "--cpu",
+    )  # fmt: skip
+    assert done.status == 2, done.output
+    assert done.last_line.startswith(
+        f"fairseq-{command}: error: `--model-parallel-size` must be left out with fairseq-generate"
+    )
+
+
+@pytest.mark.slow
+def test_the_prompt_line_starts_ranks_by_itself(sources: dict[str, Path]) -> None:
+    command = [Path(sys.executable).parent / "metaseq", "generate", sources["hf"], "--json"]
+    done = subprocess.run(
+        [*command, "--model-parallel-size", "3", "--prompt", "a"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith(
+            "metaseq generate: error: `--model-parallel-size` must divide the model's attention heads"
+        )
+    )
+    assert "Traceback" not in done.stderr
 
 
 STARTED = """
