@@ -9,20 +9,26 @@ import multiprocessing
 import os
 import pickle
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import torch.distributed as dist
 
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.launch.decoding_ranks import DecodingRanks
+from tests.opt_models import config, decoder, hf_twin
 from tests.rank_runs import torchrun_environment, wait_for
 
 GRACE_SECONDS = 30.0
 
 Scenario = Callable[[OPT], Any]
+
+
+def save_hf(folder: Path, vocab_size: int, std: float, **shape: Any) -> Path:
+    """A random model as a Hugging Face folder, without a tokenizer."""
+    hf_twin(decoder(vocab_size, std, **shape), config(**shape)).save_pretrained(folder)
+    return folder
 
 
 def _rank(
@@ -79,13 +85,3 @@ def counting_elements(folder: Path) -> Callable[[DecodingRanks, Any], None]:
         take_places(ranks, models)
 
     return counting
-
-
-def until(happened: Callable[[], bool], seconds: float = 20.0) -> Optional[float]:
-    """Seconds until ``happened``; None where it did not in time."""
-    started = time.monotonic()
-    while not happened():
-        if time.monotonic() - started > seconds:
-            return None
-        time.sleep(0.01)
-    return time.monotonic() - started

@@ -3,12 +3,10 @@
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -24,11 +22,11 @@ from metaseq_plugin.launch.decoding_ranks import DecodingRanks
 from metaseq_plugin.launch.started_ranks import ended
 from metaseq_plugin.layout.cuts import model_parallel_dim
 from metaseq_plugin.models.opt import OPTLanguageModel
-from tests.decoding_runs import counting_elements, on_ranks
+from tests.decoding_runs import counting_elements, on_ranks, save_hf
 from tests.fairseq_runs import run_fairseq, write_data
 from tests.formats.folders import run_convert, write_hf
 from tests.generation.test_generator import random_prompts
-from tests.opt_models import KINDS, config, decoder, hf_twin
+from tests.opt_models import KINDS
 from tests.rank_runs import train_ranks
 
 VOCAB_SIZE = 40
@@ -38,12 +36,6 @@ SETTINGS = [
     Settings(seed=2, temperature=0.7, top_p=0.9, num_samples=2),
     Settings(seed=3, top_k=5, with_prompt_scores=True),
 ]
-
-
-def save_hf(folder: Path, vocab_size: int, std: float, **shape: Any) -> Path:
-    """A random model as a Hugging Face folder, without a tokenizer."""
-    hf_twin(decoder(vocab_size, std, **shape), config(**shape)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +189,7 @@ def test_rows_of_users_mistakes_leave_the_ranks_in_step(
         before = layer.fc2.bias.clone()
         with torch.inference_mode(False):
             layer.fc2.bias.fill_(torch.inf)
+        said = ""
         try:
             opt.generate([[5, 6]], 3, temperature=0.0)
         except UserError as error:
@@ -329,102 +322,11 @@ def test_fairseqs_commands_refuse_parts(
 ) -> None:
     data = write_data(tmp_path / "data", VOCAB_SIZE)
     done = run_fairseq(
-        command, str(data), "--task", "opt_language_modeling", "--path",
-        str(sources["one file"] / FAIRSEQ_CHECKPOINT), "--model-parallel-size", "2", "--cpu",
+        command, data, "--user-dir", "metaseq_plugin", "--task", "opt_language_modeling", "--path",
+        sources["one file"] / FAIRSEQ_CHECKPOINT, "--model-parallel-size", 2, "--cpu",
+        log_dir=tmp_path,
     )  # fmt: skip
     assert done.status == 2, done.output
     assert done.last_line.startswith(
         f"fairseq-{command}: error: `--model-parallel-size` must be left out with fairseq-generate"
     )
-
-
-@pytest.mark.slow
-def test_the_prompt_line_starts_ranks_by_itself(sources: dict[str, Path]) -> None:
-    command = [Path(sys.executable).parent / "metaseq", "generate", sources["hf"], "--json"]
-    done = subprocess.run(
-        [*command, "--model-parallel-size", "3", "--prompt", "a"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert (
-        done.stderr.strip()
-        .splitlines()[-1]
-        .startswith(
-            "metaseq generate: error: `--model-parallel-size` must divide the model's attention heads"
-        )
-    )
-    assert "Traceback" not in done.stderr
-
-
-STARTED = """
-import os, signal, sys, time
-from metaseq_plugin.hub import OPT
-opt = OPT.from_pretrained(sys.argv[1], model_parallel_size=2)
-print([completion.tokens for found in opt.generate([[5, 6], [7]], 6, seed=1) for completion in found])
-other = int(next(pid for pid in os.popen(f"pgrep -P {os.getpid()}").read().split()))
-"""
-KILL_THE_OTHER = """
-from metaseq_plugin.compat.errors import LostRank
-told = []
-opt.ranks.when_lost(told.append)
-os.kill(other, signal.SIGKILL)
-started = time.monotonic()
-for _ in range(2):
-    try:
-        opt.generate([[5, 6]], 8)
-    except LostRank as error:
-        print(error)
-assert time.monotonic() - started < 5
-assert told == [opt.ranks.lost]
-"""
-END_ALL = """
-sys.stdout.flush()
-print(other, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.fixture
-def run_started(
-    sources: dict[str, Path], tmp_path: Path
-) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """Run code in a script without a main guard, whose model has started a rank by itself."""
-
-    def run(code: str) -> subprocess.CompletedProcess[str]:
-        script = tmp_path / "script.py"
-        script.write_text(STARTED + code)
-        return subprocess.run(
-            [sys.executable, script, sources["hf"]], capture_output=True, text=True, timeout=120,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
-        )  # fmt: skip
-
-    return run
-
-
-@pytest.mark.slow
-def test_started_ranks_end_with_the_script(run_started: Any, sources: dict[str, Path]) -> None:
-    done = run_started("")
-    one = OPT.from_pretrained(sources["hf"])
-    expected = [c.tokens for found in one.generate([[5, 6], [7]], 6, seed=1) for c in found]
-    assert (done.returncode, done.stdout) == (0, f"{expected}\n"), done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_a_started_rank_that_is_killed_is_named(run_started: Any) -> None:
-    done = run_started(KILL_THE_OTHER)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("but rank 1 ended by SIGKILL") == 2
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_started_ranks_do_not_outlive_rank_0(run_started: Any) -> None:
-    done = run_started(END_ALL)
-    assert done.returncode == -signal.SIGKILL
-    other = Path("/proc", done.stdout.split()[-1])
-    deadline = time.monotonic() + 10
-    while other.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not other.exists()
-    assert "Traceback" not in done.stderr
