@@ -29,7 +29,6 @@ from torch.utils._pytree import tree_map
 
 from metaseq_plugin.compat.errors import LostRank, UserError
 from metaseq_plugin.compat.last_words import lost_rank
-from metaseq_plugin.models.opt import OPTLanguageModel
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -184,7 +183,7 @@ class Leader:
                 self.channel.send(None)
 
 
-def lead(models: Sequence[OPTLanguageModel], channel: Channel) -> Leader:
+def lead(models: Sequence[Any], channel: Channel) -> Leader:
     """From now on, what these models decode on rank 0 is decoded by all ranks."""
     leader = Leader(channel)
     for model in models:

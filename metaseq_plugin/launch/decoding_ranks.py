@@ -215,7 +215,8 @@ def check_size(size: int, device: torch.device) -> None:
         raise UserError(
             f"`--model-parallel-size` must be at least 1, but is {size}. Set 1 to not cut."
         )
-    if device.index is not None or device.type not in BACKENDS:
+    index: Optional[int] = device.index
+    if index is not None or device.type not in BACKENDS:
         raise UserError(
             f"`--device` must be cpu or cuda with --model-parallel-size, but is {device}. "
             "Each rank takes a device of its own; set either."

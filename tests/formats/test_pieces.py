@@ -1,5 +1,6 @@
 """Who asks for a piece of a tensor gets it from any form of a model, without the rest being read."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Parts:
 
     def tensors(self) -> list[Tensors]:
         return [
-            Tensors({NAME: Lazy(twin(p.size, torch.float32), lambda rank=rank: self.make(rank))})
+            Tensors({NAME: Lazy(twin(p.size, torch.float32), partial(self.make, rank))})
             for rank, p in enumerate(self.pieces)
         ]
 
