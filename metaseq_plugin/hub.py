@@ -9,6 +9,7 @@ A prompt is a string, or a list of token ids for models without tokenizer files.
 with ``</s>``, OPT's document separator: it is put in front unless the ids already begin with it.
 """
 
+import json
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,8 @@ from torch import nn
 from typing_extensions import Unpack
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.distributed.tensor_parallel import cut
+from metaseq_plugin.formats.locate import is_hf, locate
 from metaseq_plugin.formats.model import Model, read_model
 from metaseq_plugin.formats.tensors import DTYPES, check_held
 from metaseq_plugin.generation.batch import Batch, Request
@@ -38,6 +41,9 @@ from metaseq_plugin.generation.options import (
 from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.settings import Settings, check_settings, check_types
 from metaseq_plugin.generation.stopping import StopTexts
+from metaseq_plugin.launch.decoding_ranks import DecodingRanks, check_cut, gather_ranks
+from metaseq_plugin.layout.grid import SINGLE, Grid
+from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from metaseq_plugin.storage import torch_file
 from metaseq_plugin.tokenizers.base import Tokenizer
@@ -49,6 +55,13 @@ from metaseq_plugin.tokenizers.dictionary import (
 )
 from metaseq_plugin.tokenizers.files import METASEQ_VOCAB
 from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
+
+# What each other rank runs, given the arguments of ``from_pretrained``.
+OTHER_RANK = """
+import json, sys
+from metaseq_plugin.hub import OPT
+OPT.from_pretrained(**json.loads(sys.argv[1]))
+"""
 
 
 def dictionary_of(model: Model) -> Dictionary:
@@ -72,14 +85,22 @@ def tokenizer_of(model: Model) -> Optional[Tokenizer]:
 
 
 def build_model(
-    source: Model, dictionary: Dictionary, device: torch.device, dtype: torch.dtype
+    source: Model,
+    dictionary: Dictionary,
+    device: torch.device,
+    dtype: torch.dtype,
+    grid: Grid = SINGLE,
 ) -> OPTLanguageModel:
-    """The model on ``device``; its weights are the only copy that is made."""
+    """The model on ``device``, or this rank's part; its weights are the only copy that is made."""
     with torch.device("meta"):
         model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary))
+    if grid.model_parallel_size > 1:
+        check_cut(grid.model_parallel_size, source.cfg, source.vocab_size)
+        cut(model, grid, sequence_parallel=False)
     # One after the other: of each only what the model keeps is held when the next one is read.
     placed = {}
-    for name, tensor in source.tensors.items():
+    for name, piece in pieces_of(model).items():
+        tensor = source.tensors.piece(name, piece)
         placed[name] = torch_file.own_memory(tensor.to(device=device, dtype=dtype))
         check_held(name, tensor, placed[name], "dtype")
     # Not the model's own method: fairseq's cannot put tensors in the place of meta ones.
@@ -92,6 +113,7 @@ class OPT:
 
     Attributes:
         tokenizer: None where no tokenizer files were found; then prompts must be token ids.
+        ranks: those that hold the model together; ``ranks.lost`` says why it can be used no more.
     """
 
     def __init__(
@@ -101,6 +123,7 @@ class OPT:
         self.dictionary = dictionary
         self.tokenizer = tokenizer
         self.generator = Generator([model], dictionary)
+        self.ranks = DecodingRanks(model.output_weight.device)
 
     @classmethod
     def from_pretrained(
@@ -110,6 +133,7 @@ class OPT:
         device: Optional[Union[str, torch.device]] = None,
         dtype: Optional[str] = None,
         trust_pickle: bool = False,
+        model_parallel_size: int = 1,
     ) -> "OPT":
         """Load a model.
 
@@ -123,9 +147,13 @@ class OPT:
                 slowly in 16 bits, elsewhere as saved.
             trust_pickle: let metaseq's files hold more than plain data. Such a file can run any
                 program, so set this only if you trust who made it.
+            model_parallel_size: over how many devices each matrix is cut. Under torchrun, which must
+                have started as many processes, only that of rank 0 returns; else the other processes
+                are started here, and ``close`` ends them.
 
         Raises:
             UserError: whatever is wrong with the files, in one sentence.
+            LostRank: another rank ended.
         """
         if dtype is not None and dtype not in DTYPES:
             raise UserError(
@@ -133,14 +161,32 @@ class OPT:
             )
         if data is not None and not Path(data).is_dir():
             raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
-        source = read_model(Path(path), None if data is None else Path(data), trust_pickle)
+        if not is_hf(Path(path)):
+            locate(Path(path))  # before other processes are started for it
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        place = torch.device(device)
-        default = torch.float32 if place.type == "cpu" else source.dtype
-        dictionary, tokenizer = dictionary_of(source), tokenizer_of(source)
-        model = build_model(source, dictionary, place, DTYPES[dtype] if dtype else default)
-        return cls(model, dictionary, tokenizer)
+        asked = {
+            "path": str(path), "data": None if data is None else str(data), "device": str(device),
+            "dtype": dtype, "trust_pickle": trust_pickle, "model_parallel_size": model_parallel_size,
+        }  # fmt: skip
+        ranks = gather_ranks(
+            model_parallel_size, torch.device(device), ["-c", OTHER_RANK, json.dumps(asked)]
+        )
+        with ranks.agreeing():
+            folder = None if data is None else Path(data)
+            source = read_model(Path(path), folder, trust_pickle, ranks.peers)
+            default = torch.float32 if ranks.device.type == "cpu" else source.dtype
+            dictionary, tokenizer = dictionary_of(source), tokenizer_of(source)
+            chosen = DTYPES[dtype] if dtype else default
+            model = build_model(source, dictionary, ranks.device, chosen, ranks.grid)
+            opt = cls(model, dictionary, tokenizer)
+        ranks.take_places([model])
+        opt.ranks = ranks
+        return opt
+
+    def close(self) -> None:
+        """End the other ranks, of a model that is cut over several; it cannot be used any more."""
+        self.ranks.close()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, without ``</s>``."""

@@ -12,6 +12,7 @@ from typing import Iterator, Optional, Sequence
 import torch
 from torch import Tensor
 
+from metaseq_plugin.generation.ranks import on_all_ranks
 from metaseq_plugin.generation.scoring import Scores, average, score_tokens
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.cached_attention import DecodeStep, Prefill
@@ -62,6 +63,7 @@ class Decoding:
     ) -> None:
         self.models = models
         self.pad = pad
+        self.made_with = (pad, max_tokens)  # so that other ranks can make theirs
         self.device = models[0].output_weight.device
         self.longest = min(model.max_positions() for model in models)
         self.caches = [
@@ -85,6 +87,7 @@ class Decoding:
         """Tokens that ``num_rows`` continuations of ``prompt`` by up to ``limit`` tokens keep room for."""
         return num_rows * room_for(len(prompt) + self.limit(prompt, limit) - 1, self.longest)
 
+    @on_all_ranks
     def admit(
         self,
         prompts: Sequence[Sequence[int]],
@@ -154,6 +157,7 @@ class Decoding:
         back = sorted(range(len(order)), key=order.__getitem__)
         return torch.cat(logits)[torch.tensor(back, device=self.device)], found
 
+    @on_all_ranks
     def step(self, tokens: Tensor) -> Tensor:
         """Read one token per row, (R,); logits of the next, (R, V)."""
         logits = []
@@ -163,13 +167,24 @@ class Decoding:
             logits.append(model.decoder.output_layer(features[:, -1]).float())
         return average(logits)
 
+    @on_all_ranks
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Go on with ``rows`` only, which rise; where each row then comes from."""
         for cache in self.caches:
             order = cache.keep(rows)
         return order
 
+    @on_all_ranks
     def select(self, rows: Sequence[int], start: int) -> None:
         """Row i becomes what ``rows[i]`` was, from token ``start`` on; for rows of equal room."""
         for cache in self.caches:
             cache.select(rows, start)
+
+    @on_all_ranks
+    def score(self, rows: Sequence[Sequence[int]], num_top: int = 0) -> list[Scores]:
+        """Score the tokens of ``rows`` after their first, beside the continuations; one row has two or more."""
+        tokens = pad_right(rows, self.pad, self.device)  # (B, T)
+        # (B, T - 1, E) of each model
+        features = [model.decoder.extract_features(tokens[:, :-1]) for model in self.models]
+        kept = [slice(len(row) - 1) for row in rows]
+        return score_tokens(self.models, features, tokens[:, 1:], kept, num_top)

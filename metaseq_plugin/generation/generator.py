@@ -19,8 +19,9 @@ from fairseq.data import Dictionary
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.beam import search_beams
+from metaseq_plugin.generation.decoding import Decoding
 from metaseq_plugin.generation.sampling import count_repeats
-from metaseq_plugin.generation.scoring import Scores, score_tokens
+from metaseq_plugin.generation.scoring import Scores
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
 from metaseq_plugin.generation.stopping import StopRule
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -196,15 +197,9 @@ class Generator:
 
     @torch.inference_mode()
     def score_batch(self, rows: Sequence[Sequence[int]], num_top: int) -> list[Scores]:
-        longest = max(map(len, rows))
-        if longest == 1:  # nothing behind the leading </s>
+        if max(map(len, rows)) == 1:  # nothing behind the leading </s>
             return [Scores([], []) for _ in rows]
-        padded = [[*row, *[self.pad] * (longest - len(row))] for row in rows]
-        tokens = torch.tensor(padded, device=self.models[0].output_weight.device)  # (B, T)
-        # (B, T - 1, E) of each model
-        features = [model.decoder.extract_features(tokens[:, :-1]) for model in self.models]
-        kept = [slice(len(row) - 1) for row in rows]
-        return score_tokens(self.models, features, tokens[:, 1:], kept, num_top)
+        return Decoding(self.models, self.pad).score(rows, num_top)
 
 
 def hypothesis(row: Row) -> Hypothesis:

@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace, path: str) -> OPT:
-    return OPT.from_pretrained(path, args.data, args.device, args.dtype, args.trust_pickle)
+    return OPT.from_pretrained(
+        path, args.data, args.device, args.dtype, args.trust_pickle, args.model_parallel_size
+    )
 
 
 def read_input() -> str:

@@ -60,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--device", help="cpu, cuda or cuda:N; default: the accelerator, else the CPU"
     )
+    model.add_argument("--model-parallel-size", type=int, default=1, metavar="N",
+        help="cut each matrix over N devices, for a model that is larger than one (default: 1)")  # fmt: skip
     model.add_argument("--batch-size", type=int, metavar="N",
         help="--file: lines read and rows continued at once; default: what fits, of 64 lines")  # fmt: skip
     model.add_argument("--trust-pickle", action="store_true", help="read files of metaseq's that hold "
