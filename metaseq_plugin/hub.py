@@ -31,7 +31,8 @@ from metaseq_plugin.generation.settings import (
 )
 from metaseq_plugin.generation.stopping import StopTexts
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
-from metaseq_plugin.storage import torch_file
+from metaseq_plugin.modules.linear import store_for_decoding_
+from metaseq_plugin.storage.mapped import release
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.dictionary import (
     DICTIONARY_FILE,
@@ -86,17 +87,25 @@ def tokenizer_of(model: Model) -> Optional[Tokenizer]:
 def build_model(
     source: Model, dictionary: Dictionary, device: torch.device, dtype: torch.dtype
 ) -> OPTLanguageModel:
-    """The model on ``device``; its weights are the only copy that is made."""
+    """The model on ``device``, its matrices as decoding wants them.
+
+    One tensor after the other: of each only what the model keeps is held when the next one is read.
+    """
     with torch.device("meta"):
-        model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary))
-    # One after the other: of each only what the model keeps is held when the next one is read.
-    placed = {}
+        model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary)).requires_grad_(False)
     for name, tensor in source.tensors.items():
-        placed[name] = torch_file.own_memory(tensor.to(device=device, dtype=dtype))
-        check_held(name, tensor, placed[name], "dtype")
-    # Not the model's own method: fairseq's cannot put tensors in the place of meta ones.
-    nn.Module.load_state_dict(model, placed, assign=True)
-    return model.requires_grad_(False)
+        placed = tensor.to(device=device, dtype=dtype)
+        check_held(name, tensor, placed, "dtype")
+        owner, _, own_name = name.rpartition(".")
+        module = model.get_submodule(owner)
+        setattr(module, own_name, nn.Parameter(placed, requires_grad=False))
+        if own_name == "weight":
+            store_for_decoding_(module)
+        kept = module.get_parameter(own_name)
+        if placed is tensor and not kept.is_mkldnn:
+            kept.data = tensor.clone()  # in memory of its own, whatever becomes of the file
+        release(tensor)
+    return model
 
 
 def token_ids(prompt: Any, number: int) -> list[int]:
