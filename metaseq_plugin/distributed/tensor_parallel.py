@@ -73,10 +73,6 @@ class VocabParallelEmbedding(nn.Module):
         x = F.embedding(row.masked_fill(is_elsewhere, 0), self.weight, self.pad_row)
         return self.region.leave(x.masked_fill(is_elsewhere.unsqueeze(-1), 0.0))
 
-    def project(self, features: Tensor) -> Tensor:
-        """Features (…, E) → the logits of this rank's rows, (…, V/tp)."""
-        return linear(features, self.weight)
-
 
 def cut(model: Any, grid: Grid, sequence_parallel: bool) -> None:
     """Leave this rank its part of ``model``, a whole OPT on the meta device, and wire the collectives."""

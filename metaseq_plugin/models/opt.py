@@ -36,7 +36,7 @@ from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.initial_weights import fill_all
 from metaseq_plugin.modules.kv_cache import KVCache
-from metaseq_plugin.modules.linear import Linear, TiedEmbedding
+from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.vocab_shard import VocabShard
 from metaseq_plugin.sizes import MAX_POSITIONS, SIZES, fill_size
@@ -228,7 +228,7 @@ class OPTDecoder(FairseqDecoder):
         self.offload_activations: bool = cfg.offload_activations
         self.padding_idx: int = dictionary.pad()
         self.separator: Optional[int] = dictionary.eos() if cfg.document_attention else None
-        self.embed_tokens = TiedEmbedding(len(dictionary), word_dim, self.padding_idx)
+        self.embed_tokens = nn.Embedding(len(dictionary), word_dim, self.padding_idx)
         self.embed_positions = nn.Embedding(
             cfg.decoder_max_positions + POSITION_OFFSET, dim, self.padding_idx
         )
@@ -307,7 +307,7 @@ class OPTDecoder(FairseqDecoder):
 
     def output_layer(self, features: Tensor, **kwargs: Any) -> Tensor:
         """Features (…, E) → logits (…, V), through the token embedding itself."""
-        return self.embed_tokens.project(features)
+        return linear(features, self.embed_tokens.weight)
 
     def max_positions(self) -> int:
         """Longest input in tokens; fairseq's iterators and generators ask for it."""

@@ -42,8 +42,6 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
 )
 # The rows that blocks are made for. Those made for one row are slower at many; these are as fast at one.
 PACKED_FOR_ROWS = 16
-# In fp32 a packed copy of the token embedding is not worth its memory, which is twice as much.
-COPIED = (torch.bfloat16,)
 
 
 def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -122,31 +120,15 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-class TiedEmbedding(nn.Embedding):
-    """Looks tokens up, and projects features onto them.
-
-    Attributes:
-        packed: a second copy of the weights for the projection; of blocks no row is to be had.
-    """
-
-    packed: Optional[Tensor] = None
-
-    def project(self, features: Tensor) -> Tensor:
-        """Features (…, E) → logits (…, V)."""
-        return linear(features, self.weight if self.packed is None else self.packed)
-
-
 @torch.no_grad()
 def store_for_decoding_(model: nn.Module) -> None:
-    """Pack the matrices of ``model`` that are multiplied on a CPU; it cannot be trained afterwards.
+    """Pack the linear layers of ``model`` that are on a CPU; it cannot be trained afterwards.
 
-    State dicts stay as they are. No second copy is kept, but of the token embedding in 16 bits.
+    State dicts stay as they are, and no second copy is kept. The token embedding stays plain, since of blocks no row
+    is to be had.
     """
     for module in model.modules():
-        if isinstance(module, TiedEmbedding):
-            if module.weight.dtype in COPIED and _can_be_packed(module.weight):
-                module.packed = pack(module.weight)
-        elif isinstance(module, Linear) and _can_be_packed(module.weight):
+        if isinstance(module, Linear) and _can_be_packed(module.weight):
             module.weight = nn.Parameter(pack(module.weight), requires_grad=False)
             module.register_state_dict_post_hook(_unpack)
 
@@ -157,15 +139,12 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def computes_in(dtype: torch.dtype) -> bool:
-    """Whether oneDNN computes in ``dtype`` on this CPU, and need not emulate it bit by bit."""
-    operators = torch.ops.mkldnn
-    if not HAS_ONEDNN:
-        return False
+    """Whether this CPU has instructions for products in ``dtype``, and need not emulate them."""
+    if dtype == torch.float32 or not HAS_ONEDNN:
+        return dtype == torch.float32
     if dtype == torch.bfloat16:
-        return operators._is_mkldnn_bf16_supported()
-    if dtype == torch.float16:
-        return operators._is_mkldnn_fp16_supported()
-    return dtype == torch.float32
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def _can_be_packed(weight: Tensor) -> bool:
@@ -173,6 +152,7 @@ def _can_be_packed(weight: Tensor) -> bool:
         type(weight) in (Tensor, nn.Parameter)
         and weight.device.type == "cpu"
         and not weight.is_mkldnn
+        and HAS_ONEDNN
         and weight.dtype in (torch.float32, torch.bfloat16)
         and computes_in(weight.dtype)
     )

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metaseq_plugin.modules import linear as linear_module
 from metaseq_plugin.modules.linear import Linear, computes_in, linear, pack, store_for_decoding_
 from tests.opt_models import TINY, decoder, tokens
 
@@ -74,7 +75,7 @@ def test_storing_changes_neither_state_nor_logits() -> None:
 
 
 @pytest.mark.skipif(not computes_in(torch.bfloat16), reason="needs a CPU that computes in bfloat16")
-def test_in_16_bits_the_projection_has_a_copy() -> None:
+def test_packed_in_16_bits() -> None:
     model = decoder(**TINY)
     ids = tokens(2, 9)
     model.bfloat16()
@@ -82,7 +83,7 @@ def test_in_16_bits_the_projection_has_a_copy() -> None:
         expected = model(ids)[0]
         store_for_decoding_(model)
         found = model(ids)[0]
-    assert model.embed_tokens.packed.is_mkldnn and model.layers[0].fc1.weight.is_mkldnn
+    assert model.layers[0].fc1.weight.is_mkldnn
     assert found.dtype == torch.bfloat16
     # bfloat16 has 8 bits: the two kernels round sums of another order.
     torch.testing.assert_close(found, expected, rtol=2**-6, atol=2**-4)
@@ -94,3 +95,12 @@ def test_what_is_not_ours_to_multiply_is_not_packed() -> None:
     store_for_decoding_(model)
     store_for_decoding_(plain)
     assert not any(p.is_mkldnn for p in (*model.parameters(), *plain.parameters()))
+
+
+def test_16_bits_are_computed_where_onednn_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_module, "HAS_ONEDNN", False)
+    assert computes_in(torch.float32)
+    assert not any(map(computes_in, (torch.bfloat16, torch.float16)))
+    model = torch.nn.Sequential(Linear(8, 8))
+    store_for_decoding_(model)
+    assert not model[0].weight.is_mkldnn
