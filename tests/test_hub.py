@@ -10,6 +10,7 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from torch import Tensor
 
+from metaseq_plugin import hub
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.tokenizers.open import from_folder
@@ -294,6 +295,19 @@ def test_longest_inputs_are_taken(opt: OPT) -> None:
     assert len(opt.generate([[5] * 2047], 9, min_new_tokens=9)[0][0].tokens) == 1
 
 
+def without_16_bits(run: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "computes_in", lambda dtype: dtype == torch.float32)
+        OPT.from_pretrained(run, device="cpu", dtype="bfloat16")
+
+
+def as_float16(path: Path) -> None:
+    """Whatever this CPU computes in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "computes_in", lambda dtype: True)
+        OPT.from_pretrained(path, device="cpu", dtype="float16")
+
+
 LOADING: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "nothing there": (lambda run, tmp: OPT.from_pretrained(tmp / "none"), "The model must exist, but .*none does not"),
     "empty folder": (lambda run, tmp: OPT.from_pretrained(tmp), "must be a Hugging Face folder with config.json or hold a checkpoint such as checkpoint_best.pt"),
@@ -301,7 +315,8 @@ LOADING: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "other dictionary": (lambda run, tmp: OPT.from_pretrained(run, data=write_data(tmp, 64)), "must give the model's 40 types, but in .* gives 64"),
     "dtype unknown": (lambda run, tmp: OPT.from_pretrained(run, dtype="int8"), "`dtype` must be one of float32, float16, bfloat16, but is int8"),
     "weights of NaN": (lambda run, tmp: OPT.from_pretrained(with_embedding(run, tmp, float("nan"))), "`decoder.embed_tokens.weight` in .*large.pt holds nan"),
-    "weights beyond float16": (lambda run, tmp: OPT.from_pretrained(with_embedding(run, tmp, 1e6), dtype="float16"), "`dtype` must hold every weight, but `decoder.embed_tokens.weight` reaches 1e.06 .* Set dtype bfloat16"),
+    "dtype emulated": (lambda run, tmp: without_16_bits(run), "`dtype` must be one that this CPU has instructions for .float32., but is bfloat16, which it would emulate"),
+    "weights beyond float16": (lambda run, tmp: as_float16(with_embedding(run, tmp, 1e6)), "`dtype` must hold every weight, but `decoder.embed_tokens.weight` reaches 1e.06 .* Set dtype bfloat16"),
     "truncated": (lambda run, tmp: OPT.from_pretrained(truncated(run, tmp)), "damaged.pt"),
 }  # fmt: skip
 
