@@ -47,9 +47,9 @@ def make_batch(opt: OPT) -> Batch:
 
 def bytes_a_token(opt: OPT) -> int:
     """What keys and values of one token take."""
-    weight = opt.model.output_weight
     decoder = opt.model.decoder
-    return 2 * len(decoder.layers) * int(decoder.cfg.decoder_embed_dim) * weight.element_size()
+    positions = decoder.embed_positions.weight  # (positions, features)
+    return int(2 * len(decoder.layers) * positions.size(1) * positions.element_size())
 
 
 def report(opt: OPT, source: Source, options: Options) -> list[str]:

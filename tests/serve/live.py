@@ -19,7 +19,7 @@ from metaseq_plugin.serve.service import Service
 from tests.opt_models import config, hf_twin
 from tests.serve.tiny import SIZES
 
-SECONDS = 60.0
+SECONDS = 180.0
 
 
 @contextmanager

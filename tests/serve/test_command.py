@@ -13,6 +13,8 @@ import pytest
 from metaseq_plugin.cli import main
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve import command as serve_command
+from metaseq_plugin.serve.loading import Source, report
+from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.running import is_exposed, listen, url_of
 from tests.serve.live import command, status_of, wait_for, write_model
 from tests.serve.tiny import greedy
@@ -71,6 +73,16 @@ def test_a_models_name_is_its_folders(tmp_path: Path) -> None:
     file = tmp_path / "checkpoint_best.pt"
     file.touch()
     assert serve_command.name_of(file) == serve_command.name_of(tmp_path) == tmp_path.name
+
+
+def test_what_was_loaded_is_told(opt: OPT) -> None:
+    source, options = Source(Path("runs/tiny")), Options(name="tiny", max_batch_tokens=4096)
+    name, parameters, memory = report(opt, source, options)
+    assert name == "model: tiny, from runs/tiny"
+    count = sum(parameter.numel() for parameter in opt.model.parameters())
+    assert parameters == f"parameters: {count:,}, float32 on cpu"
+    # Keys and values of 3 layers, 32 numbers of 4 bytes each: 768 bytes a token.
+    assert memory == "keys and values: at most 3 MiB for 4,096 tokens (--max-batch-tokens)"
 
 
 @pytest.fixture(scope="module")
