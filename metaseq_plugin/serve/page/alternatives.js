@@ -122,7 +122,9 @@ function chance(logprob) {
 
 /** Below the token, or above it where there is no room below; inside the window. */
 function place(tooltip, span) {
-  const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
+  // A token may be broken over two lines, its space at the end of the first.
+  const boxes = [...span.getClientRects()].sort((a, b) => b.width - a.width);
+  const box = boxes[0] ?? span.getBoundingClientRect();
   const { offsetWidth: width, offsetHeight: height } = tooltip;
   const view = document.documentElement;
   const left = Math.max(8, Math.min(box.left, view.clientWidth - width - 8));

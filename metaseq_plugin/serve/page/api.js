@@ -17,6 +17,11 @@ export function apiBase() {
 }
 
 async function send(path, key, options = {}) {
+  if (key && !/^[\x21-\x7e]+$/.test(key)) {
+    // fetch would only say that it failed.
+    const rule = "The API key must be letters, digits and signs, but holds others. Paste it again.";
+    throw new ApiError(rule, 401);
+  }
   const headers = { "Content-Type": "application/json" };
   if (key) headers.Authorization = `Bearer ${key}`;
   let response;

@@ -9,6 +9,7 @@ import { duration } from "./text.js";
 
 const KEY = "metaseq-api-key";
 const RETRY_SECONDS = 3;
+const SHORTEST_TIMED = 0.1; // seconds
 
 const at = (id) => document.getElementById(id);
 const settings = at("settings");
@@ -43,7 +44,9 @@ function askForKey() {
 
 async function generate() {
   if (page.running || !settings.reportValidity()) return;
-  if (at("key").value) sessionStorage.setItem(KEY, at("key").value);
+  page.running = new AbortController();
+  const key = at("key").value.trim();
+  if (key) sessionStorage.setItem(KEY, key);
   if (!page.model) await askForModel();
   const body = requestOf(settings, page.model, at("prompt").value);
   begin(body);
@@ -60,7 +63,6 @@ async function generate() {
 function begin(body) {
   const count = body.n ?? 1;
   const samples = Array.from({ length: count }, (_, i) => new Sample(at("sample"), i, count));
-  page.running = new AbortController();
   page.samples = samples;
   page.promptOfSamples = body.prompt;
   hideAlternatives();
@@ -109,8 +111,8 @@ function summary(usage, count, clock) {
     const tokens = usage.completion_tokens;
     parts.push(tokens === 1 ? "1 token" : `${tokens} tokens`);
     const seconds = (end - clock.first) / 1000;
-    // The first token of each sample waits for the prompt to be read.
-    if (tokens > count && seconds > 0) {
+    // The first token of each sample waits for the prompt; what came in one go tells no speed.
+    if (tokens > count && seconds > SHORTEST_TIMED) {
       const rate = (tokens - count) / seconds;
       parts.push(`${rate.toFixed(rate < 100 ? 1 : 0)} tokens/s`);
     }
@@ -123,7 +125,7 @@ function fail(error, clock) {
   const isStopped = error.name === "AbortError";
   say(isStopped ? `Stopped after ${duration(performance.now() - clock.start)}` : "");
   for (const sample of page.samples) {
-    if (!sample.isEnded) sample.end("", isStopped ? "stopped" : "cut short");
+    if (!sample.isEnded) sample.end(isStopped ? "stopped" : "cut short");
   }
   if (isStopped) return;
   at("error").textContent = error.message;
@@ -163,6 +165,7 @@ async function copy(text, name) {
     at("code-text").value = text;
     at("code").showModal();
     at("code-text").select();
+    at("code-text").scrollTop = 0;
   }
 }
 

@@ -2,10 +2,7 @@
 
 import { percent } from "./text.js";
 
-const ENDINGS = {
-  stop: "the model ended its text, or came to a stop text",
-  length: "as many new tokens as were asked for",
-};
+const END = "</s>";
 
 // The least probability of each step of the colour scale, the likeliest first.
 const STEPS = [0.5, 0.2, 0.05, 0.01, 0];
@@ -70,10 +67,18 @@ export class Sample {
   /** Takes one choice of a chunk; `paint` shows it. */
   add(choice) {
     this.#content.add(choice.text ?? "", choice.logprobs);
-    if (choice.finish_reason) this.end(ENDINGS[choice.finish_reason] ?? "", choice.finish_reason);
+    if (choice.finish_reason) this.end(choice.finish_reason, this.#meaningOf(choice.finish_reason));
   }
 
-  end(sentence, reason) {
+  #meaningOf(reason) {
+    if (reason === "length") return "as many new tokens as were asked for";
+    if (reason !== "stop") return "";
+    const last = this.#content.groups.at(-1)?.tokens.at(-1);
+    if (!last) return "the model ended its text, or came to a stop text";
+    return last.text === END ? "the model ended its text" : "a stop text came up";
+  }
+
+  end(reason, sentence = "") {
     this.isEnded = true;
     this.element.classList.remove("running");
     const mark = document.createElement("strong");
@@ -105,7 +110,7 @@ export class Sample {
     span.dataset.percent = percent(Math.exp(logprob));
     span.classList.toggle("break", text.startsWith("\n"));
     // The </s> that ended the text is no part of it, but its probability is of interest.
-    const isEnd = text === "" && tokens[0].text === "</s>";
+    const isEnd = text === "" && tokens[0].text === END;
     span.classList.toggle("end", isEnd);
     span.classList.toggle("unwritten", text === "" && !isEnd);
   }

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from metaseq_plugin.serve.page_files import CONTENT_TYPES, page_routes
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

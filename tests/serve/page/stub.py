@@ -1,7 +1,7 @@
 """A server with the page and OpenAI's events, whose answers a test writes: slow, cut, refused, hostile.
 
     with running(app) as origin: …                      # any ASGI app on a free port of loopback
-    python -m tests.serve.page_stub                      # look at the page by hand
+    python -m tests.serve.page.stub                      # look at the page by hand
 
 ``Stub.answer`` is what the next completion gets: the events, or a refusal. ``Stub.bodies`` are the
 requests that came. ``plain_answer`` writes events from tokens, one an event, as the server does.
@@ -31,7 +31,7 @@ MODEL = "opt-125m"
 class Refusal(NamedTuple):
     status: int
     message: str
-    headers: dict[str, str] = {}
+    headers: Optional[dict[str, str]] = None
 
 
 class Events(NamedTuple):
@@ -54,6 +54,7 @@ class Stub:
         self.bodies: list[dict[str, Any]] = []
         self.aborted = threading.Event()  # a client went away before the end
         self.loading = 0  # how often /v1/models still says 503
+        self.steps: Optional[threading.Semaphore] = None  # each piece waits for one, where set
 
     def app(self) -> Starlette:
         routes = [
@@ -88,6 +89,8 @@ class Stub:
     async def stream(self, events: Events) -> AsyncIterator[bytes]:
         try:
             for piece in events.pieces:
+                while self.steps is not None and not self.steps.acquire(blocking=False):
+                    await asyncio.sleep(0.01)
                 yield piece
                 await asyncio.sleep(events.pause)
         except asyncio.CancelledError:

@@ -1,114 +1,46 @@
-"""The page in Debian's Chromium, against a server whose answers the test writes.
-
-Skipped with the reason where Playwright or Chromium is absent. Each test gets a fresh page; what it
-wrote to the browser's console, and where it sent requests, is checked when the test is over.
-"""
+"""A request from the page: what is asked, how its text comes, and what its tokens tell."""
 
 import json
 import re
 import shlex
 import shutil
 import subprocess
-from typing import Any, Iterator
+import threading
+from typing import Any
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import Page, expect
 
-from tests.serve.page_stub import (  # noqa: E402
+from tests.serve.page.driving import clipboard, expect_done, generate, text_of
+from tests.serve.page.stub import (
     MODEL,
     Events,
-    Refusal,
     Stub,
     choice_event,
     closing,
-    event,
     plain_answer,
-    running,
     token_logprobs,
 )
 
-CHROMIUM = "/usr/bin/chromium"
-# What Chromium itself writes of an answer with an error status.
-STATUS = re.compile(r"Failed to load resource: .*(status of \d+|net::ERR_)")
 TOKENS = ["The", " cat", " sat", "\n", "still"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not shutil.which(CHROMIUM):
-        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def stub() -> Stub:
-    return Stub()
-
-
-@pytest.fixture
-def origin(stub: Stub) -> Iterator[str]:
-    with running(stub.app()) as started:
-        yield started
-
-
-@pytest.fixture
-def context(browser: Browser, origin: str) -> Iterator[BrowserContext]:
-    made = browser.new_context(base_url=origin)
-    made.set_default_timeout(10_000)
-    made.grant_permissions(["clipboard-read", "clipboard-write"])
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext, origin: str) -> Iterator[Page]:
-    made = context.new_page()
-    faults: list[str] = []
-    requests: list[str] = []
-    made.on("console", lambda message: faults.append(message.text))
-    made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on("dialog", lambda dialog: faults.append(dialog.message))
-    made.on("request", lambda request: requests.append(request.url))
-    yield made
-    assert [fault for fault in faults if not STATUS.match(fault)] == []
-    assert requests
-    assert all(url.startswith(f"{origin}/") for url in requests), requests
-
-
-def generate(page: Page, prompt: str = "Once") -> None:
-    page.fill("#prompt", prompt)
-    page.press("#prompt", "Control+Enter")
-
-
-def expect_done(page: Page) -> None:
-    expect(page.locator("#status")).to_have_text(re.compile("^Done in "))
-
-
-def text_of(page: Page, number: int = 0) -> str:
-    text = page.locator(".sample .text").nth(number).text_content()
-    assert text is not None
-    return text
-
-
-def clipboard(page: Page) -> str:
-    return str(page.evaluate("() => navigator.clipboard.readText()"))
-
-
 def test_text_streams_as_it_comes(page: Page, stub: Stub) -> None:
-    stub.answer = plain_answer(["one", " two", " three", " four"], pause=0.3)
+    stub.answer = plain_answer(["one", " two", " three", " four"])
+    stub.steps = threading.Semaphore(0)
     page.goto("/")
     expect(page.locator("#model")).to_have_text(MODEL)
     generate(page, "zero")
-    text = page.locator(".sample .text")
-    expect(text).to_have_text("one")
-    expect(page.locator("#status")).to_have_text("Writing…")
-    expect(text).to_have_text("one two")
+    expect(page.locator("#status")).to_have_text("Waiting for the first token…")
+    for text in ("one", "one two", "one two three"):
+        stub.steps.release()
+        expect(page.locator(".sample .text")).to_have_text(text)
+        expect(page.locator("#status")).to_have_text("Writing…")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    page.wait_for_timeout(150)  # in less no speed is told
+    stub.steps.release(3)
     expect_done(page)
     assert text_of(page) == "one two three four"
     expect(page.locator("#status")).to_contain_text("4 tokens · ")
@@ -271,6 +203,21 @@ def test_a_character_of_several_tokens_is_one_group(page: Page, stub: Stub) -> N
     ]
     page.locator(".sample .token").nth(1).hover()
     expect(page.get_by_role("tooltip").locator("ol")).to_have_count(2)
+    expect(page.locator(".ending")).to_have_text("stop — the model ended its text")
+
+
+@pytest.mark.parametrize(
+    ("has_logprobs", "ending"),
+    [(True, "a stop text came up"), (False, "the model ended its text, or came to a stop text")],
+)
+def test_an_ending_is_told_as_far_as_it_is_known(
+    page: Page, stub: Stub, has_logprobs: bool, ending: str
+) -> None:
+    stub.answer = plain_answer(TOKENS, finish_reason="stop", has_logprobs=has_logprobs)
+    page.goto("/")
+    generate(page)
+    expect_done(page)
+    expect(page.locator(".ending")).to_have_text(f"stop — {ending}")
 
 
 @pytest.mark.parametrize(
@@ -331,77 +278,3 @@ def test_without_a_clipboard_the_text_is_shown_and_selected(page: Page, origin: 
     assert f"{origin}/v1/completions" in selected
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
-
-
-@pytest.mark.parametrize("status", [400, 429, 503, 500])
-def test_a_refusal_is_shown_as_the_servers_sentence(page: Page, stub: Stub, status: int) -> None:
-    sentence = "`max_tokens` must be at most 16, but is <b>128</b>. Set less."
-    stub.answer = Refusal(status, sentence, {"Retry-After": "3"})
-    page.goto("/")
-    generate(page)
-    expect(page.get_by_role("alert")).to_have_text(sentence)
-    expect(page.locator("#results")).to_be_hidden()
-    expect(page.get_by_role("button", name="Generate")).to_be_visible()
-    stub.answer = plain_answer(["fine"])
-    generate(page)
-    expect_done(page)
-    expect(page.locator("#error")).to_be_hidden()
-
-
-def test_what_came_before_the_connection_broke_is_kept(page: Page, stub: Stub) -> None:
-    begun = choice_event(0, "begun", token_logprobs("begun", 0, 0.5))
-    for answer, sentence in (
-        (Events([begun], 0.2, is_cut=True), "The connection ended before the text did. "),
-        (Events([begun], 0.2), "The connection ended before the text did. "),
-        (Events([begun, event({"error": {"message": "A rank died."}})]), "A rank died."),
-    ):
-        stub.answer = answer
-        page.goto("/")
-        generate(page)
-        expect(page.get_by_role("alert")).to_contain_text(sentence)
-        assert text_of(page) == "begun"
-        expect(page.locator(".ending")).to_have_text("cut short")
-
-
-def test_a_server_that_went_away_is_told(page: Page) -> None:
-    page.goto("/")
-    expect(page.locator("#model")).to_have_text(MODEL)
-    page.context.set_offline(True)
-    generate(page)
-    expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached.")
-
-
-def test_a_server_that_still_loads_is_asked_again(page: Page, stub: Stub) -> None:
-    stub.loading = 2
-    page.goto("/")
-    expect(page.locator("#model")).to_have_text(MODEL)
-    assert stub.loading == 0
-
-
-def test_a_key_is_asked_for_and_kept_for_the_tab_only(page: Page, stub: Stub) -> None:
-    page.goto("/")
-    expect(page.locator("#key")).to_be_hidden()
-    stub.key = "s3cret"
-    page.reload()
-    expect(page.locator("#key")).to_be_focused()
-    page.fill("#prompt", "Once")
-    page.fill("#key", "wrong")
-    page.press("#key", "Enter")
-    expect(page.get_by_role("alert")).to_contain_text("The API key must be one of the server's")
-    page.fill("#key", "s3cret")
-    page.press("#key", "Enter")
-    expect_done(page)
-    expect(page.locator("#model")).to_have_text(MODEL)
-    assert text_of(page) == "Hello world"
-    for button in ("#copy-curl", "#copy-python"):
-        page.click(button)
-        expect(page.locator("#status")).to_contain_text("is copied")
-        assert "s3cret" not in clipboard(page)
-    assert page.evaluate("() => [localStorage.length, document.cookie, location.hash]") == [
-        0,
-        "",
-        "",
-    ]
-    page.reload()
-    generate(page)
-    expect_done(page)
