@@ -26,7 +26,7 @@ from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.linear import store_for_decoding_
 
 # A batch holds at most so many tokens, new ones and padding included, and so many rows. In fp32 the
-# keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch.
+# keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch, and room for up to twice as many.
 MAX_BATCH_TOKENS = 16_384
 MAX_BATCH_ROWS = 64
 

@@ -24,7 +24,15 @@ SETTINGS = [
     Settings(seed=3, num_samples=3),
     Settings(seed=4, temperature=0.6, top_k=7, with_prompt_scores=True),
     Settings(seed=5, temperature=1.4, top_p=0.8, with_scores=False),
-]
+    Settings(seed=6, frequency_penalty=1.0, prompt_presence_penalty=0.7, num_top_scores=3),
+    Settings(temperature=0.0, presence_penalty=1.5, min_new_tokens=8, num_top_scores=1),
+    Settings(seed=7, top_p=0.9, top_p_decay=0.8, sentence_ends=(5, 9, 11), num_samples=2),
+    Settings(seed=8, top_k=3, logit_bias=((4, 2.0), (7, -100.0)), prompt_frequency_penalty=-0.5),
+    Settings(
+        seed=9, temperature=1.2, top_p_decay=0.9, presence_penalty=0.5, frequency_penalty=-0.2,
+        logit_bias=((5, 1.0),), sentence_ends=(8,), num_top_scores=2, with_prompt_scores=True,
+    ),
+]  # fmt: skip
 
 
 def empty(kind: str, patience: int = 1) -> Batch:
@@ -57,6 +65,12 @@ def assert_as_alone(kind: str, rows: list[Row]) -> None:
         assert row.scores == pytest.approx(expected.scores[: len(row.scores)], abs=1e-5)
         assert len(row.scores) == (count if row.request.settings.with_scores else 0)
         assert row.prompt_scores == pytest.approx(expected.prompt_scores, abs=1e-5)
+        found, wanted = (r.prompt_top_scores + r.top_scores for r in (row, expected))
+        for top, as_alone in zip(found, wanted):
+            assert len(top) == row.request.settings.num_top_scores
+            assert [s for _, s in top] == pytest.approx([s for _, s in as_alone], abs=1e-5)
+        places = count + len(row.prompt_scores)
+        assert len(found) == (places if row.request.settings.num_top_scores else 0)
 
 
 def requests(count: int, longest: int, seed: int, choice: Settings) -> list[Request]:
@@ -88,16 +102,31 @@ def test_every_row_by_its_own_settings(kind: str, patience: int) -> None:
     batch = empty(kind, patience)
     wanted = [
         Request(prompt, 20, choice)
-        for prompt, choice in zip(random_prompts(7, 12, VOCAB_SIZE), SETTINGS, strict=True)
+        for prompt, choice in zip(random_prompts(12, 12, VOCAB_SIZE), SETTINGS, strict=True)
     ]
     rows = batch.admit(wanted)
-    assert len(batch.rows) == 9
+    assert len(batch.rows) == 15
     finish(batch)
     assert [row.request for row in rows] == [
         r for r in wanted for _ in range(r.settings.num_samples)
     ]
     for request in wanted:
         assert_as_alone(kind, [row for row in rows if row.request is request])
+
+
+def test_the_same_seed_alone_and_among_sixteen() -> None:
+    """To the token, every way of choosing in one batch, half of them joining when the others are under way."""
+    wanted = [
+        Request(prompt, 16, SETTINGS[number % len(SETTINGS)])
+        for number, prompt in enumerate(random_prompts(16, 12, VOCAB_SIZE, seed=4))
+    ]
+    batch = empty("pre-norm")
+    rows = batch.admit(wanted[:8])
+    batch.step()
+    rows += batch.admit(wanted[8:])
+    finish(batch)
+    for request in wanted:
+        assert_as_alone("pre-norm", [row for row in rows if row.request is request])
 
 
 def test_a_mix_of_settings_is_chosen_for_in_few_calls() -> None:
