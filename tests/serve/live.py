@@ -48,7 +48,7 @@ class SlowBatch(Batch):
 
 
 def slow_batch(opt: OPT) -> SlowBatch:
-    return SlowBatch([opt.model], opt.generator.pad, opt.generator.eos)
+    return SlowBatch([opt.model], opt.generator.pad, opt.generator.eos, 4096)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:

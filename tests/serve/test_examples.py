@@ -22,7 +22,7 @@ STEPS = [step for step in read_page("docs/serve.md") if HERE in step.text]
 
 @pytest.fixture(scope="module")
 def url(opt: OPT) -> Iterator[str]:
-    engine = Engine(make_batch(opt), 4096, 16)
+    engine = Engine(make_batch(opt, 4096), 4096, 16)
     service = Service(Options(name="quickstart"))
     service.open(opt, engine)
     with running(build(service), service) as started:

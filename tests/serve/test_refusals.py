@@ -157,7 +157,7 @@ def test_a_body_that_never_ends_is_not_waited_for() -> None:
 
 
 def test_a_full_queue_says_when_to_come_again(opt: OPT, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(make_batch(opt), 4096, 16)
+    engine = Engine(make_batch(opt, 4096), 4096, 16)
     submit, cancelled = engine.submit, []
 
     def full_for_b(request: Any, *rest: Any) -> Any:
@@ -210,7 +210,7 @@ def test_a_request_that_takes_too_long(opt: OPT, engine: Engine) -> None:
 
 
 def test_a_failing_engine_is_500_without_details(opt: OPT, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = make_batch(opt)
+    batch = make_batch(opt, 4096)
     engine = Engine(batch, 4096, 16)
     monkeypatch.setattr(batch, "step", lambda: 1 / 0)
     with TestClient(build_app(opt, engine, Options(name=NAME))) as client:

@@ -29,7 +29,7 @@ STRICT = ("POST /v1/completions",)
 
 @pytest.fixture(scope="module")
 def schema(opt: OPT) -> Iterator[Any]:
-    engine = Engine(make_batch(opt), 4096, 16)
+    engine = Engine(make_batch(opt, 4096), 4096, 16)
     app = build_app(opt, engine, Options(name=NAME))
     yield schemathesis.openapi.from_asgi("/openapi.json", app)
     engine.close(drains=False)
