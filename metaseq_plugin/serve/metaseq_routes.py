@@ -96,7 +96,7 @@ def routes(service: Service) -> APIRouter:
         """Continue prompts, for clients of metaseq's service."""
         loaded = service.ready()
         wanted = wanted_of(request, loaded.sentence_ends)
-        run = Run(plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.key}:")
+        run = Run(plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.client}:")
         pieces = await answered(http, run)
         if pieces is None:  # the client is gone
             return Response(status_code=499)

@@ -249,6 +249,23 @@ def test_keys(guarded: TestClient) -> None:
         assert guarded.get(path).status_code == 200
 
 
+def test_who_a_request_is_from(
+    guarded: TestClient, client: TestClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients, submit = [], engine.submit
+
+    def noted(request: Any, listener: Any, client: str, deadline: float) -> Any:
+        clients.append(client)
+        return submit(request, listener, client, deadline)
+
+    monkeypatch.setattr(engine, "submit", noted)
+    headers = {"Authorization": "Bearer second"}
+    guarded.post("/v1/completions", json={"prompt": "a", "user": "ann"}, headers=headers)
+    guarded.post("/completions", json={"prompt": "a"}, headers=headers)
+    client.post("/v1/completions", json={"prompt": "a", "user": "ann"})
+    assert clients == ["1:ann", "1:", "testclient:ann"]
+
+
 def test_a_file_of_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "keys"
     path.write_text("# ours\nfirst\n\n  second \n")
