@@ -70,13 +70,9 @@ def choice_of(index: int, piece: Piece, with_top: bool) -> MetaseqChoice:
     logprobs = logprobs_of(piece.entries).model_dump()
     if not with_top:
         logprobs["top_logprobs"] = None
-    reason = piece.finish_reason
-    return MetaseqChoice(
-        text=piece.text,
-        index=index,
-        logprobs=MetaseqLogprobs(**logprobs, finish_reason=reason),
-        finish_reason=reason,
-    )
+    reason: dict[str, Any] = {"finish_reason": piece.finish_reason}
+    told = MetaseqLogprobs(**logprobs, **reason)
+    return MetaseqChoice(text=piece.text, index=index, logprobs=told, **reason)
 
 
 def completion_of(run: Run, pieces: Sequence[Piece], model: str, with_top: bool) -> Any:

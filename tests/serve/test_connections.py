@@ -43,7 +43,7 @@ def url(service: Service) -> Iterator[str]:
 def connect(url: str, data: bytes) -> socket.socket:
     """A connection on which ``data`` was sent."""
     place = urlsplit(url)
-    connection = socket.create_connection((place.hostname, place.port), timeout=10)
+    connection = socket.create_connection((str(place.hostname), int(place.port or 0)), timeout=10)
     connection.sendall(data)
     return connection
 

@@ -158,7 +158,8 @@ def test_a_body_that_never_ends_is_not_waited_for() -> None:
 
 def test_a_full_queue_says_when_to_come_again(opt: OPT, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(make_batch(opt, 4096), 4096, 16)
-    submit, cancelled = engine.submit, []
+    submit = engine.submit
+    cancelled: list[Any] = []
 
     def full_for_b(request: Any, *rest: Any) -> Any:
         if request.prompt[1:] == opt.encode("b"):
@@ -252,7 +253,8 @@ def test_keys(guarded: TestClient) -> None:
 def test_who_a_request_is_from(
     guarded: TestClient, client: TestClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clients, submit = [], engine.submit
+    submit = engine.submit
+    clients: list[str] = []
 
     def noted(request: Any, listener: Any, client: str, deadline: float) -> Any:
         clients.append(client)
