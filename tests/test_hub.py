@@ -180,14 +180,14 @@ def test_stop_cuts_the_text_and_ends_the_row(text_opt: OPT) -> None:
     assert free.text is not None
     stop = free.text[6:8]
     where = free.text.find(stop)
-    (cut,) = text_opt.generate(
-        ["the cat"], 30, temperature=0.0, min_new_tokens=30, stop=["no such text", stop]
-    )[0]
+    (cut,) = text_opt.generate(["the cat"], 30, temperature=0.0, stop=["no such text", stop])[0]
     assert cut.text == free.text[:where]
     assert cut.finish_reason == "stop"
     assert cut.tokens == free.tokens[: len(cut.tokens)]
     assert stop in text_opt.decode(cut.tokens)
     assert stop not in text_opt.decode(cut.tokens[:-1])
+    (late,) = text_opt.generate(["the cat"], 30, temperature=0.0, min_new_tokens=30, stop=stop)[0]
+    assert late.tokens == free.tokens  # complete too early to end it
 
 
 def test_stop_text_completed_by_the_last_allowed_token(text_opt: OPT) -> None:

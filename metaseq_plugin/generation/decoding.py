@@ -106,8 +106,7 @@ class Decoding:
         """
         before = self.caches[0].num_rows
         rooms = [room for room, n in zip(num_tokens, num_rows) for _ in range(n)]
-        for cache in self.caches:
-            order = cache.admit(rooms)
+        order, *_ = [cache.admit(rooms) for cache in self.caches]  # the same in all
         place = {row: index for index, row in enumerate(order)}
         first = accumulate(num_rows[:-1], initial=before)
         sources = [place[row] for row in first]  # the first row of each prompt
@@ -165,8 +164,7 @@ class Decoding:
 
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Go on with ``rows`` only, which rise; where each row then comes from."""
-        for cache in self.caches:
-            order = cache.keep(rows)
+        order, *_ = [cache.keep(rows) for cache in self.caches]  # the same in all
         return order
 
     def select(self, rows: Sequence[int], start: int) -> None:

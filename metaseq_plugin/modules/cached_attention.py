@@ -126,13 +126,13 @@ class DecodeStep:
         found = []
         for bucket, rows, slots, columns, mask, dirty in self.parts:
             count, width = mask.size(0), mask.size(3)
-            views = []
-            for memory, new in zip(bucket.memory(layer, key), (key, value)):
+            keys, values = bucket.memory(layer, key)  # (S, H, C, K)
+            for memory, new in ((keys, key), (values, value)):
                 for stretch in dirty:
                     memory[stretch.rows, :, stretch.columns].zero_()
                 memory[slots, :, columns] = new[rows, :, 0]
-                views.append(memory[:count, :, :width])  # (R, H, W, K)
-            found.append(scaled_dot_product_attention(query[rows], *views, mask))
+            seen = (keys[:count, :, :width], values[:count, :, :width])  # (R, H, W, K)
+            found.append(scaled_dot_product_attention(query[rows], seen[0], seen[1], mask))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def advance(self) -> None:

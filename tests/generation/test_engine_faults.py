@@ -71,13 +71,16 @@ def test_a_prompt_that_cannot_be_read_fails_alone(gate: Gate) -> None:
 @pytest.mark.parametrize("max_rows", [3, 64])
 @pytest.mark.parametrize("patience", [1, 5])
 def test_rows_whose_logits_are_not_finite_fail_alone(patience: int, max_rows: int) -> None:
-    """The vector of position 12 is NaN: so is all behind it, and nothing before it."""
+    """The vector of position 12 is NaN: so is all behind it, and nothing before it.
+
+    Prompts are read one by one: padding behind a short one would reach that position too.
+    """
     model = OPTLanguageModel(decoder(**TINY))
     weight: Any = model.decoder.embed_positions.weight
     weight.data[POSITION_OFFSET + 12] = float("nan")
     batch = Batch([model], PAD, EOS)
     batch.patience = patience
-    engine = Engine(batch, 1000, 20, max_rows)
+    engine = Engine(batch, 1000, 20, max_rows, max_prefill_tokens=1)
     never = Settings(temperature=0.0, min_new_tokens=20)
     long, short = [EOS, *range(4, 18)], [EOS, 5, 6]
     told = [
@@ -94,7 +97,9 @@ def test_rows_whose_logits_are_not_finite_fail_alone(patience: int, max_rows: in
     engine.close(drains=True)
     for number in (0, 2, 3, 5):
         assert isinstance(told[number].error, NotFinite)
-    assert [len(told[n].tokens()) for n in (0, 2, 3, 5)] == [10, 0, 0, 10]
+    assert [told[n].tokens() for n in (2, 3)] == [[], []]
+    for number in (0, 5):  # what was asked for in one go with the failure may not be told
+        assert 10 - patience < len(told[number].tokens()) <= 10
     assert told[1].reasons == ["length"]
     assert told[4].reasons == ["length", "length"]
     assert [len(told[1].tokens()), len(told[4].tokens()), len(told[4].tokens(1))] == [9, 9, 9]
