@@ -87,6 +87,8 @@ class Shifts:
         """``logits`` (R, V), which are divided by ``temperature`` (R,) already, with the shifts."""
         if not self.rows:
             return logits
+        if len(self.rows) == len(logits):
+            return torch.addcdiv(logits, self.sums, temperature[:, None])
         return logits.index_add(0, self.places, self.sums / temperature[self.places, None])
 
     def count(self, tokens: Tensor) -> None:

@@ -331,7 +331,7 @@ def test_scores_are_log_probabilities_of_full_forward_passes(count: int) -> None
         for length in range(1, len(prompt)):
             probs = [log_probs(m, prompt[:length]).exp()[prompt[length]] for m in models]
             expected.append(math.log(sum(probs) / count))
-            every = (sum(log_probs(m, prompt[:length]).exp() for m in models) / count).log()
+            every = torch.stack([log_probs(m, prompt[:length]).exp() for m in models]).mean(0).log()
             tokens, tops = zip(*found.top_scores[length - 1])
             assert list(tokens) == every.topk(3).indices.tolist()
             assert list(tops) == pytest.approx(every.topk(3).values.tolist(), abs=1e-5)
