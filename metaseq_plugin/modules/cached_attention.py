@@ -20,8 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from metaseq_plugin.modules.kv_cache import Bucket, KVCache, Stretch
 from metaseq_plugin.modules.positions import POSITION_OFFSET
 
-# A step reads a multiple of so many columns, so that its shapes change seldom. The columns too many
-# are masked; 16 rows read 8 too many on average.
+# A step reads a multiple of so many columns, so that its shapes change seldom. The columns too many, 8 on
+# average, are masked.
 COLUMN_STEP = 16
 
 
