@@ -51,6 +51,8 @@ def pad_right(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) 
 class Decoding:
     """The models' common state: a row for every continuation, in the order of the caches.
 
+    Several models are averaged: their probabilities, token by token.
+
     Args:
         max_tokens: as in ``KVCache``.
     """
