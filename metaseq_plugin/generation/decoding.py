@@ -21,25 +21,23 @@ from metaseq_plugin.modules.kv_cache import KVCache, bytes_per_token, room_for
 # A pass over prompts takes at most so many tokens, padding included, unless one prompt has more. Its
 # largest tensor is the feed-forward's: in the 125M's fp32 48 MiB.
 PASS_TOKENS = 4096
-# Padding is at most half of a pass, or the pass has at most so many tokens: a pass reads all weights,
-# which takes a CPU as long as some dozens of tokens do.
+# At most half of a row is padding, or the pass has at most so many tokens: a pass reads all weights,
+# however few its tokens.
 SMALL_PASS_TOKENS = 128
 
 
 def passes(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Indices of prompts that are read together, by their ``lengths`` from the longest to the shortest."""
     together: list[int] = []
-    longest = real = 0
+    longest = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         padded = longest * (len(together) + 1)
-        is_wasteful = padded > max(2 * (real + lengths[index]), SMALL_PASS_TOKENS)
+        is_wasteful = 2 * lengths[index] < longest and padded > SMALL_PASS_TOKENS
         if together and (padded > PASS_TOKENS or is_wasteful):
             yield together
             together = []
-        if not together:
-            longest, real = lengths[index], 0
+        longest = longest if together else lengths[index]
         together.append(index)
-        real += lengths[index]
     if together:
         yield together
 
@@ -53,6 +51,8 @@ def pad_right(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) 
 
 class Decoding:
     """The models' common state: a row for every continuation, in the order of the caches.
+
+    Several models are averaged: their probabilities, token by token.
 
     Args:
         max_tokens: as in ``KVCache``.
@@ -109,8 +109,7 @@ class Decoding:
         """
         before = self.caches[0].num_rows
         rooms = [room for room, n in zip(num_tokens, num_rows) for _ in range(n)]
-        for cache in self.caches:
-            order = cache.admit(rooms)
+        order, *_ = [cache.admit(rooms) for cache in self.caches]  # the same in all
         place = {row: index for index, row in enumerate(order)}
         first = accumulate(num_rows[:-1], initial=before)
         sources = [place[row] for row in first]  # the first row of each prompt
@@ -170,8 +169,7 @@ class Decoding:
     @on_all_ranks
     def keep(self, rows: Sequence[int]) -> list[int]:
         """Go on with ``rows`` only, which rise; where each row then comes from."""
-        for cache in self.caches:
-            order = cache.keep(rows)
+        order, *_ = [cache.keep(rows) for cache in self.caches]  # the same in all
         return order
 
     @on_all_ranks

@@ -20,8 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from metaseq_plugin.modules.kv_cache import Bucket, KVCache, Stretch
 from metaseq_plugin.modules.positions import POSITION_OFFSET
 
-# A step reads a multiple of so many columns, so that its shapes change seldom. The columns too many
-# are masked; 16 rows read 8 too many on average.
+# A step reads a multiple of so many columns, so that its shapes change seldom. The columns too many, 8 on
+# average, are masked.
 COLUMN_STEP = 16
 
 
@@ -126,13 +126,13 @@ class DecodeStep:
         found = []
         for bucket, rows, slots, columns, mask, dirty in self.parts:
             count, width = mask.size(0), mask.size(3)
-            views = []
-            for memory, new in zip(bucket.memory(layer, key), (key, value)):
+            keys, values = bucket.memory(layer, key)  # (S, H, C, K)
+            for memory, new in ((keys, key), (values, value)):
                 for stretch in dirty:
                     memory[stretch.rows, :, stretch.columns].zero_()
                 memory[slots, :, columns] = new[rows, :, 0]
-                views.append(memory[:count, :, :width])  # (R, H, W, K)
-            found.append(scaled_dot_product_attention(query[rows], *views, mask))
+            seen = (keys[:count, :, :width], values[:count, :, :width])  # (R, H, W, K)
+            found.append(scaled_dot_product_attention(query[rows], seen[0], seen[1], mask))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def advance(self) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseq_plugin.generation.batch import Batch, Request, Row
+from metaseq_plugin.generation.decoding import passes
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.generation.stopping import Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -311,3 +312,20 @@ def test_several_models_admit_together() -> None:
         assert one.tokens == other.tokens
         assert one.scores == pytest.approx(other.scores, abs=1e-5)
     assert torch.is_inference_mode_enabled() is False
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([5, 900, 3, 1000, 4], [[3, 1], [0, 4, 2]]),  # short ones are not padded to long ones
+        ([60, 2, 2, 2], [[0, 1], [2, 3]]),
+        ([30, 2, 2, 2], [[0, 1, 2, 3]]),  # a small pass may have any padding
+        ([2048, 2048, 2048], [[0, 1], [2]]),
+        ([5000], [[0]]),
+        ([7], [[0]]),
+    ],
+)
+def test_prompts_of_similar_length_are_read_together(
+    lengths: list[int], expected: list[list[int]]
+) -> None:
+    assert list(passes(lengths)) == expected

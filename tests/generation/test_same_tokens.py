@@ -79,7 +79,7 @@ def test_fifty_prompts_as_hugging_face_and_fairseq(
     limits = [count - index % 5 for index in range(COUNT)]
     theirs = hf_twin(model.decoder, config(**shape))
     expected = [hugging_faces(theirs, *pair) for pair in zip(prompts, limits)]
-    assert len({token for tokens in expected for token in tokens}) > 20
+    assert len({token for tokens in expected for token in tokens}) > 10
     for seed in (1, 2):
         rows = joined_mid_flight(model, prompts, limits, seed)
         assert [row.tokens for row in rows] == expected
