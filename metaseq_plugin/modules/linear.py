@@ -119,6 +119,13 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Linear":
+        """``to``, ``half`` and the like: blocks are of one data type and of the CPU, so they are undone before."""
+        if self.weight.is_mkldnn:
+            self.weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
+        super()._apply(fn, recurse)
+        return self
+
 
 @torch.no_grad()
 def store_for_decoding_(model: nn.Module) -> None:
@@ -159,4 +166,5 @@ def _can_be_packed(weight: Tensor) -> bool:
 
 
 def _unpack(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
-    state[prefix + "weight"] = state[prefix + "weight"].to_dense()
+    if state[prefix + "weight"].is_mkldnn:
+        state[prefix + "weight"] = state[prefix + "weight"].to_dense()

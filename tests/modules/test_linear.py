@@ -104,3 +104,12 @@ def test_16_bits_are_computed_where_onednn_says_so(monkeypatch: pytest.MonkeyPat
     model = torch.nn.Sequential(Linear(8, 8))
     store_for_decoding_(model)
     assert not model[0].weight.is_mkldnn
+
+
+def test_a_packed_model_may_change_its_data_type() -> None:
+    module = torch.nn.Sequential(Linear(24, 40))
+    expected = module[0].weight.detach().double()
+    store_for_decoding_(module)
+    module.double()
+    assert torch.equal(module[0].weight, expected)
+    assert torch.equal(module.state_dict()["0.weight"], expected)
