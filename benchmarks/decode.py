@@ -1,44 +1,54 @@
 """Greedy decoding, tokens a second: this plugin beside Hugging Face's ``generate()``.
 
-    OMP_NUM_THREADS=2 python benchmarks/decode.py
-    python benchmarks/decode.py --device cuda --dtype bfloat16 --rounds 5
+    OMP_NUM_THREADS=2 python -m benchmarks.decode --results benchmarks/results/DATE-decode-cpu.md
+    python -m benchmarks.decode --device cuda --dtype bfloat16
 
 The steps:
 (1) one random model of the 125M's shape is written as a Hugging Face folder;
-(2) each contender loads it in a child process of its own, so that peak memory can be told apart;
-(3) the children take turns, round by round, at the same prompts, and must give the same tokens;
-(4) the machine's copy bandwidth is measured in between, read plus write, and with it the bound: every
-    step reads all matrices once, so tokens/s ≤ batch · bandwidth / bytes of the matrices.
+(2) both contenders load it in this process, whose imports take most of the time where a GPU computes;
+(3) they take turns at the same prompts, round by round, and must give the same tokens;
+(4) in between, the machine's reading bandwidth is measured, by a sum over memory beyond every cache, and with it the
+    bound: every step reads all matrices once, so tokens/s ≤ batch · bandwidth / bytes of the matrices;
+(5) each loads and generates once more in a process of its own, whose peak memory is told.
 
-Rates are of the best round, ratios the median over rounds of the same turn: other work on the machine
-then falls on both.
+Rates and bandwidth are the best of all rounds; ratios are the median over rounds of the same turn: other work on the
+machine then falls on both.
 """
 
 import argparse
-import json
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
 import tempfile
 import time
+from datetime import date
 from multiprocessing.connection import Connection
-from typing import Any, Callable, NamedTuple
+from pathlib import Path
+from typing import Callable, NamedTuple
 
 import torch
 
 # (layers, model dim, heads)
 SHAPES = {"125m": (12, 768, 12), "1.3b": (24, 2048, 32), "6.7b": (32, 4096, 32), "tiny": (2, 64, 2)}
 VOCAB_SIZE = 50272
-CONTENDERS = ("ours", "hugging face")
-COPIED_FLOATS = 32 * 1024 * 1024  # 128 MiB, beyond every cache
+READ_FLOATS = 64 * 1024 * 1024  # 256 MiB, beyond every cache
+SECONDS_PER_BATCH = 25.0  # of rounds; on two cores the whole stays below three minutes
+
+Run = Callable[[list[list[int]]], list[list[int]]]
 
 
-class Round(NamedTuple):
-    """One turn of one contender."""
+class Result(NamedTuple):
+    """One batch size."""
 
-    seconds: float
-    tokens: list[list[int]]
+    batch: int
+    ours: float  # tokens a second
+    hugging_face: float
+    ratio: float
+    bandwidth: float  # bytes a second
+    bound: float  # tokens a second
+    same_tokens: bool
 
 
 def write_model(folder: str, shape: str, dtype: str) -> None:
@@ -54,7 +64,7 @@ def write_model(folder: str, shape: str, dtype: str) -> None:
     OPTForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
 
 
-def load_ours(folder: str, args: argparse.Namespace) -> Callable[[list[list[int]]], Any]:
+def load_ours(folder: str, args: argparse.Namespace) -> Run:
     from metaseq_plugin.hub import OPT
 
     opt = OPT.from_pretrained(folder, device=args.device, dtype=args.dtype)
@@ -69,7 +79,7 @@ def load_ours(folder: str, args: argparse.Namespace) -> Callable[[list[list[int]
     return run
 
 
-def load_hugging_face(folder: str, args: argparse.Namespace) -> Callable[[list[list[int]]], Any]:
+def load_hugging_face(folder: str, args: argparse.Namespace) -> Run:
     from transformers import OPTForCausalLM
 
     dtype = getattr(torch, args.dtype)
@@ -87,119 +97,135 @@ def load_hugging_face(folder: str, args: argparse.Namespace) -> Callable[[list[l
     return run
 
 
-def contend(name: str, folder: str, args: argparse.Namespace, pipe: Connection) -> None:
-    """A child: load, then run each batch of prompts it is sent; ``None`` asks for its peak memory."""
-    load = load_ours if name == "ours" else load_hugging_face
-    run = load(folder, args)
-    pipe.send("ready")
-    while (prompts := pipe.recv()) is not None:
-        start = time.perf_counter()
-        tokens = run(prompts)
-        pipe.send(Round(time.perf_counter() - start, tokens))
+LOADERS = {"ours": load_ours, "hugging face": load_hugging_face}
+
+
+def prompts_of(batch: int, args: argparse.Namespace) -> list[list[int]]:
+    torch.manual_seed(batch)
+    return torch.randint(4, VOCAB_SIZE, (batch, args.prompt_tokens - 1)).tolist()
+
+
+def tell_peak(name: str, folder: str, args: argparse.Namespace, pipe: Connection) -> None:
+    """A child: load, generate at the first two batch sizes, tell the peak memory in bytes."""
+    run = LOADERS[name](folder, args)
+    for batch in args.batches[:2]:
+        run(prompts_of(batch, args))
     if args.device == "cuda":
         pipe.send(torch.cuda.max_memory_allocated())
     else:
         pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def copy_bandwidth(device: str) -> float:
-    """Bytes a second that a large copy moves, read plus written; the best of ten."""
-    source = torch.ones(COPIED_FLOATS, device=device)
-    target = torch.empty_like(source)
+def peak_bytes(name: str, folder: str, args: argparse.Namespace) -> int:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=tell_peak, args=(name, folder, args, theirs))
+    child.start()
+    theirs.close()
+    peak: int = ours.recv()
+    child.join()
+    return peak
+
+
+def reading_bandwidth(source: torch.Tensor) -> float:
+    """Bytes a second that a sum over ``source`` reads; the best of five."""
     best = float("inf")
-    for _ in range(10):
+    for _ in range(5):
         start = time.perf_counter()
-        target.copy_(source)
-        if device == "cuda":
-            torch.cuda.synchronize()
+        source.sum().item()
         best = min(best, time.perf_counter() - start)
-    return 2 * source.nbytes / best
+    return source.nbytes / best
 
 
-def compare(args: argparse.Namespace, pipes: dict[str, Connection]) -> list[dict[str, Any]]:
-    """All rounds of all batch sizes; one result per batch size."""
+def read_bytes(args: argparse.Namespace) -> int:
+    """What one step reads: every matrix once, of the embedding the projection's."""
     layers, dim, _ = SHAPES[args.shape]
-    itemsize = getattr(torch, args.dtype).itemsize
-    read_bytes = (layers * 12 * dim * dim + VOCAB_SIZE * dim) * itemsize
-    results = []
-    for batch in args.batches:
-        torch.manual_seed(batch)
-        prompts = torch.randint(4, VOCAB_SIZE, (batch, args.prompt_tokens - 1)).tolist()
-        rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-        tokens: dict[str, list[list[int]]] = {}
-        bandwidth = 0.0
-        for number in range(args.rounds + 1):
-            for name in CONTENDERS:
-                pipes[name].send(prompts)
-                done = pipes[name].recv()
-                tokens[name] = done.tokens
-                if number > 0:  # the first round warms up
-                    rates[name].append(batch * args.new_tokens / done.seconds)
-            bandwidth = max(bandwidth, copy_bandwidth(args.device))
-        ours, theirs = (rates[name] for name in CONTENDERS)
-        results.append(
-            {
-                "batch": batch,
-                "ours": max(ours),
-                "hugging_face": max(theirs),
-                "ratio": statistics.median(a / b for a, b in zip(ours, theirs)),
-                "copy_bandwidth": bandwidth,
-                "bound": batch * bandwidth / read_bytes,
-                "same_tokens": tokens["ours"] == tokens["hugging face"],
-            }
-        )
-    return results
+    itemsize: int = getattr(torch, args.dtype).itemsize
+    return (layers * 12 * dim * dim + VOCAB_SIZE * dim) * itemsize
+
+
+def compare(batch: int, runs: dict[str, Run], args: argparse.Namespace) -> Result:
+    """Rounds of one batch size, until its time is over."""
+    prompts = prompts_of(batch, args)
+    source = torch.ones(READ_FLOATS, device=args.device)
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    bandwidth, deadline = 0.0, time.perf_counter() + SECONDS_PER_BATCH
+    tokens = {name: run(prompts) for name, run in runs.items()}  # warms up
+    while not rates["ours"] or (
+        len(rates["ours"]) < args.rounds and time.perf_counter() < deadline
+    ):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(prompts)
+            rates[name].append(batch * args.new_tokens / (time.perf_counter() - start))
+        bandwidth = max(bandwidth, reading_bandwidth(source))
+    ours, theirs = rates["ours"], rates["hugging face"]
+    return Result(
+        batch,
+        max(ours),
+        max(theirs),
+        statistics.median(a / b for a, b in zip(ours, theirs)),
+        bandwidth,
+        batch * bandwidth / read_bytes(args),
+        tokens["ours"] == tokens["hugging face"],
+    )
+
+
+def report(results: list[Result], peaks: dict[str, int], args: argparse.Namespace) -> str:
+    """Everything as Markdown."""
+    where = f"{torch.get_num_threads()} CPU threads"
+    if args.device == "cuda":
+        where = torch.cuda.get_device_name()
+    lines = [
+        f"# {date.today()}, greedy decoding",
+        "",
+        f"OPT {args.shape}, {args.dtype} on {where}, torch {torch.__version__}, {args.prompt_tokens} prompt and "
+        f"{args.new_tokens} new tokens.",
+        f"Load averages of the machine at the end, these contenders included: {os.getloadavg()}.",
+        "",
+        "| batch | ours tok/s | Hugging Face | ratio | read GB/s | bound tok/s | of bound | same tokens |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    lines += [
+        f"| {r.batch} | {r.ours:.1f} | {r.hugging_face:.1f} | {r.ratio:.2f} | {r.bandwidth / 1e9:.1f} | "
+        f"{r.bound:.1f} | {r.ours / r.bound:.0%} | {'yes' if r.same_tokens else 'NO'} |"
+        for r in results
+    ]
+    told = ", ".join(f"{name} {peak / 2**20:,.0f} MiB" for name, peak in peaks.items())
+    batches = " and ".join(map(str, args.batches[:2]))
+    return "\n".join(
+        [*lines, "", f"Peak memory, loaded and generated at batch {batches}: {told}.", ""]
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--shape", choices=SHAPES, default="125m")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="prompts at once")
-    parser.add_argument("--prompt-tokens", type=int, default=32, help="with the leading </s>")
-    parser.add_argument("--new-tokens", type=int, default=96, help="per prompt")
     parser.add_argument(
-        "--rounds", type=int, default=5, help="turns of each contender, best counts"
+        "--batches", type=int, nargs="+", default=[1, 8, 16, 64], help="prompts at once"
     )
+    parser.add_argument("--prompt-tokens", type=int, default=32, help="with the leading </s>")
+    parser.add_argument("--new-tokens", type=int, default=32, help="per prompt")
+    parser.add_argument("--rounds", type=int, default=8, help="most turns of each contender")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
-    parser.add_argument("--json", help="file to write the results to")
+    parser.add_argument("--results", type=Path, help="Markdown file to write")
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse_arguments()
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
     with tempfile.TemporaryDirectory() as folder:
-        writer = context.Process(target=write_model, args=(folder, args.shape, args.dtype))
-        writer.start()
-        writer.join()
-        for name in CONTENDERS:
-            pipes[name], theirs = context.Pipe()
-            context.Process(target=contend, args=(name, folder, args, theirs), daemon=True).start()
-            assert pipes[name].recv() == "ready"
-    results = compare(args, pipes)
-    peaks = {}
-    for name, pipe in pipes.items():
-        pipe.send(None)
-        peaks[name] = pipe.recv()
-    write = sys.stdout.write
-    write(f"OPT {args.shape}, {args.dtype} on {args.device}, {torch.get_num_threads()} threads, ")
-    write(
-        f"{args.prompt_tokens} prompt and {args.new_tokens} new tokens, torch {torch.__version__}\n"
-    )
-    write("batch   ours tok/s   Hugging Face   ratio   bound at copy bandwidth   same tokens\n")
-    for r in results:
-        write(
-            f"{r['batch']:5}   {r['ours']:10.1f}   {r['hugging_face']:12.1f}   {r['ratio']:5.2f}   "
-            f"{r['bound']:8.1f} ({r['copy_bandwidth'] / 1e9:.1f} GB/s)"
-            f"{'':8}{'yes' if r['same_tokens'] else 'NO'}\n"
-        )
-    write("peak memory: " + ", ".join(f"{n} {b / 2**20:,.0f} MiB" for n, b in peaks.items()) + "\n")
-    if args.json:
-        with open(args.json, "w") as stream:
-            json.dump({"arguments": vars(args), "results": results, "peak_bytes": peaks}, stream)
-    return 0 if all(r["same_tokens"] for r in results) else 1
+        write_model(folder, args.shape, args.dtype)
+        runs = {name: load(folder, args) for name, load in LOADERS.items()}
+        results = [compare(batch, runs, args) for batch in args.batches]
+        runs.clear()
+        peaks = {name: peak_bytes(name, folder, args) for name in LOADERS}
+    text = report(results, peaks, args)
+    sys.stdout.write(text)
+    if args.results:
+        args.results.write_text(text)
+    return 0 if all(r.same_tokens for r in results) else 1
 
 
 if __name__ == "__main__":

@@ -15,12 +15,13 @@ when torch or fairseq cannot be imported (``metaseq_plugin.compat.commands.docto
 
 import argparse
 import ast
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Union
 
-from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
+from metaseq_plugin.compat.errors import EXIT_LOST_RANK, EXIT_USER_ERROR, LostRank, UserError
 
 EXIT_INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 Commands = Mapping[str, Union[str, Mapping[str, str]]]
@@ -34,6 +35,7 @@ SUBCOMMANDS: Commands = {
     },
     "convert": "metaseq_plugin.formats.convert",
     "reshard": "metaseq_plugin.checkpoint.reshard",
+    "generate": "metaseq_plugin.serve.prompt",
     "serve": "metaseq_plugin.serve.command",
 }
 TRAINING_OPTIONS = "metaseq_plugin.launch.training_options"
@@ -43,14 +45,17 @@ GROUPS = {"data": "look at a corpus, or clean it"}
 class Subcommand(argparse.ArgumentParser):
     """The parser of one subcommand; it imports the module when it is chosen, not before."""
 
-    module = ""  # none of a group
+    module = ""  # none of a group, nor once it is imported
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self.module:
-            module = import_module(self.module)
-            module.add_arguments(self)
-            self.set_defaults(run=module.run, full_name=self.prog)
-        return super().parse_known_args(args, namespace)
+        if not self.module:
+            return super().parse_known_args(args, namespace)
+        module = import_module(self.module)
+        self.module = ""
+        module.add_arguments(self)
+        self.set_defaults(run=module.run, full_name=self.prog)
+        # Options may stand between PATH and PROMPT; this calls us again.
+        return self.parse_known_intermixed_args(args, namespace)
 
 
 class Version(argparse.Action):
@@ -100,7 +105,7 @@ def _add_subcommand(subparsers: Any, name: str, module: str) -> None:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one subcommand; the exit status: 0, 2 after one sentence on what to set, 130 after Ctrl-C."""
+    """Run one subcommand; the exit status: 0, or after one sentence 1 (a rank is lost), 2 (what to set), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["help", "train"]:
         import_module(TRAINING_OPTIONS).show()
@@ -111,9 +116,26 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         args.run(args)
     except UserError as error:
-        print(f"{args.full_name}: error: {error}", file=sys.stderr)  # noqa: T201
+        say_error(args.full_name, error)
         return EXIT_USER_ERROR
+    except LostRank as error:
+        say_error(args.full_name, error)
+        return EXIT_LOST_RANK
     except KeyboardInterrupt:  # the subcommands leave nothing half-written
         print(f"{args.full_name}: interrupted", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
     return 0
+
+
+def say_error(command: str, error: Exception) -> None:
+    """Print the sentence of ``error``; of several ranks that torchrun started, once."""
+
+    def say(sentence: str) -> None:
+        print(f"{command}: error: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        say(str(error))
+        return
+    from metaseq_plugin.compat.last_words import say_once  # imports torch.distributed
+
+    say_once(str(error), say)

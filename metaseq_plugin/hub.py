@@ -9,30 +9,44 @@ A prompt is a string, or a list of token ids for models without tokenizer files.
 with ``</s>``, OPT's document separator: it is put in front unless the ids already begin with it.
 """
 
-from dataclasses import fields
+import json
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
-import numpy as np
 import torch
 from fairseq.data import Dictionary
-from torch import Tensor, nn
+from torch import nn
+from typing_extensions import Unpack
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.distributed.tensor_parallel import cut
+from metaseq_plugin.formats.locate import is_hf, locate
 from metaseq_plugin.formats.model import Model, read_model
 from metaseq_plugin.formats.tensors import DTYPES, check_held
+from metaseq_plugin.generation.batch import Batch, Request
+from metaseq_plugin.generation.completion import Completion, Pieces, Scored, completions, pieces
 from metaseq_plugin.generation.generator import Generator
-from metaseq_plugin.generation.settings import (
-    Hypothesis,
-    Settings,
-    check_settings,
-    check_types,
-    is_whole,
+from metaseq_plugin.generation.options import (
+    MAX_NEW_TOKENS,
+    SPELLED,
+    Asked,
+    Options,
+    Prompt,
+    read_options,
+    sentence_ends_of,
+    token_ids,
 )
+from metaseq_plugin.generation.sampling import count_repeats
+from metaseq_plugin.generation.settings import Settings, check_settings, check_types
 from metaseq_plugin.generation.stopping import StopTexts
-from metaseq_plugin.generation.text import continued_text
+from metaseq_plugin.launch.decoding_ranks import DecodingRanks, check_cut, gather_ranks
+from metaseq_plugin.layout.grid import SINGLE, Grid
+from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
-from metaseq_plugin.storage import torch_file
+from metaseq_plugin.modules.linear import computes_in, store_for_decoding_
+from metaseq_plugin.storage.mapped import release
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.dictionary import (
     DICTIONARY_FILE,
@@ -43,25 +57,12 @@ from metaseq_plugin.tokenizers.dictionary import (
 from metaseq_plugin.tokenizers.files import METASEQ_VOCAB
 from metaseq_plugin.tokenizers.open import from_folder, has_tokenizer
 
-Prompt = Union[str, Sequence[int]]
-
-SPELLED = {n: n for n in ("max_new_tokens", "batch_size", *(f.name for f in fields(Settings)))}
-
-
-class Completion(NamedTuple):
-    """One continuation of a prompt."""
-
-    text: Optional[str]  # without </s>, cut before a stop string; None without a tokenizer
-    tokens: list[int]  # new tokens, with the </s> that ended them, if one did
-    scores: list[float]  # natural log-probability of each, at the temperature, nothing truncated
-    finish_reason: str  # "eos", "length" or "stop"
-
-
-class Scored(NamedTuple):
-    """The tokens of an input and what the model gives each, after ``</s>`` and those before it."""
-
-    tokens: list[int]  # without the leading </s>
-    scores: list[float]  # natural log-probabilities
+# What each other rank runs, given the arguments of ``from_pretrained``.
+OTHER_RANK = """
+import json, sys
+from metaseq_plugin.hub import OPT
+OPT.from_pretrained(**json.loads(sys.argv[1]))
+"""
 
 
 def dictionary_of(model: Model) -> Dictionary:
@@ -85,40 +86,45 @@ def tokenizer_of(model: Model) -> Optional[Tokenizer]:
 
 
 def build_model(
-    source: Model, dictionary: Dictionary, device: torch.device, dtype: torch.dtype
+    source: Model,
+    dictionary: Dictionary,
+    device: torch.device,
+    dtype: torch.dtype,
+    grid: Grid = SINGLE,
 ) -> OPTLanguageModel:
-    """The model on ``device``; its weights are the only copy that is made."""
+    """The model on ``device``, or this rank's part, its matrices as decoding wants them.
+
+    One tensor after the other: of each only what the model keeps is held when the next one is read.
+    """
     with torch.device("meta"):
-        model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary))
-    # One after the other: of each only what the model keeps is held when the next one is read.
-    placed = {}
-    for name, tensor in source.tensors.items():
-        placed[name] = torch_file.own_memory(tensor.to(device=device, dtype=dtype))
-        check_held(name, tensor, placed[name], "dtype")
-    # Not the model's own method: fairseq's cannot put tensors in the place of meta ones.
-    nn.Module.load_state_dict(model, placed, assign=True)
+        model = OPTLanguageModel(OPTDecoder(source.cfg, dictionary)).requires_grad_(False)
+    if grid.model_parallel_size > 1:
+        check_cut(grid.model_parallel_size, source.cfg, source.vocab_size)
+        cut(model, grid, sequence_parallel=False)
+    for name, piece in pieces_of(model).items():
+        tensor = source.tensors.piece(name, piece)
+        placed = tensor.to(device=device, dtype=dtype)
+        check_held(name, tensor, placed, "dtype")
+        owner, _, own_name = name.rpartition(".")
+        module = model.get_submodule(owner)
+        setattr(module, own_name, nn.Parameter(placed, requires_grad=False))
+        if own_name == "weight":
+            store_for_decoding_(module)
+        kept = module.get_parameter(own_name)
+        if placed is tensor and not kept.is_mkldnn:
+            kept.data = tensor.clone()  # in memory of its own, whatever becomes of the file
+        release(tensor)
     return model.requires_grad_(False)
 
 
-def token_ids(prompt: Any, number: int) -> list[int]:
-    """``prompt`` as Python's integers: a list, an array or a tensor of whole numbers, (T,).
-
-    Raises:
-        UserError: it is something else, or holds something else.
-    """
-    ids = prompt.tolist() if isinstance(prompt, (np.ndarray, Tensor)) else prompt
-    if not isinstance(ids, Sequence) or isinstance(ids, bytes):
+def check_computed(dtype: torch.dtype) -> None:
+    """Refuse a data type that this CPU emulates: products were 10 to 30 times slower than in float32."""
+    if not computes_in(dtype):
+        usable = [name for name, kind in DTYPES.items() if computes_in(kind)]
         raise UserError(
-            f"A prompt must be a text or a list of token ids, but prompt {number} is {prompt!r}. "
-            "Set [[31414, 232]], a list of such prompts."
+            f"`dtype` must be one that this CPU has instructions for ({', '.join(usable)}), but is "
+            f"{str(dtype).removeprefix('torch.')}, which it would emulate many times slower. Set float32."
         )
-    wrong = [token for token in ids if not is_whole(token)]
-    if wrong:
-        raise UserError(
-            f"A prompt's token ids must be whole numbers, but prompt {number} holds {wrong[0]!r}. "
-            "Use those that `encode` gives."
-        )
-    return [int(token) for token in ids]
 
 
 class OPT:
@@ -126,6 +132,7 @@ class OPT:
 
     Attributes:
         tokenizer: None where no tokenizer files were found; then prompts must be token ids.
+        ranks: those that hold the model together; ``ranks.lost`` says why it can be used no more.
     """
 
     def __init__(
@@ -135,6 +142,7 @@ class OPT:
         self.dictionary = dictionary
         self.tokenizer = tokenizer
         self.generator = Generator([model], dictionary)
+        self.ranks = DecodingRanks(model.output_weight.device)
 
     @classmethod
     def from_pretrained(
@@ -144,6 +152,7 @@ class OPT:
         device: Optional[Union[str, torch.device]] = None,
         dtype: Optional[str] = None,
         trust_pickle: bool = False,
+        model_parallel_size: int = 1,
     ) -> "OPT":
         """Load a model.
 
@@ -153,13 +162,17 @@ class OPT:
             data: folder with ``dict.txt`` and tokenizer files; default: beside the weights, else
                 the one the model was trained on.
             device: default: the accelerator, else the CPU.
-            dtype: "float32", "float16" or "bfloat16"; default: float32 on CPUs, which compute
-                slowly in 16 bits, elsewhere as saved.
+            dtype: "float32", "float16" or "bfloat16"; default: float32 on CPUs, elsewhere as saved.
+                bfloat16 halves memory and time on CPUs that have instructions for it.
             trust_pickle: let metaseq's files hold more than plain data. Such a file can run any
                 program, so set this only if you trust who made it.
+            model_parallel_size: over how many devices each matrix is cut. Under torchrun, which must
+                have started as many processes, only that of rank 0 returns; else the other processes
+                are started here, and ``close`` ends them.
 
         Raises:
             UserError: whatever is wrong with the files, in one sentence.
+            LostRank: another rank ended.
         """
         if dtype is not None and dtype not in DTYPES:
             raise UserError(
@@ -167,14 +180,34 @@ class OPT:
             )
         if data is not None and not Path(data).is_dir():
             raise UserError(f"`data` must be a folder, but is {data}. Set the prepared folder.")
-        source = read_model(Path(path), None if data is None else Path(data), trust_pickle)
+        if not is_hf(Path(path)):
+            locate(Path(path))  # before other processes are started for it
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        place = torch.device(device)
-        default = torch.float32 if place.type == "cpu" else source.dtype
-        dictionary, tokenizer = dictionary_of(source), tokenizer_of(source)
-        model = build_model(source, dictionary, place, DTYPES[dtype] if dtype else default)
-        return cls(model, dictionary, tokenizer)
+        asked = {
+            "path": str(path), "data": None if data is None else str(data), "device": str(device),
+            "dtype": dtype, "trust_pickle": trust_pickle, "model_parallel_size": model_parallel_size,
+        }  # fmt: skip
+        ranks = gather_ranks(
+            model_parallel_size, torch.device(device), ["-c", OTHER_RANK, json.dumps(asked)]
+        )
+        with ranks.agreeing():
+            folder = None if data is None else Path(data)
+            source = read_model(Path(path), folder, trust_pickle, ranks.peers)
+            default = torch.float32 if ranks.device.type == "cpu" else source.dtype
+            chosen = DTYPES[dtype] if dtype else default
+            if ranks.device.type == "cpu":
+                check_computed(chosen)
+            dictionary, tokenizer = dictionary_of(source), tokenizer_of(source)
+            model = build_model(source, dictionary, ranks.device, chosen, ranks.grid)
+            opt = cls(model, dictionary, tokenizer)
+        ranks.take_places([model])
+        opt.ranks = ranks
+        return opt
+
+    def close(self) -> None:
+        """End the other ranks, of a model that is cut over several; it cannot be used any more."""
+        self.ranks.close()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, without ``</s>``."""
@@ -197,69 +230,96 @@ class OPT:
     def generate(
         self,
         prompts: Sequence[Prompt],
-        max_new_tokens: int = 64,
-        min_new_tokens: int = 0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        beam: int = 1,
-        num_samples: int = 1,
-        length_penalty: float = 1.0,
-        seed: Optional[int] = None,
-        stop: Union[str, Sequence[str]] = (),
-        with_scores: bool = True,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        *,
         batch_size: Optional[int] = None,
+        **options: Unpack[Options],
     ) -> list[list[Completion]]:
-        """Continue each prompt; per prompt, samples in order or hypotheses from the best on.
+        """Continue each prompt; per prompt, samples in order, or the best first of a search or ``best_of``.
 
         Args:
             max_new_tokens: most new tokens, the ending ``</s>`` included; capped at what the model
                 can read.
-            min_new_tokens, temperature, top_k, top_p, num_samples, length_penalty: as in ``Settings``.
-            beam: above 1, beam search with so many hypotheses, all returned.
-            seed: gives a prompt the same samples whatever the other prompts are; of equal prompts,
-                the second gets other samples than the first. None: another outcome each time.
-            stop: texts that end a continuation, which is cut before them. One that is complete before
-                ``min_new_tokens`` stand is text like any other.
-            with_scores: leave out to save a few percent.
             batch_size: most rows at once; default: as many as fit into ``MAX_BATCH_TOKENS``.
+            options: ``temperature=0.7, top_p=0.9, seed=1, stop="."`` and so on:
+                ``generation/options.py`` lists them with their meanings; defaults are those of
+                ``Settings``. With a seed, a prompt gets the same samples whatever the other prompts
+                are; of equal prompts, the second gets other samples than the first.
 
         Raises:
-            UserError: impossible settings, a prompt that cannot be read, or logits that are not finite.
+            UserError: impossible options, a prompt that cannot be read, or logits that are not finite.
         """
-        settings = Settings(
-            min_new_tokens, temperature, top_k, top_p, beam, num_samples, length_penalty,
-            seed=seed, with_scores=with_scores,
-        )  # fmt: skip
-        check_settings(settings, max_new_tokens, SPELLED, len(self.dictionary))
+        asked = self.read_options({**options, "max_new_tokens": max_new_tokens})
         check_types({"batch_size": batch_size}, SPELLED)
-        stops = self.check_stops(stop, beam)
         rows = self.rows_of(prompts)
-        continued = self.generator.generate(
-            rows,
-            [max_new_tokens] * len(rows),
-            settings,
-            StopTexts(stops, self.decode) if stops else None,
-            batch_size,
-        )
-        return [
-            [self.completion(row, h, stops, min_new_tokens) for h in continuations.hypotheses]
-            for row, continuations in zip(rows, continued)
-        ]
+        return self.continue_rows(rows, [asked] * len(rows), count_repeats(rows), batch_size)
 
-    def score(self, inputs: Sequence[Prompt], batch_size: Optional[int] = None) -> list[Scored]:
+    def stream(
+        self, prompt: Prompt, max_new_tokens: int = MAX_NEW_TOKENS, **options: Unpack[Options]
+    ) -> Pieces:
+        """Continue one prompt, and tell each piece of the text once it is certain.
+
+            for piece in opt.stream("Once upon a time", seed=1):
+                print(piece.text, end="", flush=True)
+
+        The pieces together are what ``generate`` gives for the same options; the last one has the
+        ``finish_reason``. No piece holds a part of a stop text or of a character. Whoever leaves the
+        loop early ends the work: ``close`` the iterator, or let go of it.
+
+        Raises:
+            UserError: as ``generate``, at once; more than one sample, or beam search.
+        """
+        asked = self.read_options({**options, "max_new_tokens": max_new_tokens})
+        for name, value in (
+            ("beam", asked.settings.beam),
+            ("num_samples", asked.settings.num_samples),
+        ):
+            if value > 1:
+                name = "best_of" if asked.is_ranked and name == "num_samples" else name
+                raise UserError(
+                    f"`{name}` must be 1 to stream, but is {value}. Leave it out, or use `generate`."
+                )
+        (row,) = self.rows_of([prompt])
+        self.generator.check_prompts([row])
+        batch = Batch(self.generator.models, self.generator.pad, self.generator.eos)
+        return pieces(batch, self.request(row, asked)._replace(streamed=True), asked, self.decoder)
+
+    def score(
+        self, inputs: Sequence[Prompt], batch_size: Optional[int] = None, top_scores: int = 0
+    ) -> list[Scored]:
         """Log-probability of every token of every input, the first one given ``</s>``.
+
+        Args:
+            top_scores: tell so many of the likeliest tokens in the place of each.
 
         Raises:
             UserError: an input that cannot be read, or logits that are not finite.
         """
         check_types({"batch_size": batch_size}, SPELLED)
+        check_settings(
+            Settings(num_top_scores=top_scores), MAX_NEW_TOKENS, SPELLED, len(self.dictionary)
+        )
         rows = self.rows_of(inputs)
-        scores = self.generator.score(rows, batch_size)
-        return [Scored(row[1:], found.scores) for row, found in zip(rows, scores)]
+        scores = self.generator.score(rows, batch_size, top_scores)
+        return [Scored(row[1:], *found) for row, found in zip(rows, scores)]
+
+    def read_options(
+        self, options: Mapping[str, Any], spelled: Mapping[str, str] = SPELLED
+    ) -> Asked:
+        """Options by name, checked; ``spelled`` says how the user writes them."""
+        has_text = self.tokenizer is not None
+        asked = read_options(options, len(self.dictionary), has_text, spelled)
+        if asked.settings.top_p_decay == 1:
+            return asked
+        return asked._replace(settings=replace(asked.settings, sentence_ends=self.sentence_ends))
+
+    @cached_property
+    def sentence_ends(self) -> tuple[int, ...]:
+        """The tokens that end a sentence, behind which a factual nucleus is whole again."""
+        return () if self.tokenizer is None else sentence_ends_of(self.tokenizer)
 
     def rows_of(self, inputs: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of each input behind one ``</s>``."""
+        """Token ids of each input behind one ``</s>``; of an empty text only that."""
         is_list = isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes))
         if not is_list or not inputs:
             given = (
@@ -270,30 +330,41 @@ class OPT:
             )
         return self.generator.begun(
             [
-                self.encode(prompt) if isinstance(prompt, str) else token_ids(prompt, number)
+                [self.generator.eos, *self.encode(prompt)]
+                if isinstance(prompt, str)
+                else token_ids(prompt, number)
                 for number, prompt in enumerate(inputs)
             ]
         )
 
-    def check_stops(self, stop: Union[str, Sequence[str]], beam: int) -> list[str]:
-        stops = [stop] if isinstance(stop, str) else stop
-        if not isinstance(stops, Sequence) or not all(isinstance(text, str) for text in stops):
-            raise UserError(
-                f'`stop` must be a text or a list of texts, but is {stop!r}. Set ["."], say.'
-            )
-        if stops and (beam > 1 or self.tokenizer is None or "" in stops):
-            reason = "`beam` is above 1" if beam > 1 else "the model has no tokenizer"
-            raise UserError(
-                "`stop` must be left out, or hold non-empty texts, with a tokenizer and `beam` 1, "
-                f"but is {list(stops)}{'' if '' in stops else ', and ' + reason}. Leave it out."
-            )
-        return list(stops)
+    def continue_rows(
+        self,
+        rows: Sequence[Sequence[int]],
+        asked: Sequence[Asked],
+        repeats: Sequence[int],
+        batch_size: Optional[int] = None,
+    ) -> list[list[Completion]]:
+        """Continue ``rows`` of ``rows_of``, each as it is asked, together.
 
-    def completion(
-        self, prompt: list[int], hypothesis: Hypothesis, stops: Sequence[str], min_new_tokens: int
-    ) -> Completion:
-        tokens, scores, reason = hypothesis.tokens, hypothesis.scores, hypothesis.finish_reason
-        if self.tokenizer is None:
-            return Completion(None, tokens, scores, reason)
-        text, is_stopped = continued_text(self.decode, prompt, tokens, stops, min_new_tokens)
-        return Completion(text, tokens, scores, "stop" if is_stopped else reason)
+        Args:
+            repeats: as ``count_repeats`` gives them.
+        """
+        self.generator.check_prompts(rows)
+        requests = [
+            self.request(row, one, repeat) for row, one, repeat in zip(rows, asked, repeats)
+        ]
+        continued = self.generator.answer(requests, batch_size)
+        return [
+            completions(row, found, one, self.decoder)
+            for row, found, one in zip(rows, continued, asked)
+        ]
+
+    def request(self, row: Sequence[int], asked: Asked, repeat: int = 0) -> Request:
+        """What a batch is asked; ``repeat`` as in ``count_repeats``."""
+        stop = StopTexts(asked.stops, self.decode) if asked.stops else None
+        return Request(row, asked.max_new_tokens, asked.settings, repeat, stop)
+
+    @property
+    def decoder(self) -> Optional[Callable[[Sequence[int]], str]]:
+        """``decode`` where the model has a tokenizer."""
+        return None if self.tokenizer is None else self.decode

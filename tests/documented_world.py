@@ -60,7 +60,9 @@ GIVEN: Dict[str, List[str]] = {
     "docs/watch.md": ["data"],
 }
 WITH_QUICKSTART = ("docs/convert.md", "docs/generate.md")
-CHECKOUT = ("scripts", "requirements", "setup.py", "pyproject.toml", "metaseq_plugin", "benchmarks")
+CHECKOUT = (
+    "scripts", "requirements", "setup.py", "pyproject.toml", "metaseq_plugin", "benchmarks", "hubconf.py"
+)  # fmt: skip
 
 
 def write_jsonl(path: Path, texts: List[str]) -> None:

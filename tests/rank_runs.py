@@ -54,7 +54,7 @@ def _rank(
     _child("train", [*argv, "--local_rank", str(rank)], log, os.devnull, before)
 
 
-def _wait(processes: list[Any], grace: float) -> bool:
+def wait_for(processes: list[Any], grace: float) -> bool:
     """Until all end; those left ``grace`` seconds after one has failed are killed. Whether in time."""
     deadline, failed = time.monotonic() + TIMEOUT_SECONDS, False
     while any(process.is_alive() for process in processes):
@@ -97,7 +97,7 @@ def train_ranks(
     ]
     for process in processes:
         process.start()
-    in_time = _wait(processes, grace)
+    in_time = wait_for(processes, grace)
     output = [log.read_text() for log in logs]
     assert in_time, f"fairseq-train ran longer than {TIMEOUT_SECONDS} s\n" + "\n".join(output)
     return [Ended(process.exitcode or 0, text) for process, text in zip(processes, output)]

@@ -24,6 +24,9 @@ NOT_RUN = {
     "bash scripts/test.sh": "runs the tests, this one among them",
     "pip install": "takes network",
     "tensorboard --logdir": "serves until it is stopped",
+    "metaseq serve --path": "serves until it is stopped; tests/serve/test_command.py",
+    "curl http://127.0.0.1:6010/": "asks a server; tests/serve/test_examples.py",
+    "from openai import": "asks a server; tests/serve/test_examples.py",
     "python -m benchmarks.train_step": "times for minutes",
     "python -m benchmarks.decode": "times for minutes",
     "python -m benchmarks.loss": "times for minutes",
@@ -74,7 +77,7 @@ def quickstart(given: Path, tmp_path_factory: pytest.TempPathFactory) -> Quickst
 def why_not_run(step: Step) -> str:
     """Why a step is not run here, or nothing."""
     for beginning, reason in NOT_RUN.items():
-        if step.kind == "shell" and step.text.startswith(beginning):
+        if step.kind in ("shell", "python") and step.text.startswith(beginning):
             return reason
     for option, package in OPTIONAL.items():
         if option in step.text and find_spec(package) is None:

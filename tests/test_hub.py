@@ -10,6 +10,7 @@ import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from torch import Tensor
 
+from metaseq_plugin import hub
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.tokenizers.open import from_folder
@@ -176,18 +177,19 @@ def test_text(text_opt: OPT) -> None:
 
 
 def test_stop_cuts_the_text_and_ends_the_row(text_opt: OPT) -> None:
-    (free,) = text_opt.generate(["the cat"], 30, temperature=0.0, min_new_tokens=30)[0]
+    options: dict[str, Any] = {"temperature": 0.0, "logit_bias": {2: -100.0}}
+    (free,) = text_opt.generate(["the cat"], 30, **options)[0]
     assert free.text is not None
     stop = free.text[6:8]
     where = free.text.find(stop)
-    (cut,) = text_opt.generate(
-        ["the cat"], 30, temperature=0.0, min_new_tokens=30, stop=["no such text", stop]
-    )[0]
+    (cut,) = text_opt.generate(["the cat"], 30, stop=["no such text", stop], **options)[0]
     assert cut.text == free.text[:where]
     assert cut.finish_reason == "stop"
     assert cut.tokens == free.tokens[: len(cut.tokens)]
     assert stop in text_opt.decode(cut.tokens)
     assert stop not in text_opt.decode(cut.tokens[:-1])
+    (late,) = text_opt.generate(["the cat"], 30, temperature=0.0, min_new_tokens=30, stop=stop)[0]
+    assert late.tokens == free.tokens  # complete too early to end it
 
 
 def test_stop_text_completed_by_the_last_allowed_token(text_opt: OPT) -> None:
@@ -231,7 +233,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no samples": (lambda o: o.generate([[5]], num_samples=0), "`num_samples` must be at least 1, but is 0"),
     "equal samples": (lambda o: o.generate([[5]], num_samples=2, temperature=0.0), "`num_samples` must be 1 at temperature 0"),
     "no new tokens": (lambda o: o.generate([[5]], max_new_tokens=0), "`max_new_tokens` must be at least 1, but is 0"),
-    "min beyond max": (lambda o: o.generate([[5]], 4, 5), r"`min_new_tokens` must be at most `max_new_tokens` \(4\), but is 5"),
+    "min beyond max": (lambda o: o.generate([[5]], 4, min_new_tokens=5), r"`min_new_tokens` must be at most `max_new_tokens` \(4\), but is 5"),
     "max_new_tokens of 5.5": (lambda o: o.generate([[5]], max_new_tokens=5.5), "`max_new_tokens` must be a whole number, but is 5.5"),
     "max_new_tokens of 5.0": (lambda o: o.generate([[5]], max_new_tokens=5.0), "`max_new_tokens` must be a whole number, but is 5.0"),
     "max_new_tokens as text": (lambda o: o.generate([[5]], max_new_tokens="5"), "`max_new_tokens` must be a whole number, but is '5'"),
@@ -293,6 +295,19 @@ def test_longest_inputs_are_taken(opt: OPT) -> None:
     assert len(opt.generate([[5] * 2047], 9, min_new_tokens=9)[0][0].tokens) == 1
 
 
+def without_16_bits(run: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "computes_in", lambda dtype: dtype == torch.float32)
+        OPT.from_pretrained(run, device="cpu", dtype="bfloat16")
+
+
+def as_float16(path: Path) -> None:
+    """Whatever this CPU computes in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "computes_in", lambda dtype: True)
+        OPT.from_pretrained(path, device="cpu", dtype="float16")
+
+
 LOADING: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "nothing there": (lambda run, tmp: OPT.from_pretrained(tmp / "none"), "The model must exist, but .*none does not"),
     "empty folder": (lambda run, tmp: OPT.from_pretrained(tmp), "must be a Hugging Face folder with config.json or hold a checkpoint such as checkpoint_best.pt"),
@@ -300,7 +315,8 @@ LOADING: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
     "other dictionary": (lambda run, tmp: OPT.from_pretrained(run, data=write_data(tmp, 64)), "must give the model's 40 types, but in .* gives 64"),
     "dtype unknown": (lambda run, tmp: OPT.from_pretrained(run, dtype="int8"), "`dtype` must be one of float32, float16, bfloat16, but is int8"),
     "weights of NaN": (lambda run, tmp: OPT.from_pretrained(with_embedding(run, tmp, float("nan"))), "`decoder.embed_tokens.weight` in .*large.pt holds nan"),
-    "weights beyond float16": (lambda run, tmp: OPT.from_pretrained(with_embedding(run, tmp, 1e6), dtype="float16"), "`dtype` must hold every weight, but `decoder.embed_tokens.weight` reaches 1e.06 .* Set dtype bfloat16"),
+    "dtype emulated": (lambda run, tmp: without_16_bits(run), "`dtype` must be one that this CPU has instructions for .float32., but is bfloat16, which it would emulate"),
+    "weights beyond float16": (lambda run, tmp: as_float16(with_embedding(run, tmp, 1e6)), "`dtype` must hold every weight, but `decoder.embed_tokens.weight` reaches 1e.06 .* Set dtype bfloat16"),
     "truncated": (lambda run, tmp: OPT.from_pretrained(truncated(run, tmp)), "damaged.pt"),
 }  # fmt: skip
 
@@ -327,5 +343,5 @@ def test_loading_refused(run: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_nothing_behind_the_separator_has_no_scores(opt: OPT) -> None:
-    assert opt.score([[2], [2]]) == [([], []), ([], [])]
+    assert opt.score([[2], [2]]) == [([], [], []), ([], [], [])]
     assert [len(scored.scores) for scored in opt.score([[2], [5, 6]])] == [0, 2]

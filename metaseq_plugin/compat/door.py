@@ -18,7 +18,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any, Callable, Iterator, NoReturn, Optional, Sequence
 
-from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
+from metaseq_plugin.compat.errors import EXIT_LOST_RANK, EXIT_USER_ERROR, UserError
 from metaseq_plugin.compat.host import registered
 
 # What fairseq says of a user's mistake -> what we say of it, with the groups of the pattern.
@@ -73,7 +73,6 @@ HOST_MISTAKES = (
 )
 
 MAX_SUGGESTIONS = 16  # more are a list that nobody reads
-EXIT_LOST_RANK = 1
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 SPAWNED = f"{UserError.__module__}.{UserError.__qualname__}: "
 

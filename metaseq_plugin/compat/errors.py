@@ -14,6 +14,7 @@ It lives in the lowest layer because every other one raises it.
 from typing import Any
 
 EXIT_USER_ERROR = 2
+EXIT_LOST_RANK = 1
 MAX_CHARACTERS = 2000
 
 
@@ -29,6 +30,10 @@ class UserError(ValueError):
 
     def __reduce__(self) -> Any:
         return type(self), self.sentences, vars(self)
+
+
+class LostRank(RuntimeError):
+    """Another rank of this run is gone, and nothing can go on without it; says which, where it is known."""
 
 
 def brief(text: str, longest: int = MAX_CHARACTERS) -> str:

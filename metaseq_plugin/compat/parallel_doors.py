@@ -1,12 +1,14 @@
 """The doors through which fairseq reaches FSDP and tensor parallelism lead to the host for its models.
 
 fairseq wraps a sharded model in FairScale's class and asks for that class again later. For a model of
-the host's the same calls lead to PyTorch's FSDP2; every other model still gets FairScale's.
+the host's the same calls lead to PyTorch's FSDP2; every other model still gets FairScale's. Commands that
+would load the whole model in one process, whatever the flags, refuse the flag.
 """
 
 from functools import wraps
 from typing import Any, Callable, Optional
 
+from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.compat.host import Host, host_of, registered
 
 
@@ -43,6 +45,22 @@ def preparing(main: Callable[..., Any]) -> Callable[..., Any]:
         host.prepare(cfg)
         with host.alone(cfg):
             return main(cfg)
+
+    return wrapper
+
+
+def refusing_parts(main: Callable[..., Any]) -> Callable[..., Any]:
+    """``main`` of a command that generates with a whole model in one process."""
+
+    @wraps(main)
+    def wrapper(cfg: Any, *more: Any, **named: Any) -> Any:
+        host, parts = registered(), cfg.common.model_parallel_size
+        if host is not None and host.owns_task(cfg.task._name) and parts != 1:
+            raise UserError(
+                "`--model-parallel-size` must be left out with fairseq-generate and fairseq-interactive, "
+                f"but is {parts}. Use `metaseq generate --model-parallel-size {parts}`."
+            )
+        return main(cfg, *more, **named)
 
     return wrapper
 

@@ -112,6 +112,8 @@ SEAMS = (
     Seam("fairseq.utils", "after", "user_dir", "finding_us", "import_user_module"),
     Seam("fairseq_cli.hydra_train", "after", "user_dir", "importing_first", "cli_main"),
     Seam("fairseq_cli.interactive", "after", "prompts", "reading_whole_lines", "buffered_read"),
+    Seam("fairseq_cli.generate", "after", "parallel_doors", "refusing_parts", "_main"),
+    Seam("fairseq_cli.interactive", "after", "parallel_doors", "refusing_parts", "main"),
     Seam("fairseq_cli.interactive", "after", "prompts", "for_tasks_of_the_host", "main"),
     *(
         Seam(f"fairseq_cli.{command}", "after", "door", "guard")

@@ -1,4 +1,4 @@
-"""``torchrun`` says in one line which rank of ``fairseq-train`` ended; the rank itself has said why.
+"""``torchrun`` says in one line which rank of a command of ours ended; the rank itself has said why.
 
 Its own report is a traceback of torchrun, a table of exit statuses and the advice to decorate main();
 where Ctrl-C or SIGTERM ends torchrun itself, a traceback too.
@@ -6,6 +6,7 @@ Every other program that torchrun starts keeps it.
 """
 
 import logging
+import re
 import signal
 import sys
 from functools import wraps
@@ -15,7 +16,7 @@ from typing import Any, Callable
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-COMMANDS = "fairseq-"
+COMMANDS = r"fairseq-.*|metaseq"
 AFTERMATH = (1, -signal.SIGTERM)  # what ranks end with because another one ended
 
 
@@ -32,12 +33,13 @@ def report(command: str, failures: dict[int, ProcessFailure]) -> tuple[str, int]
 
 
 def in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.distributed.run.main``, brief about the failures of fairseq's commands."""
+    """``torch.distributed.run.main``, brief about the failures of these commands."""
 
     @wraps(main)
     def wrapper(args: Any = None) -> Any:
         words = sys.argv[1:] if args is None else args
-        command = next((Path(w).name for w in words if Path(w).name.startswith(COMMANDS)), None)
+        names = (Path(word).name for word in words)
+        command = next((name for name in names if re.fullmatch(COMMANDS, name)), None)
         if command is None:
             return main(args)
         logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel("CRITICAL")

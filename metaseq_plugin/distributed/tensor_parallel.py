@@ -11,10 +11,12 @@ B batch, T tokens, D model dim, H heads, F feed-forward dim, V vocab; "/tp" is w
     fc1                       rows: F/tp                                enter        -
     fc2                       columns: F/tp                             -            leave, then + bias
     features for the loss     -                                         -            enter
+    output_layer              its rows are embed_tokens'                -            gather: V
     norms, positions, biases of out_proj and fc2, project_in, project_out: whole on every rank
 
 "enter" and "leave" (``region.py``) are the collectives around a block whose insides are cut: two
-all-reduces a layer forward and two backward, of (B, T, D). With --sequence-parallel (Korthikanti et
+all-reduces a layer forward and two backward, of (B, T, D). "gather" is for decoding: the loss works on
+V/tp logits, and no gradient goes through it. With --sequence-parallel (Korthikanti et
 al. 2022, arXiv:2205.05198) activations between the blocks are cut as well, along T: enter gathers,
 leave scatters, at the same number of bytes, and norms and dropout work on T/tp tokens.
 
@@ -34,11 +36,12 @@ from metaseq_plugin.distributed.region import Region
 from metaseq_plugin.layout.cuts import model_part_piece
 from metaseq_plugin.layout.grid import Grid, backend_device
 from metaseq_plugin.layout.held import held_piece, is_model_part, local, mark
-from metaseq_plugin.modules.linear import linear
+from metaseq_plugin.modules.collectives import all_gather
+from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.vocab_shard import VocabShard
 
 
-class RowParallelLinear(nn.Module):
+class RowParallelLinear(Linear):
     """y = Σ over ranks of x_r W_rᵀ, + b, where W = [W_1 … W_tp] is cut along its columns.
 
     A rank holds W_r (O, I/tp) and all of b (O,), and is given x_r (…, I/tp), the output of a layer that
@@ -46,7 +49,8 @@ class RowParallelLinear(nn.Module):
     """
 
     def __init__(self, inner: nn.Linear, region: Region) -> None:
-        super().__init__()
+        has_bias = inner.bias is not None
+        super().__init__(inner.in_features, inner.out_features, has_bias, device="meta")
         self.weight, self.bias, self.region = inner.weight, inner.bias, region
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,6 +97,7 @@ def cut(model: Any, grid: Grid, sequence_parallel: bool) -> None:
         # Heads are cut, and with --sequence-parallel tokens too: what they drop is not what others drop.
         apart = layer if sequence_parallel else layer.self_attn
         apart.forward = _with_own_dropout(apart, grid.model_parallel_rank)
+    decoder.output_layer = _with_all_logits(decoder, group)
     last = decoder.project_out_dim or decoder.layer_norm or decoder.layers[-1]
     last.register_forward_hook(partial(_enter_output, region))
     if sequence_parallel:
@@ -125,6 +130,23 @@ def _enter_output(region: Region, module: nn.Module, args: Any, output: Tensor) 
     if output.requires_grad:
         output.register_hook(region.summed)  # nothing but the loss takes them
     return output
+
+
+def _with_all_logits(decoder: Any, group: dist.ProcessGroup) -> Callable[..., Any]:
+    """``decoder.output_layer`` for the whole vocabulary: (…, E) → (…, V), the same bits on all ranks.
+
+    Every logit is computed by the one rank that holds the token's row, so not even rounding can differ.
+    """
+    output_layer = decoder.output_layer
+
+    @torch.no_grad()
+    def with_all_logits(features: Tensor, **kwargs: Any) -> Tensor:
+        own = output_layer(features, **kwargs).contiguous()  # (…, V/tp)
+        parts = own.new_empty(dist.get_world_size(group), *own.shape)  # (tp, …, V/tp)
+        all_gather(parts.flatten(0, 1), own, group=group)
+        return parts.movedim(0, -2).flatten(-2)
+
+    return with_all_logits
 
 
 def _own_tokens(region: Region, module: nn.Module, args: Tuple[Tensor]) -> Tuple[Tensor]:

@@ -1,5 +1,6 @@
 """A fairseq checkpoint: read, and made with every key that fairseq's loaders ask for."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -15,8 +16,11 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.data_folder import data_folder
 from metaseq_plugin.formats.locate import Located
 from metaseq_plugin.formats.tensors import EMBEDDING
+from metaseq_plugin.layout.peers import ALONE, Ranks
+from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.sizes import ARCH, arch_of, is_opt
 from metaseq_plugin.storage import torch_file
+from metaseq_plugin.storage.lazy import Lazy, Tensors, twin
 
 FAIRSEQ_CHECKPOINT = "checkpoint.pt"  # what a conversion makes
 
@@ -39,16 +43,39 @@ def read_whole(found: Located) -> Dict[str, Any]:
     return checked(state, found.path)
 
 
-def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], Optional[Path], Dict[str, Tensor]]:
+def read_set(found: Located, ranks: Ranks) -> Tuple[Dict[str, Any], Tensors]:
+    """What the first file of a set holds, and the set's tensors, put together when they are asked for."""
+    opened = CheckpointSet.open(found.path, ranks)
+    lazy = {}
+    for name, piece in opened.pieces.items():
+        whole, cut = Piece.whole(piece.shape), partial(opened.tensor, name)
+        held = opened.first.weight(name)  # None: whoever makes the tensor is told
+        dtype = torch.float32 if held is None else held[1].dtype
+        lazy[name] = Lazy(twin(whole.size, dtype), partial(cut, whole), cut)
+    return opened.first.state, Tensors(lazy)
+
+
+def read_checkpoint(
+    found: Located, ranks: Ranks = ALONE
+) -> Tuple[Dict[str, Any], Optional[Path], Mapping[str, Tensor], Tensors]:
     """Read the checkpoint of an OPT that fairseq trained, without loading its tensors.
 
+    Args:
+        ranks: those that read it together, and divide the work of verifying a set.
+
     Returns:
-        ``cfg.model``, the data folder if it is found, and the tensors, whole, by our names.
+        ``cfg.model``, the data folder if it is found, what to check the tensors by, and the tensors,
+        whole, by our names.
 
     Raises:
         UserError: unreadable, not a fairseq checkpoint, or of another architecture.
     """
-    state = read_whole(found)
+    if found.is_set:
+        state, tensors = read_set(found, ranks)
+        shown: Mapping[str, Tensor] = tensors.twins
+    else:
+        state = read_whole(found)
+        shown, tensors = state["model"], Tensors.of(state["model"])
     cfg = state.get("cfg")
     settings = cfg.get("model") if isinstance(cfg, Mapping) else None
     name = str(settings.get("_name")) if isinstance(settings, dict) else "an unknown model"
@@ -57,12 +84,12 @@ def read_checkpoint(found: Located) -> Tuple[Dict[str, Any], Optional[Path], Dic
             f"The model must be a checkpoint of --arch {ARCH} or {ARCH}_…, but {found.path} is of "
             f"{name}. Give the checkpoint of an OPT."
         )
-    if len(state["model"].get(EMBEDDING, torch.empty(0)).shape) != 2:
+    if len(shown.get(EMBEDDING, torch.empty(0)).shape) != 2:
         raise UserError(
             f"The model must be whole, but {found.path} lacks `{EMBEDDING}`. Use a complete, unmodified "
             "checkpoint."
         )
-    return settings, data_folder(found.path, state), state["model"]
+    return settings, data_folder(found.path, state), shown, tensors
 
 
 def build_state(tensors: Mapping[str, Tensor], cfg: Dict[str, Any]) -> Dict[str, Any]:

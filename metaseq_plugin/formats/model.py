@@ -35,6 +35,7 @@ from metaseq_plugin.formats.tensors import (
     expected_shapes,
     finite,
 )
+from metaseq_plugin.layout.peers import ALONE, Ranks
 from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.storage import json_file, torch_file
 from metaseq_plugin.storage.lazy import Tensors
@@ -62,12 +63,15 @@ class Model(NamedTuple):
         return self.tensors.twins[EMBEDDING].dtype
 
 
-def read_model(src: Path, data: Optional[Path] = None, trust_pickle: bool = False) -> Model:
+def read_model(
+    src: Path, data: Optional[Path] = None, trust_pickle: bool = False, ranks: Ranks = ALONE
+) -> Model:
     """Read the model at ``src``.
 
     Args:
         data: folder with the tokenizer's files; None: beside the weights, or where it was trained.
         trust_pickle: let metaseq's files hold more than plain data.
+        ranks: those that read it together, each for its own part.
 
     Raises:
         UserError: nothing there, not an OPT, damaged or incomplete.
@@ -77,7 +81,7 @@ def read_model(src: Path, data: Optional[Path] = None, trust_pickle: bool = Fals
     found = locate(src)
     if _is_of_metaseq(found, trust_pickle):
         return read_of_metaseq(found, data, trust_pickle)
-    return read_fairseq(found, data)
+    return read_fairseq(found, data, ranks)
 
 
 def _is_of_metaseq(found: Located, trust_pickle: bool) -> bool:
@@ -101,13 +105,13 @@ def read_hf(src: Path, data: Optional[Path]) -> Model:
     return Model(HF, str(src), cfg, held, data or src, lambda: None)
 
 
-def read_fairseq(found: Located, data: Optional[Path]) -> Model:
+def read_fairseq(found: Located, data: Optional[Path], ranks: Ranks) -> Model:
     """A checkpoint that fairseq saved of our model."""
-    settings, trained_in, weights = read_checkpoint(found)
-    cfg, vocab_size = complete_config(settings), len(weights[EMBEDDING])
+    settings, trained_in, shown, held = read_checkpoint(found, ranks)
+    cfg, vocab_size = complete_config(settings), len(shown[EMBEDDING])
     expected = expected_shapes(cfg, vocab_size)
-    check_tensors(weights, expected, str(found.path))
-    tensors = finite(Tensors.of(weights).select(list(expected)), str(found.path))
+    check_tensors(shown, expected, str(found.path))
+    tensors = finite(held.select(list(expected)), str(found.path))
     optimizer = partial(_fairseq_optimizer, found, expected)
     return Model(FAIRSEQ, str(found.path), cfg, tensors, data or trained_in, optimizer)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.fit import check_finite, largest
+from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.models.opt import OPTConfig, OPTDecoder, check_config
 from metaseq_plugin.sizes import fill_size
 from metaseq_plugin.storage.lazy import Lazy, Tensors
@@ -178,22 +179,34 @@ def widest_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 
 def finite(tensors: Tensors, source: str) -> Tensors:
-    """The same tensors, each looked through the first time that it is made.
+    """The same tensors, each looked through the first time that it is made, and each piece of one.
 
     Args:
         source: the file or folder to name where one holds NaN or infinity, which is a UserError.
     """
     seen: Set[str] = set()
 
+    def check(name: str, tensor: Tensor) -> Tensor:
+        check_kind(name, tensor, source)
+        check_finite({name: tensor}, source)
+        return tensor
+
     def make(name: str) -> Tensor:
         tensor = tensors[name]
         if name not in seen:
-            check_kind(name, tensor, source)
-            check_finite({name: tensor}, source)
+            check(name, tensor)
             seen.add(name)
         return tensor
 
-    return Tensors({name: Lazy(held, partial(make, name)) for name, held in tensors.twins.items()})
+    def cut(name: str, piece: Piece) -> Tensor:
+        return check(name, tensors.piece(name, piece))
+
+    return Tensors(
+        {
+            name: Lazy(held, partial(make, name), partial(cut, name))
+            for name, held in tensors.twins.items()
+        }
+    )
 
 
 def in_dtype(tensors: Tensors, dtype: Optional[torch.dtype]) -> Tensors:

@@ -6,13 +6,13 @@
         for new in batch.step():
             print(new.row.request.prompt, new.token, new.row.finish_reason)
 
-Legend: P prompts admitted together, n samples per prompt, R rows, V vocabulary, N numbers still to use.
+Legend: P prompts admitted together, n samples per prompt, R rows, V vocabulary.
 
-What a prompt is continued with depends neither on the other rows nor on when it was admitted: padding is
-seen by no one, and random numbers belong to a prompt (``sampling.py``). A step (1) lets the models read
-what the step before chose, (2) chooses a token for every row by its own settings (``sampler.py``), (3) asks
-which rows have finished. A finished row is given padding until half of the rows have finished; then the
-others go on alone.
+What a prompt is continued with depends neither on the other rows nor on when it was admitted: a row reads
+its own slot of the cache only, and random numbers belong to a prompt (``sampling.py``). A step (1) lets the
+models read what the step before chose, (2) chooses a token for every row by its own settings
+(``sampler.py``), (3) asks which rows have finished; these leave. Rows stand in the order of the caches,
+which changes when some join or leave.
 """
 
 import math
@@ -67,9 +67,7 @@ class Row:
     tokens: list[int] = field(default_factory=list)  # new ones, with the </s> that ended it
     scores: list[float] = field(default_factory=list)  # of each, where asked for
     top_scores: list[TopScores] = field(default_factory=list)  # beside each score, where asked for
-    finish_reason: Optional[str] = (
-        None  # "eos", "stop", "length", "cancelled", "failed"; None: it goes on
-    )
+    finish_reason: Optional[str] = None  # "eos", "stop", "length", "cancelled", "failed"
     watch: Optional[Watch] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,55 +108,73 @@ class News(NamedTuple):
 class Batch:
     """The rows under way.
 
+    Args:
+        max_tokens: for how many tokens of keys and values to hold memory, as long as the ``cost`` of the
+            requests under way is no more. None: for up to twice the most they have cost so far.
+
     Attributes:
         rows: those that go on, and finished ones that have not left yet; empty when all have finished.
     """
 
-    def __init__(self, models: Sequence[OPTLanguageModel], pad: int, eos: int) -> None:
+    def __init__(
+        self,
+        models: Sequence[OPTLanguageModel],
+        pad: int,
+        eos: int,
+        max_tokens: Optional[int] = None,
+    ) -> None:
         self.pad = pad
         self.eos = eos
         self.models = models
+        self.max_tokens = max_tokens
         self.device = models[0].output_weight.device
         self.patience = 1 if self.device.type == "cpu" else STEPS_BETWEEN_QUESTIONS
         self.clear()
 
     def clear(self) -> None:
         """Forget all rows, whatever state a step that failed has left."""
-        self.decoding = Decoding(self.models, self.pad)
+        self.decoding = Decoding(self.models, self.pad, self.max_tokens)
         self.rows: list[Row] = []
         nothing = torch.empty(0, dtype=torch.long, device=self.device)
         self.last = nothing  # (R,) tokens chosen last
         self.logits: Optional[Tensor] = None  # (R, V) of the next; None: ``last`` is not read yet
-        self.remaining = nothing  # (R,) how many tokens are to come, or ≤ 0
         self.sampler = Sampler(self.pad, self.eos, self.device)
         self.unread: list[Choice] = []  # step by step
         self.news: list[News] = []
 
+    def cost(self, request: Request) -> int:
+        """Tokens whose keys and values are kept for a request while it is under way, all samples together.
+
+        At most twice its prompt and limit, or a few more than them; of ``decoding.bytes_per_token`` each.
+        """
+        samples = request.settings.num_samples
+        return self.decoding.cost(request.prompt, request.limit, samples)
+
     @torch.inference_mode()
     def admit(self, requests: Sequence[Request]) -> list[Row]:
-        """Read the prompts, all in one forward pass; their rows, ``num_samples`` per request in order.
+        """Read the prompts, those of similar length together; their rows, ``num_samples`` per request in order.
 
-        Prompts must have passed ``Generator.check_prompts``, settings ``check_settings``.
+        Prompts must have passed ``Generator.check_prompts``, settings ``check_settings``. Where this
+        fails, the other rows are as they were.
         """
         self.read()
-        self.keep([index for index, row in enumerate(self.rows) if row.finish_reason is None])
+        if self.rows:
+            self.advance()
         prompts = [request.prompt for request in requests]
-        limits = [min(r.limit, self.decoding.room(r.prompt)) for r in requests]
+        limits = [self.decoding.limit(r.prompt, r.limit) for r in requests]
         samples = [request.settings.num_samples for request in requests]
-        longest = max(map(len, prompts))
-        capacity = longest + max(limits)
-        newcomers = Decoding(self.decoding.models, self.pad)
-        logits, scores = newcomers.prefill(
+        numbers = [request.numbers(limit) for request, limit in zip(requests, limits)]
+        logits, scores, order = self.decoding.admit(
             prompts,
-            capacity if max(samples) == 1 else longest,
+            # The last new token is not read.
+            [len(prompt) + limit - 1 for prompt, limit in zip(prompts, limits)],
+            samples,
             any(request.settings.with_prompt_scores for request in requests),
             max(r.settings.num_top_scores * r.settings.with_prompt_scores for r in requests),
         )
-        origin = [number for number, n in enumerate(samples) for _ in range(n)]  # (R,)
+        origin = [number for number, n in enumerate(samples) for _ in range(n)]  # (R',)
         if len(origin) > len(prompts):
-            index = torch.tensor(origin, device=self.device)
-            newcomers.select(index, capacity)
-            logits = logits[index]
+            logits = logits[torch.tensor(origin, device=self.device)]
         rows = []
         for number in origin:
             settings = requests[number].settings
@@ -166,27 +182,15 @@ class Batch:
             if settings.with_prompt_scores:
                 wanted = scores[number].first(settings.num_top_scores)
             rows.append(Row(requests[number], limits[number], *wanted))
-        numbers = [request.numbers(limit) for request, limit in zip(requests, limits)]
-        self.join(rows, newcomers, logits, numbers)
+        self.join(rows, logits, numbers)
+        self.arrange(order)
         return rows
 
-    def join(
-        self, rows: list[Row], newcomers: Decoding, logits: Tensor, numbers: list[Tensor]
-    ) -> None:
-        """Take ``rows`` in, R' of them: their caches, logits (R', V) and random numbers, (n, …) each."""
-        most = max(row.remaining() for row in self.rows + rows)
-        if self.rows:
-            self.advance()
-            assert self.logits is not None
-            logits = torch.cat([self.logits, logits])
-            longest = max(len(row.request.prompt) + len(row.tokens) for row in self.rows)
-            self.decoding.join(newcomers, longest, most)
-        else:
-            self.decoding = newcomers
-        self.logits = logits
+    def join(self, rows: list[Row], logits: Tensor, numbers: list[Tensor]) -> None:
+        """Take ``rows`` in, R' of them: their logits (R', V) and random numbers, (n, …) each."""
+        self.logits = logits if self.logits is None else torch.cat([self.logits, logits])
         self.rows = self.rows + rows
         self.last = torch.full((len(self.rows),), self.pad, device=self.device)
-        self.remaining = torch.tensor([row.remaining() for row in self.rows], device=self.device)
         settings, prompts = zip(*((r.request.settings, r.request.prompt) for r in rows))
         self.sampler.join(settings, prompts, numbers, logits.size(-1))
 
@@ -207,7 +211,6 @@ class Batch:
             return news
         self.advance()
         self.choose()
-        self.remaining = (self.remaining - 1).masked_fill_(self.last == self.eos, 0)
         is_watched = any(row.request.streamed or row.request.stop is not None for row in self.rows)
         most = max(row.remaining() for row in self.rows)
         if is_watched or len(self.unread) >= min(self.patience, most):
@@ -226,7 +229,7 @@ class Batch:
     def advance(self) -> None:
         """Let the models read the tokens chosen last, unless they have."""
         if self.logits is None:
-            self.logits = self.decoding.step(self.last.masked_fill(self.remaining <= 0, self.pad))
+            self.logits = self.decoding.step(self.last)
 
     def choose(self) -> None:
         """Take the next token of every row, finished ones included: what they get is not looked at."""
@@ -256,23 +259,17 @@ class Batch:
             raise not_finite(self.decoding.models, broken)
 
     def dismiss(self) -> None:
-        """Let finished rows leave where that is worth a copy of the others, or give them padding."""
-        finished = [index for index, row in enumerate(self.rows) if row.finish_reason is not None]
-        if 2 * len(finished) >= len(self.rows):
-            self.keep([index for index, row in enumerate(self.rows) if row.finish_reason is None])
-        elif finished:
-            self.remaining[torch.tensor(finished, device=self.device)] = 0
+        """Let finished rows leave."""
+        present = [index for index, row in enumerate(self.rows) if row.finish_reason is None]
+        if len(present) < len(self.rows):
+            self.arrange(self.decoding.keep(present))
 
-    def keep(self, present: list[int]) -> None:
-        """Go on with these rows only."""
-        if len(present) == len(self.rows):
+    def arrange(self, order: list[int]) -> None:
+        """Go on with the rows of ``order``, in this order."""
+        if order == list(range(len(self.rows))):
             return
-        index = torch.tensor(present, dtype=torch.long, device=self.device)
-        self.rows = [self.rows[i] for i in present]
-        self.last, self.remaining = self.last[index], self.remaining[index]
-        self.sampler.keep(present)
-        self.logits = None if self.logits is None else self.logits[index]
-        if present:
-            self.decoding.select(index)
-        else:
-            self.decoding, self.logits = Decoding(self.decoding.models, self.pad), None
+        self.rows = [self.rows[index] for index in order]
+        places = torch.tensor(order, dtype=torch.long, device=self.device)
+        self.last = self.last[places]
+        self.sampler.keep(order)
+        self.logits = None if self.logits is None or not order else self.logits[places]

@@ -100,9 +100,12 @@ def search_beams(
         limits: most new tokens, per prompt; capped so that the models can read them.
     """
     decoding, beam = Decoding(models, pad), settings.beam
-    limits = [min(limit, decoding.room(prompt)) for prompt, limit in zip(prompts, limits)]
-    shared = max(map(len, prompts))  # tokens that all beams of a sentence have in common
-    logits, prompt_scores = decoding.prefill(prompts, shared, settings.with_prompt_scores)
+    limits = [decoding.limit(prompt, limit) for prompt, limit in zip(prompts, limits)]
+    lengths = [len(prompt) for prompt in prompts]
+    room = min(max(lengths) + max(limits), decoding.longest)  # equal, so that rows keep their order
+    logits, prompt_scores, _ = decoding.admit(
+        prompts, [room] * len(prompts), [beam] * len(prompts), settings.with_prompt_scores
+    )
     device, vocab = logits.device, logits.size(-1)
     sentences = [Sentence(limit, settings) for limit in limits]
     searching = sentences
@@ -120,18 +123,14 @@ def search_beams(
         new_rows: list[int] = []
         still: list[Sentence] = []
         for index, sentence in enumerate(searching):
-            beams = len(sentence.totals)
             origins = sentence.extend(best[index], columns[index], vocab, eos)
             if not sentence.is_done(step + 1):
                 still.append(sentence)
-                new_rows += [index * beams + origin for origin in origins]
+                new_rows += [index * beam + origin for origin in origins]
         if not still:
             break
-        rows = torch.tensor(new_rows, device=device)
-        if step > 0 and len(still) == len(searching):  # the same sentences, their beams rearranged
-            decoding.reorder(rows, shared)
-        else:
-            decoding.select(rows, shared + max(limits))
+        # The beams of a sentence have its prompt in common; where sentences end, others move up.
+        decoding.select(new_rows, min(lengths) if len(still) == len(searching) else 0)
         searching = still
         last = [node.token if node else pad for s in searching for node in s.growing]
         logits = decoding.step(torch.tensor(last, device=device))

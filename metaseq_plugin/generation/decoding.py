@@ -1,98 +1,188 @@
 """One or several models stepping through a batch of continuations, each with its cache.
 
-Legend: R rows (continuations), T prompt tokens with padding, E features, V vocabulary, N positions.
+Legend: P prompts, R rows (continuations), T prompt tokens with padding, E features, V vocabulary, N positions.
 
-Prompts are padded on the left, so that every row's last token is in the last column and all rows
-take their first new token in the same step. The decoder gives padding no position and no attention.
+Prompts of similar length are read in one pass, padded on the right, each into a row of its own; rows
+that continue the same prompt get copies of what it left. From then on every row is at its own length.
 """
 
-from typing import Optional, Sequence
+from itertools import accumulate, chain
+from typing import Iterator, Optional, Sequence
 
 import torch
 from torch import Tensor
 
+from metaseq_plugin.generation.ranks import on_all_ranks
 from metaseq_plugin.generation.scoring import Scores, average, score_tokens
 from metaseq_plugin.models.opt import OPTLanguageModel
-from metaseq_plugin.modules.kv_cache import KVCache
+from metaseq_plugin.modules.cached_attention import DecodeStep, Prefill
+from metaseq_plugin.modules.kv_cache import KVCache, bytes_per_token, room_for
+
+# A pass over prompts takes at most so many tokens, padding included, unless one prompt has more. Its
+# largest tensor is the feed-forward's: in the 125M's fp32 48 MiB.
+PASS_TOKENS = 4096
+# At most half of a row is padding, or the pass has at most so many tokens: a pass reads all weights,
+# however few its tokens.
+SMALL_PASS_TOKENS = 128
 
 
-def pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
+def passes(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of prompts that are read together, by their ``lengths`` from the longest to the shortest."""
+    together: list[int] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        padded = longest * (len(together) + 1)
+        is_wasteful = 2 * lengths[index] < longest and padded > SMALL_PASS_TOKENS
+        if together and (padded > PASS_TOKENS or is_wasteful):
+            yield together
+            together = []
+        longest = longest if together else lengths[index]
+        together.append(index)
+    if together:
+        yield together
+
+
+def pad_right(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
     """Prompts as one matrix, (R, T)."""
     longest = max(map(len, prompts))
-    rows = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    rows = [[*prompt, *[pad] * (longest - len(prompt))] for prompt in prompts]
     return torch.tensor(rows, dtype=torch.long, device=device)
 
 
 class Decoding:
-    """The models' common state: a batch of continuations, all equally long counting padding.
+    """The models' common state: a row for every continuation, in the order of the caches.
 
     Several models are averaged: their probabilities, token by token.
+
+    Args:
+        max_tokens: as in ``KVCache``.
     """
 
-    def __init__(self, models: Sequence[OPTLanguageModel], pad: int) -> None:
+    def __init__(
+        self, models: Sequence[OPTLanguageModel], pad: int, max_tokens: Optional[int] = None
+    ) -> None:
         self.models = models
         self.pad = pad
-        self.caches: list[KVCache] = []
+        self.made_with = (pad, max_tokens)  # so that other ranks can make theirs
+        self.device = models[0].output_weight.device
+        self.longest = min(model.max_positions() for model in models)
+        self.caches = [
+            KVCache(len(model.decoder.layers), self.longest, max_tokens) for model in models
+        ]
 
-    def room(self, prompt: Sequence[int]) -> int:
-        """Most new tokens behind ``prompt``: one more than the models read, for the last is not read."""
-        return min(model.max_positions() for model in self.models) + 1 - len(prompt)
+    @property
+    def bytes_per_token(self) -> int:
+        """What a token of ``cost`` takes in memory, in bytes."""
+        weights = [model.decoder.embed_positions.weight for model in self.models]
+        return sum(
+            bytes_per_token(len(model.decoder.layers), weight.size(1), weight.dtype)
+            for model, weight in zip(self.models, weights)
+        )
 
-    def prefill(
-        self, prompts: Sequence[Sequence[int]], capacity: int, with_scores: bool, num_top: int = 0
-    ) -> tuple[Tensor, list[Scores]]:
-        """Read all prompts in one forward pass.
+    def limit(self, prompt: Sequence[int], limit: int) -> int:
+        """At most ``limit`` new tokens: one more than the models read behind ``prompt``, for the last is not read."""
+        return min(limit, self.longest + 1 - len(prompt))
+
+    def cost(self, prompt: Sequence[int], limit: int, num_rows: int) -> int:
+        """Tokens that ``num_rows`` continuations of ``prompt`` by up to ``limit`` tokens keep room for."""
+        return num_rows * room_for(len(prompt) + self.limit(prompt, limit) - 1, self.longest)
+
+    @on_all_ranks
+    def admit(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_tokens: Sequence[int],
+        num_rows: Sequence[int],
+        with_scores: bool,
+        num_top: int = 0,
+    ) -> tuple[Tensor, list[Scores], list[int]]:
+        """Read prompts into new rows, ``num_rows`` of each; where that fails, nothing has changed.
 
         Args:
-            capacity: longest row in tokens to make room for.
+            num_tokens: per prompt, how many tokens its rows make room for.
             with_scores: also score the prompts' tokens after their first.
             num_top: how many alternatives to tell with each score.
 
         Returns:
-            Logits of the first new token, (R, V), and per prompt the scores, empty unless asked for.
+            Logits of the first new token, (P, V); per prompt the scores, empty unless asked for; and
+            where each row comes from: from 0 on the present ones, then the prompts' in order.
         """
-        device = self.models[0].output_weight.device
-        tokens = pad_left(prompts, self.pad, device)  # (R, T)
-        has_pad = min(map(len, prompts)) < tokens.size(1)
-        logits, read = [], []
-        self.caches = []
-        for model in self.models:
-            # Later a row is given padding only once it is finished, so nothing need look for it.
-            cache = KVCache(len(model.decoder.layers), capacity, has_pad)
-            features = model.decoder.extract_features(tokens, cache)  # (R, T, E)
-            logits.append(model.decoder.output_layer(features[:, -1]).float())
-            read.append(features[:, :-1])
-            self.caches.append(cache)
-        if not with_scores:
-            return average(logits), [Scores([], []) for _ in prompts]
-        kept = [slice(tokens.size(1) - len(prompt), None) for prompt in prompts]
-        return average(logits), score_tokens(self.models, read, tokens[:, 1:], kept, num_top)
+        before = self.caches[0].num_rows
+        rooms = [room for room, n in zip(num_tokens, num_rows) for _ in range(n)]
+        order, *_ = [cache.admit(rooms) for cache in self.caches]  # the same in all
+        place = {row: index for index, row in enumerate(order)}
+        first = accumulate(num_rows[:-1], initial=before)
+        sources = [place[row] for row in first]  # the first row of each prompt
+        try:
+            logits, scores = self.prefill(prompts, sources, with_scores, num_top)
+            for cache in self.caches:
+                for source, n in zip(sources, num_rows):
+                    if n > 1:
+                        cache.repeat(source, n - 1)
+        except BaseException:
+            for cache in self.caches:
+                cache.keep([index for index, row in enumerate(order) if row < before])
+            raise
+        return logits, scores, order
 
+    def prefill(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        with_scores: bool,
+        num_top: int,
+    ) -> tuple[Tensor, list[Scores]]:
+        """Read each prompt into its row; logits (P, V) and scores as in ``admit``."""
+        groups = list(passes([len(prompt) for prompt in prompts]))
+        logits, found = [], [Scores([], []) for _ in prompts]
+        for group in groups:
+            lengths = [len(prompts[index]) for index in group]
+            tokens = pad_right([prompts[index] for index in group], self.pad, self.device)  # (R, T)
+            place = torch.arange(len(group), device=self.device)
+            last = torch.tensor(lengths, device=self.device) - 1  # (R,)
+            of_models, read = [], []
+            for model, cache in zip(self.models, self.caches):
+                reading = Prefill(cache, [rows[index] for index in group], lengths)
+                features = model.decoder.extract_features(tokens, reading)  # (R, T, E)
+                of_models.append(model.decoder.output_layer(features[place, last]).float())
+                read.append(features[:, :-1])
+            logits.append(average(of_models))
+            if with_scores:
+                kept = [slice(length - 1) for length in lengths]
+                scores = score_tokens(self.models, read, tokens[:, 1:], kept, num_top)
+                for index, of_prompt in zip(group, scores):
+                    found[index] = of_prompt
+        order = list(chain.from_iterable(groups))
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return torch.cat(logits)[torch.tensor(back, device=self.device)], found
+
+    @on_all_ranks
     def step(self, tokens: Tensor) -> Tensor:
-        """Read one token per row, (R,); logits of the next, (R, V). Padding is for finished rows."""
+        """Read one token per row, (R,); logits of the next, (R, V)."""
         logits = []
         for model, cache in zip(self.models, self.caches):
-            features = model.decoder.extract_features(tokens[:, None], cache)  # (R, 1, E)
+            step = DecodeStep(cache, self.device, model.decoder.embed_positions.weight.dtype)
+            features = model.decoder.extract_features(tokens[:, None], step)  # (R, 1, E)
             logits.append(model.decoder.output_layer(features[:, -1]).float())
         return average(logits)
 
-    def select(self, rows: Tensor, capacity: Optional[int] = None) -> None:
-        """Go on with ``rows`` only, (R',) indices of present rows; they may repeat."""
+    @on_all_ranks
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Go on with ``rows`` only, which rise; where each row then comes from."""
+        order, *_ = [cache.keep(rows) for cache in self.caches]  # the same in all
+        return order
+
+    @on_all_ranks
+    def select(self, rows: Sequence[int], start: int) -> None:
+        """Row i becomes what ``rows[i]`` was, from token ``start`` on; for rows of equal room."""
         for cache in self.caches:
-            cache.select(rows, capacity)
+            cache.select(rows, start)
 
-    def join(self, newcomers: "Decoding", longest: int, new_tokens: int) -> None:
-        """Go on with the rows of ``newcomers`` too, behind the present ones.
-
-        Args:
-            longest: the longest present row in tokens; padding in front of it is dropped.
-            new_tokens: how many more tokens to make room for.
-        """
-        for cache, other in zip(self.caches, newcomers.caches):
-            capacity = max(longest, other.length) + new_tokens
-            cache.join(other, cache.length - longest, capacity)
-
-    def reorder(self, rows: Tensor, start: int) -> None:
-        """Rearrange the rows, (R,), which share their first ``start`` tokens with whom they replace."""
-        for cache in self.caches:
-            cache.reorder(rows, start)
+    @on_all_ranks
+    def score(self, rows: Sequence[Sequence[int]], num_top: int = 0) -> list[Scores]:
+        """Score the tokens of ``rows`` after their first, beside the continuations; one row has two or more."""
+        tokens = pad_right(rows, self.pad, self.device)  # (B, T)
+        # (B, T - 1, E) of each model
+        features = [model.decoder.extract_features(tokens[:, :-1]) for model in self.models]
+        kept = [slice(len(row) - 1) for row in rows]
+        return score_tokens(self.models, features, tokens[:, 1:], kept, num_top)

@@ -18,21 +18,31 @@ most so much as ``fair_queue`` says: no job starves. Rows under way wait for oth
 
 What fails: rows with logits that are not finite, and prompts that cannot be read, take their own jobs with
 them; a listener that raises, its own. Any other error in a step fails the jobs under way, and the batch is
-cleared for those that wait. If that fails too, the engine is closed, and says why.
+cleared for those that wait. If that fails too, or another rank is gone, the engine is closed, and says why.
 """
 
 import logging
 import threading
 import time
-from typing import Callable, Iterable, NamedTuple, Optional, Protocol, Sequence, Union
+from typing import Iterable, NamedTuple, Optional, Protocol, Sequence
 
-from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.compat.errors import LostRank, UserError
 from metaseq_plugin.generation.batch import News, Request, Row
 from metaseq_plugin.generation.fair_queue import FairQueue
 from metaseq_plugin.generation.finite import NotFinite
 from metaseq_plugin.generation.generator import MAX_BATCH_ROWS
+from metaseq_plugin.generation.jobs import (
+    Begun,
+    Closed,
+    Ended,
+    Event,
+    Failed,
+    Job,
+    Listener,
+    Overloaded,
+    Token,
+)
 from metaseq_plugin.generation.pace import Pace
-from metaseq_plugin.generation.settings import TopScores
 
 logger = logging.getLogger(__name__)
 
@@ -40,92 +50,6 @@ logger = logging.getLogger(__name__)
 MAX_PREFILL_TOKENS = 2048
 # Of a client's turn in tokens: an ordinary request or a few.
 QUANTUM = 512
-
-
-class Begun(NamedTuple):
-    """The prompt has been read."""
-
-    prompt_scores: list[float]  # as in Row
-    prompt_top_scores: list[TopScores]
-
-
-class Token(NamedTuple):
-    """A sample has got a token."""
-
-    sample: int  # from 0 to ``num_samples`` - 1
-    token: int
-    score: Optional[float]  # natural log-probability, where asked for
-    top_scores: TopScores
-
-
-class Timings(NamedTuple):
-    """Seconds since the job was submitted."""
-
-    queued: float  # until it was admitted, or ended without
-    first_token: Optional[float]  # until its first token, of whichever sample; None: it got none
-    total: float  # until now
-
-
-class Ended(NamedTuple):
-    """A sample gets no more."""
-
-    sample: int
-    finish_reason: str  # "eos", "stop", "length", "cancelled" or "deadline"
-    timings: Timings
-
-
-class Failed(NamedTuple):
-    """The job gets no more, for this error. A UserError is the request's or the model's own fault."""
-
-    error: Exception
-
-
-Event = Union[Begun, Token, Ended, Failed]
-Listener = Callable[[Event], None]
-
-
-class Overloaded(Exception):
-    """The queue is full.
-
-    Attributes:
-        retry_after: seconds in which, at the pace of late, those who wait now will have been served.
-    """
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"The queue is full. Try again in {retry_after:.0f} seconds.")
-        self.retry_after = retry_after
-
-
-class Closed(Exception):
-    """The engine takes no more jobs."""
-
-
-class Job:
-    """A request on its way, as ``Engine.submit`` gives it back."""
-
-    def __init__(
-        self, request: Request, listener: Listener, client: str, deadline: Optional[float]
-    ) -> None:
-        self.request = request
-        self.listener = listener
-        self.client = client
-        self.deadline = deadline  # on the clock of time.monotonic
-        self.num_samples = request.settings.num_samples
-        self.row_cost = len(request.prompt) + request.limit
-        self.cost = self.row_cost * self.num_samples
-        self.open = list(range(self.num_samples))  # samples that have not ended
-        self.rows: dict[int, Row] = {}  # of each sample, once it is admitted
-        self.told = [0] * self.num_samples  # tokens of each sample
-        self.is_deaf = False  # its listener failed and is told no more
-        self.is_cancelled = False
-        self.submitted = time.monotonic()
-        self.admitted: Optional[float] = None
-        self.first_token: Optional[float] = None
-
-    def timings(self) -> Timings:
-        now, first = time.monotonic(), self.first_token
-        queued = (self.admitted or now) - self.submitted
-        return Timings(queued, first and first - self.submitted, now - self.submitted)
 
 
 class Statistics(NamedTuple):
@@ -144,8 +68,9 @@ class Statistics(NamedTuple):
 
 
 class SteppingBatch(Protocol):
-    """What the engine needs of ``batch.Batch``."""
+    """What the engine needs of ``batch.Batch``; all but ``cost`` is called on its thread alone."""
 
+    def cost(self, request: Request) -> int: ...
     def admit(self, requests: Sequence[Request]) -> list[Row]: ...
     def step(self) -> list[News]: ...
     def cancel(self, row: Row) -> None: ...
@@ -156,8 +81,8 @@ class Engine:
     """Serves jobs from one batch.
 
     Args:
-        batch: used by the engine's thread alone.
-        max_batch_tokens: most tokens that the rows under way may come to: prompt and limit of each.
+        batch: used by the engine alone.
+        max_batch_tokens: most tokens that the rows under way may come to, as ``batch.cost`` counts them.
         max_waiting: most jobs that wait. Beyond it a client that has none waiting may still have one,
             so that nobody is shut out by another's flood, up to twice as many in all.
         max_batch_rows: most rows under way.
@@ -216,12 +141,11 @@ class Engine:
             Overloaded: the queue is full.
             Closed: the engine is closed.
         """
-        self.check(request)
-        job = Job(request, listener, client, deadline)
+        job = Job(request, listener, client, deadline, self.cost(request))
         with self.changed:
             if self.closing is not None:
-                reason = "it is shutting down" if self.failure is None else str(self.failure)
-                raise Closed(f"The engine takes no more requests: {reason}.")
+                reason = "it is shutting down." if self.failure is None else str(self.failure)
+                raise Closed(f"The engine takes no more requests: {reason}")
             is_full = len(self.waiting) >= self.max_waiting
             if is_full and (
                 client in self.waiting.lines or len(self.waiting) >= 2 * self.max_waiting
@@ -233,10 +157,9 @@ class Engine:
             self.changed.notify_all()
         return job
 
-    def check(self, request: Request) -> None:
-        """Refuse what can never be served."""
+    def cost(self, request: Request) -> int:
+        """Tokens of the batch that ``request`` takes; UserError where it can never be served."""
         settings = request.settings
-        tokens = (len(request.prompt) + request.limit) * settings.num_samples
         if settings.beam > 1:
             raise UserError(
                 f"`beam` must be 1 where requests share a batch, but is {settings.beam}. "
@@ -247,11 +170,14 @@ class Engine:
                 f"`num_samples` must be at most {self.max_batch_rows}, the rows of a batch, but is "
                 f"{settings.num_samples}. Set fewer, or ask several times."
             )
-        if tokens > self.max_batch_tokens:
+        cost = self.batch.cost(request)
+        if cost > self.max_batch_tokens:
             raise UserError(
-                f"A request must have at most {self.max_batch_tokens} tokens, its prompt and "
-                f"`max_new_tokens` times `num_samples`, but has {tokens}. Set `max_new_tokens` lower."
+                f"A request must take at most {self.max_batch_tokens} tokens of the batch, its prompt "
+                f"and `max_new_tokens` for each of `num_samples`, but takes {cost}. "
+                "Set `max_new_tokens` lower."
             )
+        return cost
 
     def cancel(self, job: Job) -> None:
         """End ``job`` before the next step, if it has not ended; its listener is told."""
@@ -308,6 +234,8 @@ class Engine:
         except Exception as error:
             logger.exception("a step failed, and with it the requests under way")
             self.fail(list(self.live), error)
+            if isinstance(error, LostRank):
+                raise
             self.batch.clear()
 
     def step(self) -> None:
@@ -355,6 +283,7 @@ class Engine:
                 ):
                     break
                 self.waiting.take()
+                job.admitted = time.monotonic()
                 self.live[job] = None
                 self.reserved += job.cost
                 self.running += len(job.open)
@@ -377,7 +306,6 @@ class Engine:
                     self.admit([job])
             return
         for job in jobs:
-            job.admitted = time.monotonic()
             job.rows = {sample: next(rows) for sample in job.open}
             self.places.update({row: (job, sample) for sample, row in job.rows.items()})
             self.tokens_read += len(job.request.prompt)

@@ -1,9 +1,9 @@
 """Who is next: clients in turn by what their jobs cost, each client's jobs in the order in which they came.
 
 Deficit round robin (Shreedhar and Varghese, 1995): at each turn a client is given a quantum of credit,
-its jobs are paid from it, and what is left is kept while it has jobs. So while a client waits with a job
-of cost c, each other client is served at most c + quantum + its own dearest job: nobody waits for ever,
-and a client of many jobs gets no more than one of few.
+its jobs are paid from it, and what is left is kept while it has jobs. So until a client's jobs of cost c
+together have been served, each other client is served at most c + quantum + its own dearest job: nobody
+waits for ever, and who has many jobs gets no more than who has few.
 
 The next job stays the next until it is taken or leaves, whatever else comes.
 """
@@ -52,12 +52,19 @@ class FairQueue(Generic[T]):
 
     def push(self, job: T) -> None:
         """Put ``job`` behind the others of its client."""
+        is_first = not self.lines
         if job.client not in self.lines:
             self.lines[job.client] = deque()
             self.credit[job.client] = 0
         self.lines[job.client].append(job)
         self.count += 1
         self.cost += job.cost
+        if is_first:
+            self.begin_turn()
+
+    def begin_turn(self) -> None:
+        """Give the first client its quantum."""
+        self.credit[next(iter(self.lines))] += self.quantum
 
     def next(self) -> Optional[T]:
         """The next job, which stays in line; None: there is none."""
@@ -66,7 +73,7 @@ class FairQueue(Generic[T]):
             if line[0].cost <= self.credit[client]:
                 return line[0]
             self.lines.move_to_end(client)
-            self.credit[next(iter(self.lines))] += self.quantum
+            self.begin_turn()
         return None
 
     def take(self) -> None:
@@ -83,4 +90,7 @@ class FairQueue(Generic[T]):
         self.count -= 1
         self.cost -= job.cost
         if not line:
+            is_first = job.client == next(iter(self.lines))
             del self.lines[job.client], self.credit[job.client]
+            if is_first and self.lines:
+                self.begin_turn()

@@ -1,7 +1,7 @@
 """Logits that are not finite end a generation: no text follows from them.
 
 What is looked at are numbers that the host reads anyway, so that it waits no more often: a token's score
-is NaN or infinite where a logit is, and so is what ``sampling.choose`` gives in its place where none is
+is NaN or infinite where a logit is, and so is what ``Sampler.choose`` gives in its place where none is
 asked for.
 """
 

@@ -10,6 +10,7 @@ What a prompt is continued with does not depend on the other prompts, nor on how
 ``batch.py``, whose steps a batch is continued by.
 """
 
+from itertools import islice
 from typing import Iterator, Optional, Sequence
 
 import torch
@@ -18,15 +19,16 @@ from fairseq.data import Dictionary
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.beam import search_beams
+from metaseq_plugin.generation.decoding import Decoding
 from metaseq_plugin.generation.sampling import count_repeats
-from metaseq_plugin.generation.scoring import Scores, score_tokens
+from metaseq_plugin.generation.scoring import Scores
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
 from metaseq_plugin.generation.stopping import StopRule
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.linear import store_for_decoding_
 
 # A batch holds at most so many tokens, new ones and padding included, and so many rows. In fp32 the
-# keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch.
+# keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch, and room for up to twice as many.
 MAX_BATCH_TOKENS = 16_384
 MAX_BATCH_ROWS = 64
 
@@ -128,33 +130,48 @@ class Generator:
             Request(prompt, limit, settings, repeat, stop)
             for prompt, limit, repeat in zip(prompts, limits, count_repeats(prompts))
         ]
+        return self.answer(requests, batch_size)
+
+    def answer(
+        self, requests: Sequence[Request], batch_size: Optional[int] = None
+    ) -> list[Continuations]:
+        """Continue requests of any settings, in order; prompts must have passed ``check_prompts``.
+
+        Raises:
+            UserError: ``batch_size`` is below 1; logits that are not finite.
+        """
+        together: dict[Optional[Settings], list[int]] = {}  # a search goes on among its like only
+        for index, request in enumerate(requests):
+            settings = request.settings
+            together.setdefault(settings if settings.beam > 1 else None, []).append(index)
         found: dict[int, Continuations] = {}
-        lengths, width = [len(prompt) for prompt in prompts], settings.num_samples * settings.beam
-        for batch in batches(lengths, max(limits, default=0), width, batch_size):
-            found.update(zip(batch, self.continue_batch([requests[i] for i in batch], settings)))
-        return [found[index] for index in range(len(prompts))]
+        for indices in together.values():
+            chosen = [requests[index] for index in indices]
+            lengths, limit = [len(r.prompt) for r in chosen], max(r.limit for r in chosen)
+            width = max(r.settings.num_samples * r.settings.beam for r in chosen)
+            for batch in batches(lengths, limit, width, batch_size):
+                answers = self.continue_batch([chosen[place] for place in batch])
+                found.update(zip((indices[place] for place in batch), answers))
+        return [found[index] for index in range(len(requests))]
 
     @torch.inference_mode()
-    def continue_batch(
-        self, requests: Sequence[Request], settings: Settings
-    ) -> list[Continuations]:
-        """Continue requests of the same settings together."""
+    def continue_batch(self, requests: Sequence[Request]) -> list[Continuations]:
+        """Continue requests together: samples of any settings, or searches of the same."""
+        settings = requests[0].settings
         if settings.beam > 1:
             assert requests[0].stop is None, "stop rules are for sampling"
             prompts, limits = zip(*((r.prompt, r.limit) for r in requests))
             return search_beams(self.models, prompts, limits, settings, self.pad, self.eos)
         batch = Batch(self.models, self.pad, self.eos)
-        rows = batch.admit(requests)
+        rows = iter(batch.admit(requests))
         while batch.rows:
             batch.step()
-        n = settings.num_samples
+        samples = [list(islice(rows, request.settings.num_samples)) for request in requests]
         return [
             Continuations(
-                [hypothesis(row) for row in rows[i : i + n]],
-                rows[i].prompt_scores,
-                rows[i].prompt_top_scores,
+                list(map(hypothesis, own)), own[0].prompt_scores, own[0].prompt_top_scores
             )
-            for i in range(0, len(rows), n)
+            for own in samples
         ]
 
     def score(
@@ -180,15 +197,9 @@ class Generator:
 
     @torch.inference_mode()
     def score_batch(self, rows: Sequence[Sequence[int]], num_top: int) -> list[Scores]:
-        longest = max(map(len, rows))
-        if longest == 1:  # nothing behind the leading </s>
+        if max(map(len, rows)) == 1:  # nothing behind the leading </s>
             return [Scores([], []) for _ in rows]
-        padded = [[*row, *[self.pad] * (longest - len(row))] for row in rows]
-        tokens = torch.tensor(padded, device=self.models[0].output_weight.device)  # (B, T)
-        # (B, T - 1, E) of each model
-        features = [model.decoder.extract_features(tokens[:, :-1]) for model in self.models]
-        kept = [slice(len(row) - 1) for row in rows]
-        return score_tokens(self.models, features, tokens[:, 1:], kept, num_top)
+        return Decoding(self.models, self.pad).score(rows, num_top)
 
 
 def hypothesis(row: Row) -> Hypothesis:

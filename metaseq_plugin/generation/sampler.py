@@ -43,6 +43,16 @@ class Kind(NamedTuple):
     is_sure: bool
 
 
+class Needs(NamedTuple):
+    """What any of the rows needs; what none does is left out of a step."""
+
+    is_scaled: bool  # a temperature
+    is_scored: bool  # true scores
+    is_held: bool  # a minimum of new tokens
+    is_decaying: bool  # a top-p that changes
+    most_top: int  # so many alternatives
+
+
 class Rules(NamedTuple):
     """The settings of all rows that a step needs, and how far each is, (R,) each."""
 
@@ -94,6 +104,7 @@ class Sampler:
         self.uniforms = torch.empty(0, 1, device=device)  # (R, N)
         self.ends = torch.empty(0, 0, dtype=torch.long, device=device)  # (R, E), filled up with -1
         self.shifts = Shifts(device, eos)
+        self.needs = Needs(False, False, False, False, 0)
         self.groups: list[tuple[Kind, Tensor]] = []  # the numbers of each kind's rows
         self.listed = torch.empty(0, dtype=torch.long, device=device)  # rows that are told tops
 
@@ -143,6 +154,13 @@ class Sampler:
         self.groups = [
             (kind, torch.tensor(rows, device=self.device)) for kind, rows in members.items()
         ]
+        self.needs = Needs(
+            any(not choice.is_greedy and choice.temperature != 1 for choice in settings),
+            any(choice.with_scores for choice in settings),
+            any(choice.min_new_tokens for choice in settings),
+            any(choice.top_p_decay < 1 for choice in settings),
+            min(max((choice.num_top_scores for choice in settings), default=0), self.vocab),
+        )
         listed = [row for row, choice in enumerate(settings) if choice.num_top_scores]
         self.listed = torch.tensor(listed, dtype=torch.long, device=self.device)
 
@@ -160,13 +178,12 @@ class Sampler:
     def choose(self, logits: Tensor) -> Choice:
         """Take one token per row from ``logits`` (R, V) fp32, which are overwritten."""
         rules = self.rules
-        if any(not choice.is_greedy and choice.temperature != 1 for choice in self.settings):
+        if self.needs.is_scaled:
             logits = logits.div_(rules.temperature[:, None])
-        is_scored = any(choice.with_scores for choice in self.settings)
-        normalizer = logits.logsumexp(-1) if is_scored else logits.amax(-1)  # (R,)
+        normalizer = logits.logsumexp(-1) if self.needs.is_scored else logits.amax(-1)  # (R,)
         top_tokens, top_scores = self.likeliest(logits, normalizer)
         logits[:, self.pad] = -torch.inf
-        if any(choice.min_new_tokens for choice in self.settings):
+        if self.needs.is_held:
             logits[:, self.eos].masked_fill_(rules.taken < rules.least, -torch.inf)
         bent = self.shifts.add(logits, rules.temperature)
         last = self.uniforms.size(1) - 1  # a finished row has no more numbers
@@ -181,7 +198,7 @@ class Sampler:
 
     def likeliest(self, logits: Tensor, normalizer: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest tokens of the rows that are told them, and their scores, (R, K) each."""
-        most = min(max(choice.num_top_scores for choice in self.settings), self.vocab)
+        most = self.needs.most_top
         tokens = self.rules.taken.new_zeros(len(logits), most)
         scores = logits.new_zeros(len(logits), most)
         if most:
@@ -205,7 +222,7 @@ class Sampler:
     def count(self, tokens: Tensor) -> None:
         """Note what every row has got, (R,)."""
         self.rules.taken.add_(1)
-        if any(choice.top_p_decay < 1 for choice in self.settings):
+        if self.needs.is_decaying:
             is_end = (tokens[:, None] == self.ends).any(-1)
             self.rules.since.add_(1).masked_fill_(is_end, 0)
         self.shifts.count(tokens)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 # Where only top-p truncates, the CPU looks at so many of the likeliest tokens before it sorts all:
 # at V = 50,272 a full sort takes many times as long as the softmax and the choice together.
-LOOKS = (64, 1024)
+LOOKS = (64, 256, 1024)
 # A cumulative sum in fp64 over the vocabulary takes longer than all the rest, so it is over blocks.
 BLOCK = 128
 

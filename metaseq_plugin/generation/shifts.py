@@ -46,7 +46,12 @@ class Shifts:
         asking = [index for index, choice in enumerate(settings) if choice.is_shifted]
         if not asking:
             return
-        fixed = torch.stack([self.fixed_of(settings[i], prompts[i], vocab) for i in asking])
+        known: dict[tuple[int, int], Tensor] = {}  # a request's samples have one in common
+        for i in asking:
+            if (id(settings[i]), id(prompts[i])) not in known:
+                fixed = self.fixed_of(settings[i], prompts[i], vocab)
+                known[id(settings[i]), id(prompts[i])] = fixed
+        fixed = torch.stack([known[id(settings[i]), id(prompts[i])] for i in asking])
         penalties = [[settings[i].frequency_penalty, settings[i].presence_penalty] for i in asking]
         self.penalties = torch.cat([self.penalties, torch.tensor(penalties, device=self.device)])
         self.fixed = torch.cat([self.fixed.view(-1, vocab), fixed])
@@ -82,6 +87,8 @@ class Shifts:
         """``logits`` (R, V), which are divided by ``temperature`` (R,) already, with the shifts."""
         if not self.rows:
             return logits
+        if len(self.rows) == len(logits):
+            return torch.addcdiv(logits, self.sums, temperature[:, None])
         return logits.index_add(0, self.places, self.sums / temperature[self.places, None])
 
     def count(self, tokens: Tensor) -> None:

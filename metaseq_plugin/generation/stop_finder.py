@@ -33,6 +33,7 @@ class StopFinder:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = [(stop, fallbacks(stop)) for stop in stops]
+        self.firsts = {stop[0] for stop in stops}
         self.states = [0] * len(stops)  # of each, how many of its characters the text ends with
         self.tail = ""  # the end of the text that is held back
         self.is_found = False
@@ -43,7 +44,7 @@ class StopFinder:
         Args:
             is_blocked: a stop text that ends in this piece is text like any other.
         """
-        if not self.stops:
+        if not any(self.states) and self.firsts.isdisjoint(text):
             return text
         text, start = self.tail + text, len(self.tail)
         for end in range(start + 1, len(text) + 1):

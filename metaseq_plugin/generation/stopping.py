@@ -4,7 +4,8 @@ The rule is ``text.TextStream``'s. ``StopTexts`` gives each row a stream of its 
 new token.
 """
 
-from typing import Callable, NamedTuple, Sequence
+from dataclasses import dataclass
+from typing import Callable, Sequence
 
 from metaseq_plugin.generation.text import Decode, TextStream
 
@@ -14,7 +15,8 @@ Watch = Callable[[int], bool]
 StopRule = Callable[[Sequence[int], int], Watch]
 
 
-class StopTexts(NamedTuple):
+@dataclass(frozen=True)
+class StopTexts:
     """The rule that rows stop where their text holds one of ``stops``, none of which is empty."""
 
     stops: Sequence[str]

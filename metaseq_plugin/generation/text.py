@@ -52,17 +52,23 @@ class CertainText:
 
     def __init__(self, decode: Decode, prompt: Sequence[int]) -> None:
         self.decode = decode
-        self.set_window(last_characters(prompt, decode), [])
+        self.set_anchor(last_characters(prompt, decode))
+        self.begin([])
         self.sent = len(certain_part(self.text))
         # U+FFFD that the prompt ends with: they are new where they become something else.
         self.old = len(self.text) - self.sent
 
-    def set_window(self, anchor: list[int], tokens: list[int]) -> None:
-        """Decode ``tokens`` behind ``anchor`` from now on, of which nothing has been sent."""
-        self.window = anchor + tokens
-        self.anchored = len(anchor)
-        self.text = self.decode(self.window)
-        self.sent = len(self.decode(anchor))
+    def set_anchor(self, anchor: list[int]) -> None:
+        """Decode tokens behind ``anchor`` from now on."""
+        self.anchor = anchor
+        self.anchor_text = self.decode(anchor)
+        self.is_whole = self.anchor_text != "" and not self.anchor_text.endswith(CUT)
+
+    def begin(self, tokens: list[int]) -> None:
+        """Go on with ``tokens`` behind the anchor, of which nothing has been sent."""
+        self.window = self.anchor + tokens
+        self.text = self.decode(self.window) if tokens else self.anchor_text
+        self.sent = len(self.anchor_text)
         self.most = 2 * HALF  # tokens behind the anchor
 
     def push(self, token: int) -> str:
@@ -72,8 +78,10 @@ class CertainText:
         certain = certain_part(self.text)
         new = self.take(certain)
         if certain and certain == self.text:
-            self.set_window(last_characters(self.window, self.decode), [])
-        elif len(self.window) - self.anchored > self.most:
+            if not self.is_whole:
+                self.set_anchor(last_characters(self.window, self.decode))
+            self.begin([])
+        elif len(self.window) - len(self.anchor) > self.most:
             self.shorten()
         return new
 
@@ -99,7 +107,8 @@ class CertainText:
         behind = self.decode(anchor + last)[len(self.decode(anchor)) :]
         if anchor and len(behind) > MOST_CUT and self.text == before + behind:
             unsent = len(self.text) - self.sent
-            self.set_window(anchor, last)
+            self.set_anchor(anchor)
+            self.begin(last)
             self.sent = len(self.text) - unsent
         else:
             self.most *= 2

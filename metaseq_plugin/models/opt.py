@@ -2,7 +2,7 @@
 
     fairseq-train DATA --user-dir metaseq_plugin --task opt_language_modeling --arch opt_125m …
 
-Legend: B batch, T new tokens, S all tokens so far, D model dim, E word-embedding dim (= D except in
+Legend: B batch, T tokens, D model dim, E word-embedding dim (= D except in
 the 350M), H heads, K head dim (D = H·K), F feed-forward dim, V vocabulary. Everything inside is
 batch-first (B, T, D); fairseq's own decoders are time-first.
 
@@ -33,9 +33,9 @@ from torch.utils.checkpoint import checkpoint
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.fit import check_finite, check_fits
 from metaseq_plugin.layout.piece import Piece
+from metaseq_plugin.modules.cached_attention import CachedAttention
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.initial_weights import fill_all
-from metaseq_plugin.modules.kv_cache import KVCache
 from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.vocab_shard import VocabShard
@@ -158,20 +158,26 @@ class OPTAttention(nn.Module):
         self.out_proj = Linear(embed_dim, embed_dim)
 
     def forward(
-        self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache], layer: int
+        self, x: Tensor, mask: Optional[Tensor], cache: Optional[CachedAttention], layer: int
     ) -> Tensor:
-        """x (B, T, D) → (B, T, D). mask: (B, 1, T, S), added to the scores; None: plain causality."""
+        """x (B, T, D) → (B, T, D).
+
+        Args:
+            mask: (B, 1, T, T), added to the scores; None: plain causality.
+            cache: what attends instead, to tokens read before too.
+        """
         # The number of heads is read off the projection's output: a tensor-parallel rank holds H/tp.
         split = (x.size(0), x.size(1), -1, self.head_dim)
         q = self.q_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
         k = self.k_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
         v = self.v_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
         if cache is not None:
-            k, v = cache.append(layer, k, v)  # (B, H, S, K)
-        # One query sees every key, so causality asks nothing of it.
-        is_causal = mask is None and q.size(2) > 1
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=is_causal)
+            y = cache.attend(layer, q, k, v)  # (B, H, T, K)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            y = F.scaled_dot_product_attention(
+                q, k, v, mask, dropout_p=dropout, is_causal=mask is None and q.size(2) > 1
+            )
         return self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
 
 
@@ -190,7 +196,9 @@ class OPTDecoderLayer(nn.Module):
         self.fc2 = Linear(cfg.decoder_ffn_embed_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache]) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Optional[Tensor], cache: Optional[CachedAttention]
+    ) -> Tensor:
         """x (B, T, D) → (B, T, D)."""
         if self.post_norm:
             x = self.self_attn_layer_norm(x + self.attend(x, mask, cache))
@@ -198,7 +206,7 @@ class OPTDecoderLayer(nn.Module):
         x = x + self.attend(self.self_attn_layer_norm(x), mask, cache)
         return x + self.feed_forward(self.final_layer_norm(x))
 
-    def attend(self, x: Tensor, mask: Optional[Tensor], cache: Optional[KVCache]) -> Tensor:
+    def attend(self, x: Tensor, mask: Optional[Tensor], cache: Optional[CachedAttention]) -> Tensor:
         y = self.self_attn(x, mask, cache, self.layer)
         return F.dropout(y, self.dropout, self.training)
 
@@ -259,13 +267,13 @@ class OPTDecoder(FairseqDecoder):
         self,
         src_tokens: Tensor,
         src_lengths: Optional[Tensor] = None,
-        cache: Optional[KVCache] = None,
+        cache: Optional[CachedAttention] = None,
         features_only: bool = False,
     ) -> Tuple[Tensor, Dict[str, Any]]:
         """Predict the token after each token.
 
         Args:
-            src_tokens: (B, T) ids; padding may stand anywhere. With ``cache``, only the new tokens.
+            src_tokens: (B, T) ids; padding may stand anywhere. With ``cache``, new tokens as it reads them.
             src_lengths: ignored; fairseq passes it.
             features_only: leave out the output projection.
 
@@ -278,11 +286,16 @@ class OPTDecoder(FairseqDecoder):
         x = self.extract_features(src_tokens, cache)
         return (x if features_only else self.output_layer(x)), {}
 
-    def extract_features(self, src_tokens: Tensor, cache: Optional[KVCache] = None) -> Tensor:
+    def extract_features(
+        self, src_tokens: Tensor, cache: Optional[CachedAttention] = None
+    ) -> Tensor:
         """Token ids (B, T) → features (B, T, E), ready for ``output_layer``."""
-        positions, mask = positions_and_mask(
-            src_tokens, self.padding_idx, self.longest, cache, self.separator
-        )
+        if cache is not None:
+            positions, mask = cache.positions(src_tokens), None
+        else:
+            positions, mask = positions_and_mask(
+                src_tokens, self.padding_idx, self.longest, self.separator
+            )
         x = self.embed_tokens(src_tokens)  # (B, T, E)
         if self.project_in_dim is not None:
             x = self.project_in_dim(x)  # (B, T, D)
@@ -300,7 +313,7 @@ class OPTDecoder(FairseqDecoder):
             else:
                 x = layer(x, mask, cache)
         if cache is not None:
-            cache.advance(src_tokens.size(1))
+            cache.advance()
         if self.layer_norm is not None:
             x = self.layer_norm(x)
         return x if self.project_out_dim is None else self.project_out_dim(x)  # (B, T, E)

@@ -77,8 +77,8 @@ def start(args: argparse.Namespace, options: Options) -> None:
 
     def load_and_open() -> None:
         opt, engine = load(source, options)
-        service.open(opt, engine)
         lines = [*report(opt, source, options), f"ready: {url_of(listening)}, {keys}"]
+        service.open(opt, engine)
         print("\n".join(lines), flush=True)  # noqa: T201
 
     print(f"loading {args.path}: {url_of(listening)}health says when it is done", flush=True)  # noqa: T201

@@ -146,7 +146,7 @@ def routes(service: Service) -> APIRouter:
         check_stream(request)
         wanted = wanted_of(request, loaded.sentence_ends)
         run = Run(
-            plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.key}:{request.user}"
+            plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.client}:{request.user}"
         )
         model = service.options.name
         if request.stream:

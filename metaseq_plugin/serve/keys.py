@@ -64,7 +64,8 @@ class Keys:
 class KeyCheck:
     """Middleware that answers 401, before a body is read, unless a key was brought.
 
-    ``scope["state"]["key"]`` becomes the key's number, "" where none is needed.
+    ``scope["state"]["client"]`` becomes the number of the key, where none is needed the address: who a request is
+    from.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, open_paths: Sequence[str]) -> None:
@@ -78,7 +79,8 @@ class KeyCheck:
             key = self.keys.find(Headers(scope=scope).get("authorization", ""))
             if key is None:
                 return await refusal().response()(scope, receive, send)
-        scope.setdefault("state", {})["key"] = "" if key is None else str(key)
+        address = scope["client"][0] if scope.get("client") else ""
+        scope.setdefault("state", {})["client"] = address if key is None else str(key)
         return await self.app(scope, receive, send)
 
 

@@ -11,6 +11,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.batch import Batch
 from metaseq_plugin.generation.engine import Engine
 from metaseq_plugin.hub import OPT
+from metaseq_plugin.modules.kv_cache import bytes_per_token
 from metaseq_plugin.serve.options import Options
 
 
@@ -38,25 +39,23 @@ def load(source: Source, options: Options) -> tuple[OPT, Engine]:
             f"`--path` must have tokenizer files beside the weights, but {source.path} has none. "
             "Set `--data` to the folder that has them."
         )
-    return opt, Engine(make_batch(opt), options.max_batch_tokens, options.max_waiting)
+    batch = make_batch(opt, options.max_batch_tokens)
+    return opt, Engine(batch, options.max_batch_tokens, options.max_waiting)
 
 
-def make_batch(opt: OPT) -> Batch:
-    return Batch([opt.model], opt.generator.pad, opt.generator.eos)
-
-
-def bytes_a_token(opt: OPT) -> int:
-    """What keys and values of one token take."""
-    weight = opt.model.output_weight
-    decoder = opt.model.decoder
-    return 2 * len(decoder.layers) * int(decoder.cfg.decoder_embed_dim) * weight.element_size()
+def make_batch(opt: OPT, max_tokens: int) -> Batch:
+    """A batch with memory for the keys and values of ``max_tokens`` tokens."""
+    return Batch([opt.model], opt.generator.pad, opt.generator.eos, max_tokens)
 
 
 def report(opt: OPT, source: Source, options: Options) -> list[str]:
     """What was loaded, in a few lines."""
     parameters = sum(parameter.numel() for parameter in opt.model.parameters())
     weight = opt.model.output_weight
-    memory = options.max_batch_tokens * bytes_a_token(opt) / 2**20
+    decoder = opt.model.decoder
+    positions = decoder.embed_positions.weight  # (positions, features)
+    each = bytes_per_token(len(decoder.layers), positions.size(1), positions.dtype)
+    memory = options.max_batch_tokens * each / 2**20
     return [
         f"model: {options.name}, from {source.path}",
         f"parameters: {parameters:,}, {str(weight.dtype).removeprefix('torch.')} on {weight.device}",

@@ -70,13 +70,9 @@ def choice_of(index: int, piece: Piece, with_top: bool) -> MetaseqChoice:
     logprobs = logprobs_of(piece.entries).model_dump()
     if not with_top:
         logprobs["top_logprobs"] = None
-    reason = piece.finish_reason
-    return MetaseqChoice(
-        text=piece.text,
-        index=index,
-        logprobs=MetaseqLogprobs(**logprobs, finish_reason=reason),
-        finish_reason=reason,
-    )
+    reason: dict[str, Any] = {"finish_reason": piece.finish_reason}
+    told = MetaseqLogprobs(**logprobs, **reason)
+    return MetaseqChoice(text=piece.text, index=index, logprobs=told, **reason)
 
 
 def completion_of(run: Run, pieces: Sequence[Piece], model: str, with_top: bool) -> Any:
@@ -96,7 +92,7 @@ def routes(service: Service) -> APIRouter:
         """Continue prompts, for clients of metaseq's service."""
         loaded = service.ready()
         wanted = wanted_of(request, loaded.sentence_ends)
-        run = Run(plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.key}:")
+        run = Run(plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.client}:")
         pieces = await answered(http, run)
         if pieces is None:  # the client is gone
             return Response(status_code=499)

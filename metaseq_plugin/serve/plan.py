@@ -56,13 +56,13 @@ class Plan(NamedTuple):
         return self.samples * self.copies > self.n
 
 
-def as_list(prompt: Prompts) -> list[str] | list[list[int]]:
+def as_list(prompt: Prompts) -> Sequence[Union[str, list[int]]]:
     """A request's prompts as a list of them."""
     if isinstance(prompt, str):
         return [prompt]
     if isinstance(prompt[0], int):
-        return [prompt]  # type: ignore[list-item]
-    return prompt  # type: ignore[return-value]
+        return [prompt]
+    return prompt
 
 
 def plan(wanted: Wanted, opt: OPT, engine: Engine) -> Plan:

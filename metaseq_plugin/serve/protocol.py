@@ -86,7 +86,9 @@ class CompletionRequest(Request):
         description="samples per prompt, of which the `n` likeliest per token are given; 0: `n`",
     )  # fmt: skip
     stream: bool = Field(False, description="answer piece by piece, as server-sent events")
-    stream_options: StreamOptions = Field(StreamOptions(), description="for `stream`")
+    stream_options: StreamOptions = Field(
+        StreamOptions(include_usage=False), description="for `stream`"
+    )
     logprobs: Optional[int] = Field(
         None, ge=0, le=MAX_LOGPROBS,
         description="log-probabilities of the tokens, and of so many likeliest in their places",

@@ -2,13 +2,16 @@
 
 A model in parts and shards is larger than what a conversion may hold, so each of its tensors is a call
 that reads its pieces from the mapped files. Names, shapes and data types are known beforehand from twins
-on the meta device, which is all that checks and plans need.
+on the meta device, which is all that checks and plans need. A rank that holds a part of the model asks for
+its ``piece`` of each tensor, and reads no more than that where the files allow it.
 """
 
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
+
+from metaseq_plugin.layout.piece import Piece
 
 
 class Lazy(NamedTuple):
@@ -16,6 +19,11 @@ class Lazy(NamedTuple):
 
     twin: Tensor  # of the same shape and data type, on the meta device
     make: Callable[[], Tensor]
+    cut: Optional[Callable[[Piece], Tensor]] = None  # makes a piece alone; None: it is cut from all
+
+    def piece(self, piece: Piece) -> Tensor:
+        """A block of the tensor; of one that is mapped, only the block is read, when it is used."""
+        return self.make()[piece.slices] if self.cut is None else self.cut(piece)
 
     @classmethod
     def of(cls, tensor: Tensor) -> "Lazy":
@@ -42,6 +50,10 @@ class Tensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self.lazy[name].make()
+
+    def piece(self, name: str, piece: Piece) -> Tensor:
+        """A block of the tensor ``name``, made anew too."""
+        return self.lazy[name].piece(piece)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.lazy)

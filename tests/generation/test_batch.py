@@ -8,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseq_plugin.generation.batch import Batch, Request, Row
+from metaseq_plugin.generation.decoding import passes
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.generation.stopping import Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
+from metaseq_plugin.modules import cached_attention, kv_cache
+from metaseq_plugin.modules.kv_cache import KVCache
+from tests.cached_reading import spoil
 from tests.generation.test_generator import EOS, GREEDY, random_prompts, tiny_model
 from tests.opt_models import KINDS, PAD
 
@@ -24,7 +28,15 @@ SETTINGS = [
     Settings(seed=3, num_samples=3),
     Settings(seed=4, temperature=0.6, top_k=7, with_prompt_scores=True),
     Settings(seed=5, temperature=1.4, top_p=0.8, with_scores=False),
-]
+    Settings(seed=6, frequency_penalty=1.0, prompt_presence_penalty=0.7, num_top_scores=3),
+    Settings(temperature=0.0, presence_penalty=1.5, min_new_tokens=8, num_top_scores=1),
+    Settings(seed=7, top_p=0.9, top_p_decay=0.8, sentence_ends=(5, 9, 11), num_samples=2),
+    Settings(seed=8, top_k=3, logit_bias=((4, 2.0), (7, -100.0)), prompt_frequency_penalty=-0.5),
+    Settings(
+        seed=9, temperature=1.2, top_p_decay=0.9, presence_penalty=0.5, frequency_penalty=-0.2,
+        logit_bias=((5, 1.0),), sentence_ends=(8,), num_top_scores=2, with_prompt_scores=True,
+    ),
+]  # fmt: skip
 
 
 def empty(kind: str, patience: int = 1) -> Batch:
@@ -57,6 +69,12 @@ def assert_as_alone(kind: str, rows: list[Row]) -> None:
         assert row.scores == pytest.approx(expected.scores[: len(row.scores)], abs=1e-5)
         assert len(row.scores) == (count if row.request.settings.with_scores else 0)
         assert row.prompt_scores == pytest.approx(expected.prompt_scores, abs=1e-5)
+        found, wanted = (r.prompt_top_scores + r.top_scores for r in (row, expected))
+        for top, as_alone in zip(found, wanted):
+            assert len(top) == row.request.settings.num_top_scores
+            assert [s for _, s in top] == pytest.approx([s for _, s in as_alone], abs=1e-5)
+        places = count + len(row.prompt_scores)
+        assert len(found) == (places if row.request.settings.num_top_scores else 0)
 
 
 def requests(count: int, longest: int, seed: int, choice: Settings) -> list[Request]:
@@ -88,16 +106,31 @@ def test_every_row_by_its_own_settings(kind: str, patience: int) -> None:
     batch = empty(kind, patience)
     wanted = [
         Request(prompt, 20, choice)
-        for prompt, choice in zip(random_prompts(7, 12, VOCAB_SIZE), SETTINGS, strict=True)
+        for prompt, choice in zip(random_prompts(12, 12, VOCAB_SIZE), SETTINGS, strict=True)
     ]
     rows = batch.admit(wanted)
-    assert len(batch.rows) == 9
+    assert len(batch.rows) == 15
     finish(batch)
     assert [row.request for row in rows] == [
         r for r in wanted for _ in range(r.settings.num_samples)
     ]
     for request in wanted:
         assert_as_alone(kind, [row for row in rows if row.request is request])
+
+
+def test_the_same_seed_alone_and_among_sixteen() -> None:
+    """To the token, every way of choosing in one batch, half of them joining when the others are under way."""
+    wanted = [
+        Request(prompt, 16, SETTINGS[number % len(SETTINGS)])
+        for number, prompt in enumerate(random_prompts(16, 12, VOCAB_SIZE, seed=4))
+    ]
+    batch = empty("pre-norm")
+    rows = batch.admit(wanted[:8])
+    batch.step()
+    rows += batch.admit(wanted[8:])
+    finish(batch)
+    for request in wanted:
+        assert_as_alone("pre-norm", [row for row in rows if row.request is request])
 
 
 def test_a_mix_of_settings_is_chosen_for_in_few_calls() -> None:
@@ -143,27 +176,58 @@ def test_cancelled_rows_leave(patience: int) -> None:
     for _ in range(patience):
         batch.step()
     assert batch.rows == [rows[0], rows[3]]
-    assert all(len(cache.is_pad) == 2 for cache in batch.decoding.caches)
+    assert all(cache.num_rows == 2 for cache in batch.decoding.caches)
     finish(batch)
     batch.cancel(rows[0])  # it has ended already
     assert [row.finish_reason for row in rows] == ["length", "cancelled", "cancelled", "length"]
     for row in rows:
         assert_as_alone("pre-norm", [row])
-    assert batch.decoding.caches == []
+    assert all(cache.buckets == [] for cache in batch.decoding.caches)
 
 
-def test_columns_that_are_padding_for_all_are_given_up() -> None:
-    """A batch that is never empty does not grow for ever."""
+@pytest.mark.parametrize("patience", [1, 4])
+def test_memory_is_what_the_rows_under_way_cost(
+    patience: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that is never empty holds no more than was said, nor more and more."""
+    monkeypatch.setattr(kv_cache, "SMALLEST_ROOM", 8)
+    batch = Batch([MODELS["pre-norm"]], PAD, EOS, max_tokens=100)
+    batch.patience = patience
+    choice = Settings(temperature=0.0, min_new_tokens=24)
+    (cache,) = batch.decoding.caches
+    held = set()
+    under_way: list[Row] = []
+    for number in range(60):
+        request = Request([EOS] * (1 + number % 11), 3 + number % 23, choice)
+        costs = [batch.cost(row.request) for row in under_way]
+        if sum(costs) + batch.cost(request) <= 100:
+            under_way += batch.admit([request])
+        batch.step()
+        under_way = [row for row in under_way if row.finish_reason is None]
+        tensors = [t for b in cache.buckets for t in (*b.keys, *b.values)]
+        held.add(cache.num_tokens)
+        assert sum(t.nbytes for t in tensors) == cache.num_tokens * batch.decoding.bytes_per_token
+    assert batch.decoding.bytes_per_token == 2 * 3 * 32 * 4  # layers, dim, fp32
+    assert 80 < max(held) <= 100
+    assert batch.cost(Request([EOS] * 5, 4, Settings(num_samples=3))) == 3 * 8
+    assert batch.cost(Request([EOS] * 5, 1000, GREEDY)) == 40  # the model reads no more
+
+
+def test_prompts_that_cannot_be_scored_leave_the_others_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kv_cache, "SMALLEST_ROOM", 4)
     batch = empty("pre-norm")
-    choice = Settings(temperature=0.0, min_new_tokens=10)
-    lengths = []
-    for round_number in range(30):
-        rows = batch.admit([Request([EOS, 4 + round_number % 20], 10, choice)])
-        for _ in range(6):
-            batch.step()
-        lengths.append(batch.decoding.caches[0].length)
-        assert len(rows[0].tokens) == 6
-    assert max(lengths) <= 2 + 12
+    rows = batch.admit(requests(4, 12, 1, SETTINGS[3]))
+    batch.step()
+    with monkeypatch.context() as broken:
+        broken.setattr(KVCache, "repeat", None)
+        with pytest.raises(TypeError):
+            batch.admit(requests(2, 9, 2, SETTINGS[4]))
+    later = batch.admit(requests(1, 9, 3, GREEDY))
+    finish(batch)
+    for row in rows + later:
+        assert_as_alone("pre-norm", [row])
 
 
 class Action(NamedTuple):
@@ -194,12 +258,29 @@ ACTIONS = st.builds(Action, st.lists(REQUESTS, max_size=3), st.integers(0, 30), 
     kind=st.sampled_from(sorted(KINDS)),
     patience=st.sampled_from([1, 3, 8]),
     schedule=st.lists(ACTIONS, min_size=1, max_size=6),
+    smallest_room=st.sampled_from([4, kv_cache.SMALLEST_ROOM]),
 )
 @settings(deadline=None, max_examples=60)
 def test_any_schedule_gives_what_each_request_gives_alone(
-    kind: str, patience: int, schedule: list[Action]
+    kind: str, patience: int, schedule: list[Action], smallest_room: int
 ) -> None:
-    batch = empty(kind, patience)
+    """Whatever else lies in the cache: all that no row calls its own is NaN before each step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kv_cache, "SMALLEST_ROOM", smallest_room)
+        patch.setattr(cached_attention, "COLUMN_STEP", 16 if smallest_room > 4 else 3)
+        admitted = carry_out(empty(kind, patience), schedule)
+    for rows_of_one in admitted:
+        assert_as_alone(kind, rows_of_one)
+
+
+def carry_out(batch: Batch, schedule: list[Action]) -> list[list[Row]]:
+    """The rows of every request of ``schedule``, all finished."""
+
+    def step() -> None:
+        for cache in batch.decoding.caches:
+            spoil(cache)
+        batch.step()
+
     admitted: list[list[Row]] = []
     for action in schedule:
         if action.wanted:
@@ -211,10 +292,10 @@ def test_any_schedule_gives_what_each_request_gives_alone(
             batch.cancel(everyone[action.cancelled])
         for _ in range(action.steps):
             if batch.rows:
-                batch.step()
-    finish(batch)
-    for rows_of_one in admitted:
-        assert_as_alone(kind, rows_of_one)
+                step()
+    while batch.rows:
+        step()
+    return admitted
 
 
 def test_several_models_admit_together() -> None:
@@ -231,3 +312,20 @@ def test_several_models_admit_together() -> None:
         assert one.tokens == other.tokens
         assert one.scores == pytest.approx(other.scores, abs=1e-5)
     assert torch.is_inference_mode_enabled() is False
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([5, 900, 3, 1000, 4], [[3, 1], [0, 4, 2]]),  # short ones are not padded to long ones
+        ([60, 2, 2, 2], [[0, 1], [2, 3]]),
+        ([30, 2, 2, 2], [[0, 1, 2, 3]]),  # a small pass may have any padding
+        ([2048, 2048, 2048], [[0, 1], [2]]),
+        ([5000], [[0]]),
+        ([7], [[0]]),
+    ],
+)
+def test_prompts_of_similar_length_are_read_together(
+    lengths: list[int], expected: list[list[int]]
+) -> None:
+    assert list(passes(lengths)) == expected

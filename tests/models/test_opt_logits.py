@@ -8,8 +8,8 @@ from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.models.opt import OPTDecoder
-from metaseq_plugin.modules.kv_cache import KVCache
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
+from tests.cached_reading import cached_logits
 from tests.opt_models import KINDS, PAD, TINY, config, decoder, hf_twin, tokens
 
 TINY_TOLERANCE = 2e-5
@@ -37,8 +37,8 @@ def pad(rows: Iterable[list[int]], how: str) -> Tensor:
 
 
 @torch.no_grad()
-def logits(model: OPTDecoder, ids: Tensor, cache: Any = None) -> Tensor:
-    return model(ids, cache=cache)[0]
+def logits(model: OPTDecoder, ids: Tensor) -> Tensor:
+    return model(ids)[0]
 
 
 @torch.no_grad()
@@ -112,23 +112,12 @@ def test_padding_counts_for_no_position() -> None:
         logits(model, tokens(1, longest + 1))
 
 
-# How many tokens each call of incremental decoding brings.
-CHUNKS = {"one by one": [1] * LENGTH, "prefill": [12] + [1] * 8, "chunked": [5, 1, 7, 4, 3]}
+# How many tokens of each row are read at once; the others follow one by one.
+NUM_READ = {"one by one": [1, 1, 1], "alike": [12, 12, 12], "unlike": [3, LENGTH, 9]}
 
 
-@pytest.mark.parametrize("chunks", CHUNKS)
-@pytest.mark.parametrize("how", [None, *PADDINGS])
-def test_incremental_decoding_equals_full_forward(
-    shape: dict[str, Any], chunks: str, how: str | None
-) -> None:
+@pytest.mark.parametrize("num_read", NUM_READ)
+def test_incremental_decoding_equals_full_forward(shape: dict[str, Any], num_read: str) -> None:
     model, ids = decoder(**shape), tokens(3, LENGTH)
-    if how is not None:
-        ids = pad(ids.tolist(), how)
-        ids[1] = torch.tensor(PADDINGS["left"](tokens(1, LENGTH, seed=8)[0].tolist())[: ids.size(1)]
-                              + [PAD] * (ids.size(1) - LENGTH - 5))  # fmt: skip
-    cache, sizes = KVCache(len(model.layers), ids.size(1)), [*CHUNKS[chunks]]
-    sizes += [1] * (ids.size(1) - sum(sizes))
-    found = torch.cat([logits(model, part, cache) for part in ids.split(sizes, dim=1)], dim=1)
-    real = ids.ne(PAD)
-    expected = logits(model, ids)[real]
-    torch.testing.assert_close(found[real], expected, atol=DECODING_TOLERANCE, rtol=0)
+    found = torch.stack(cached_logits(model, ids.tolist(), NUM_READ[num_read]))
+    torch.testing.assert_close(found, logits(model, ids), atol=DECODING_TOLERANCE, rtol=0)

@@ -1,10 +1,11 @@
-"""The matrix product that replaces ``F.linear`` without gradients, and the layout for decoding."""
+"""The matrix product that replaces ``F.linear``, and weights packed for decoding."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from metaseq_plugin.modules.linear import Linear, linear, store_for_decoding_
+from metaseq_plugin.modules import linear as linear_module
+from metaseq_plugin.modules.linear import Linear, computes_in, linear, pack, store_for_decoding_
 from tests.opt_models import TINY, decoder, tokens
 
 
@@ -18,13 +19,26 @@ def test_equals_torch(shape: tuple[int, ...], stored: bool, bias: bool) -> None:
     expected = F.linear(x, module.weight, module.bias)
     if stored:
         store_for_decoding_(module)
-        assert not module.weight.is_contiguous()
+        assert module.weight.is_mkldnn
     with torch.no_grad():
         found = module(x)
         assert found.shape == expected.shape
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-        for dtype in (torch.float64, torch.bfloat16):
-            assert linear(x.to(dtype), module.weight.to(dtype)).dtype == dtype
+        if not stored:
+            for dtype in (torch.float64, torch.bfloat16):
+                assert linear(x.to(dtype), module.weight.to(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 8, 16, 64])
+@pytest.mark.parametrize("outputs", [72, 200])
+def test_packed_equals_torch_at_all_numbers_of_rows(rows: int, outputs: int) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(rows, 96), torch.randn(outputs, 96), torch.randn(outputs)
+    packed = pack(weight)
+    assert torch.equal(packed.to_dense(), weight)
+    with torch.no_grad():
+        found = linear(x, packed, bias)
+    torch.testing.assert_close(found, F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (24,)])
@@ -52,5 +66,50 @@ def test_storing_changes_neither_state_nor_logits() -> None:
     with torch.no_grad():
         expected = model(ids)[0]
         store_for_decoding_(model)
+        store_for_decoding_(model)  # a model may have come to two generators
+        assert model.layers[0].fc1.weight.is_mkldnn
         torch.testing.assert_close(model(ids)[0], expected, rtol=1e-5, atol=1e-5)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+@pytest.mark.skipif(not computes_in(torch.bfloat16), reason="needs a CPU that computes in bfloat16")
+def test_packed_in_16_bits() -> None:
+    model = decoder(**TINY)
+    ids = tokens(2, 9)
+    model.bfloat16()
+    with torch.no_grad():
+        expected = model(ids)[0]
+        store_for_decoding_(model)
+        found = model(ids)[0]
+    assert model.layers[0].fc1.weight.is_mkldnn
+    assert found.dtype == torch.bfloat16
+    # bfloat16 has 8 bits: the two kernels round sums of another order.
+    torch.testing.assert_close(found, expected, rtol=2**-6, atol=2**-4)
+
+
+def test_what_is_not_ours_to_multiply_is_not_packed() -> None:
+    model = decoder(**TINY).double()
+    plain = torch.nn.Linear(8, 8)
+    store_for_decoding_(model)
+    store_for_decoding_(plain)
+    assert not any(p.is_mkldnn for p in (*model.parameters(), *plain.parameters()))
+
+
+def test_16_bits_are_computed_where_onednn_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_module, "HAS_ONEDNN", False)
+    assert computes_in(torch.float32)
+    assert not any(map(computes_in, (torch.bfloat16, torch.float16)))
+    model = torch.nn.Sequential(Linear(8, 8))
+    store_for_decoding_(model)
+    assert not model[0].weight.is_mkldnn
+
+
+def test_a_packed_model_may_change_its_data_type() -> None:
+    module = torch.nn.Sequential(Linear(24, 40))
+    expected = module[0].weight.detach().double()
+    store_for_decoding_(module)
+    module.double()
+    assert torch.equal(module[0].weight, expected)
+    assert torch.equal(module.state_dict()["0.weight"], expected)

@@ -21,7 +21,7 @@ def opt(tmp_path_factory: pytest.TempPathFactory) -> OPT:
 
 @pytest.fixture(scope="module")
 def engine(opt: OPT) -> Iterator[Engine]:
-    started = Engine(make_batch(opt), 4096, 16)
+    started = Engine(make_batch(opt, 4096), 4096, 16)
     yield started
     started.close(drains=False)
 

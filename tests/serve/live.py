@@ -19,7 +19,7 @@ from metaseq_plugin.serve.service import Service
 from tests.opt_models import config, hf_twin
 from tests.serve.tiny import SIZES
 
-SECONDS = 60.0
+SECONDS = 180.0
 
 
 @contextmanager
@@ -48,7 +48,7 @@ class SlowBatch(Batch):
 
 
 def slow_batch(opt: OPT) -> SlowBatch:
-    return SlowBatch([opt.model], opt.generator.pad, opt.generator.eos)
+    return SlowBatch([opt.model], opt.generator.pad, opt.generator.eos, 4096)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:

@@ -13,6 +13,8 @@ import pytest
 from metaseq_plugin.cli import main
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve import command as serve_command
+from metaseq_plugin.serve.loading import Source, report
+from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.running import is_exposed, listen, url_of
 from tests.serve.live import command, status_of, wait_for, write_model
 from tests.serve.tiny import greedy
@@ -73,6 +75,16 @@ def test_a_models_name_is_its_folders(tmp_path: Path) -> None:
     assert serve_command.name_of(file) == serve_command.name_of(tmp_path) == tmp_path.name
 
 
+def test_what_was_loaded_is_told(opt: OPT) -> None:
+    source, options = Source(Path("runs/tiny")), Options(name="tiny", max_batch_tokens=4096)
+    name, parameters, memory = report(opt, source, options)
+    assert name == "model: tiny, from runs/tiny"
+    count = sum(parameter.numel() for parameter in opt.model.parameters())
+    assert parameters == f"parameters: {count:,}, float32 on cpu"
+    # Keys and values of 3 layers, 32 numbers of 4 bytes each: 768 bytes a token.
+    assert memory == "keys and values: at most 3 MiB for 4,096 tokens (--max-batch-tokens)"
+
+
 @pytest.fixture(scope="module")
 def model(opt: OPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(opt, tmp_path_factory.mktemp("model") / "tiny")
@@ -103,9 +115,8 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 def test_it_loads_answers_and_stops(model: Path, opt: OPT) -> None:
     with command("--path", model, "--port", 0) as process:
         url = address(process)
-        statuses = [wait_for(lambda: status_of(url))]
-        wait_for(lambda: statuses.append(status_of(url)) or statuses[-1] == 200)
-        assert statuses[0] == 503
+        assert wait_for(lambda: status_of(url)) == 503
+        wait_for(lambda: status_of(url) == 200)
         answer = httpx2.post(
             f"{url}v1/completions", json={"prompt": "the cat", "max_tokens": 6, "temperature": 0}
         )

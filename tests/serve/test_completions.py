@@ -89,7 +89,9 @@ def test_a_biased_token_is_taken_always_or_never(client: TestClient, opt: OPT) -
 
 
 def test_null_is_left_out(client: TestClient, opt: OPT) -> None:
-    fields = dict.fromkeys(("n", "best_of", "stop", "suffix", "logprobs", "seed", "user", "stream"))
+    fields: dict[str, Any] = dict.fromkeys(
+        ("n", "best_of", "stop", "suffix", "logprobs", "seed", "user", "stream")
+    )
     answer = ask(client, prompt="the cat", max_tokens=6, temperature=0, **fields)
     assert texts(answer) == [greedy(opt, "the cat", 6).text]
 

@@ -157,8 +157,9 @@ def test_a_body_that_never_ends_is_not_waited_for() -> None:
 
 
 def test_a_full_queue_says_when_to_come_again(opt: OPT, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(make_batch(opt), 4096, 16)
-    submit, cancelled = engine.submit, []
+    engine = Engine(make_batch(opt, 4096), 4096, 16)
+    submit = engine.submit
+    cancelled: list[Any] = []
 
     def full_for_b(request: Any, *rest: Any) -> Any:
         if request.prompt[1:] == opt.encode("b"):
@@ -210,7 +211,7 @@ def test_a_request_that_takes_too_long(opt: OPT, engine: Engine) -> None:
 
 
 def test_a_failing_engine_is_500_without_details(opt: OPT, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = make_batch(opt)
+    batch = make_batch(opt, 4096)
     engine = Engine(batch, 4096, 16)
     monkeypatch.setattr(batch, "step", lambda: 1 / 0)
     with TestClient(build_app(opt, engine, Options(name=NAME))) as client:
@@ -247,6 +248,24 @@ def test_keys(guarded: TestClient) -> None:
         assert guarded.get("/v1/models", headers={"Authorization": value}).status_code == 200
     for path in ("/health", "/"):
         assert guarded.get(path).status_code == 200
+
+
+def test_who_a_request_is_from(
+    guarded: TestClient, client: TestClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = engine.submit
+    clients: list[str] = []
+
+    def noted(request: Any, listener: Any, client: str, deadline: float) -> Any:
+        clients.append(client)
+        return submit(request, listener, client, deadline)
+
+    monkeypatch.setattr(engine, "submit", noted)
+    headers = {"Authorization": "Bearer second"}
+    guarded.post("/v1/completions", json={"prompt": "a", "user": "ann"}, headers=headers)
+    guarded.post("/completions", json={"prompt": "a"}, headers=headers)
+    client.post("/v1/completions", json={"prompt": "a", "user": "ann"})
+    assert clients == ["1:ann", "1:", "testclient:ann"]
 
 
 def test_a_file_of_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

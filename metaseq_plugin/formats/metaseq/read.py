@@ -202,20 +202,24 @@ def join(parts: Sequence[Tensors], shapes: Mapping[str, torch.Size]) -> Tensors:
                 f"`{name}` must have one data type in all model parts, but has "
                 f"{' and '.join(sorted(map(str, dtypes)))}. Give all the parts of one checkpoint."
             )
-        make = (
-            partial(_same_in_all, parts, name)
-            if pieces[0].is_whole
-            else partial(_joined, parts, name, pieces)
-        )
-        whole[name] = Lazy(twin(shape, dtypes.pop()), make)
+        stand_in = twin(shape, dtypes.pop())
+        if pieces[0].is_whole:
+            whole[name] = Lazy(stand_in, partial(_same_in_all, parts, name))
+        else:
+            cut = partial(_joined, parts, name, pieces)
+            whole[name] = Lazy(stand_in, partial(cut, Piece.whole(shape)), cut)
     return Tensors(whole)
 
 
-def _joined(parts: Sequence[Tensors], name: str, pieces: Sequence[Piece]) -> Tensor:
-    whole = torch.empty(pieces[0].shape, dtype=parts[0].twins[name].dtype)
+def _joined(parts: Sequence[Tensors], name: str, pieces: Sequence[Piece], wanted: Piece) -> Tensor:
+    """``wanted`` of a tensor of which the parts hold ``pieces``; parts that hold nothing of it are not read."""
+    found = torch.empty(wanted.size, dtype=parts[0].twins[name].dtype)
     for part, piece in zip(parts, pieces, strict=True):
-        whole[piece.slices] = part[name]
-    return whole
+        overlap = piece.overlap(wanted)
+        if overlap is not None:
+            block = part[name][overlap.slices_within(piece)]
+            found[overlap.slices_within(wanted)] = block
+    return found
 
 
 def _same_in_all(parts: Sequence[Tensors], name: str) -> Tensor:
