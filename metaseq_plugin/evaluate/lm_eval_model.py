@@ -14,19 +14,16 @@ has none; what is too long is cut on the left.
 """
 
 import logging
-from typing import Any, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence, Union
 
 import torch
 from tqdm import tqdm
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.generation.batch import Batch, Request
 from metaseq_plugin.generation.generator import batches
+from metaseq_plugin.generation.options import SPELLED, Asked
 from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.scoring import Scores
-from metaseq_plugin.generation.settings import Settings, check_settings
-from metaseq_plugin.generation.stopping import StopTexts
-from metaseq_plugin.generation.text import continued_text
 from metaseq_plugin.hub import OPT
 
 try:
@@ -44,48 +41,11 @@ logger = logging.getLogger(__name__)
 SEPARATOR = "</s>"  # as Hugging Face's tokenizer reads it in a text
 MAX_GEN_TOKS = 256  # lm_eval's own default
 MODEL_ARGS = ("path", "data", "dtype", "device", "trust_pickle", "batch_size")
-# What lm_eval calls the fields of ``Settings`` in a task's ``generation_kwargs``.
-SPELLED = {
-    "temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "max_new_tokens": "max_gen_toks",
-}  # fmt: skip
+# What a task calls the options of a generation, where it has other names than ours.
+TASKS_NAMES = {"max_new_tokens": "max_gen_toks", "stop": "until", "beam": "num_beams"}
 
 # A context and its continuation as texts, or None for a window; then the token ids of both.
 TokenRequest = tuple[Optional[tuple[str, str]], Sequence[int], Sequence[int]]
-
-
-class Wanted(NamedTuple):
-    """What a generation asks for."""
-
-    settings: Settings
-    max_new_tokens: int
-    stops: tuple[str, ...]
-
-
-def read_generation(given: Mapping[str, Any], vocab_size: int) -> Wanted:
-    """A task's ``generation_kwargs``, checked.
-
-    Raises:
-        UserError: an option that is not known here, or an impossible value.
-    """
-    options = dict(normalize_gen_kwargs(dict(given), MAX_GEN_TOKS))
-    stops = tuple(text for text in options.pop("until") if text)
-    max_new_tokens = options.pop("max_gen_toks")
-    del options["do_sample"]  # lm_eval has made a temperature of it
-    beams = options.pop("num_beams", 1)
-    if beams != 1:
-        raise UserError(f"`num_beams` must be 1 here, but is {beams}. Leave it out.")
-    unknown = sorted(options.keys() - SPELLED.keys())
-    if unknown:
-        known = ", ".join(["until", "do_sample", *SPELLED.values()])
-        raise UserError(
-            f"`--gen_kwargs` must be of {known}, but {unknown[0]} is asked for. Leave it out."
-        )
-    settings = Settings(
-        # lm_eval's seed, which it has given to torch
-        **{"temperature": 0.0, **options}, seed=torch.initial_seed() % 2**63, with_scores=False,
-    )  # fmt: skip
-    check_settings(settings, max_new_tokens, SPELLED, vocab_size)
-    return Wanted(settings, max_new_tokens, stops)
 
 
 def rows_at_once(batch_size: Union[int, str]) -> Optional[int]:
@@ -167,7 +127,7 @@ class MetaseqOPT(TemplateLM):
                 )
         whole = [[*context, *continuation] for _, context, continuation in requests]
         rows = [row[-(self.max_length + 1) :] for row in whole]  # the last token is not read
-        tell_of_cuts(sum(len(row) > self.max_length + 1 for row in whole), len(rows))
+        tell_of_cuts(sum(map(len, whole)) - sum(map(len, rows)))
         found: dict[int, tuple[float, bool]] = {}
         with tqdm(total=len(rows), disable=disable_tqdm, desc="Scoring") as bar:
             for chosen in self.batches(rows):
@@ -202,44 +162,49 @@ class MetaseqOPT(TemplateLM):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """How each context goes on, without the text that ended it."""
-        asked = [request.args for request in requests]  # (context, generation_kwargs)
-        wanted = [read_generation(given, len(self.opt.dictionary)) for _, given in asked]
-        rows = [self.cut(self.tok_encode(context), one) for (context, _), one in zip(asked, wanted)]
-        generator, found = self.opt.generator, {}
-        generator.check_prompts(rows)
-        prepared = [
-            Request(row, one.max_new_tokens, one.settings, repeat, self.stop_rule(one))
-            for row, one, repeat in zip(rows, wanted, count_repeats(rows))
-        ]
-        limit = max((one.max_new_tokens for one in wanted), default=0)
+        given = [request.args for request in requests]  # (context, generation_kwargs)
+        asked = [self.read_generation(options) for _, options in given]
+        whole = [self.tok_encode(context) for context, _ in given]
+        rows = [row[-self.room(one) :] for row, one in zip(whole, asked)]
+        tell_of_cuts(sum(map(len, whole)) - sum(map(len, rows)))
+        repeats = count_repeats(rows)
+        found: dict[int, str] = {}
+        limit = max((one.max_new_tokens for one in asked), default=0)
         with tqdm(total=len(rows), disable=disable_tqdm, desc="Generating") as bar:
             for chosen in self.batches(rows, limit):
-                batch = Batch(generator.models, generator.pad, generator.eos)
-                done = batch.admit([prepared[i] for i in chosen])
-                while batch.rows:
-                    batch.step()
-                for index, row in zip(chosen, done):
-                    stops = wanted[index].stops
-                    found[index], _ = continued_text(
-                        self.opt.decode, rows[index], row.tokens, stops
-                    )
-                    self.cache_hook.add_partial("generate_until", asked[index], found[index])
+                rows_, asked_, repeats_ = ([a[i] for i in chosen] for a in (rows, asked, repeats))
+                continued = self.opt.continue_rows(rows_, asked_, repeats_, len(chosen))
+                for index, (best, *_) in zip(chosen, continued):
+                    found[index] = best.text or ""
+                    self.cache_hook.add_partial("generate_until", given[index], found[index])
                 bar.update(len(chosen))
         return [found[index] for index in range(len(rows))]
 
-    def cut(self, row: list[int], wanted: Wanted) -> list[int]:
-        """The end of a context, so that all new tokens have room behind it."""
-        room = self.max_length - wanted.max_new_tokens
+    def read_generation(self, given: Mapping[str, Any]) -> Asked:
+        """A task's ``generation_kwargs``, checked; whatever ``OPT.generate`` takes may be among them.
+
+        Raises:
+            UserError: an option that is none, or an impossible value.
+        """
+        options = dict(normalize_gen_kwargs(dict(given), MAX_GEN_TOKS))
+        del options["do_sample"]  # lm_eval has made a temperature of it
+        for ours, theirs in TASKS_NAMES.items():
+            if theirs in options:
+                options[ours] = options.pop(theirs)
+        options["stop"] = [text for text in options["stop"] if text]
+        options.setdefault("temperature", 0.0)
+        options.setdefault("seed", torch.initial_seed() % 2**63)  # lm_eval's, told to torch
+        return self.opt.read_options({**options, "with_scores": False}, {**SPELLED, **TASKS_NAMES})
+
+    def room(self, asked: Asked) -> int:
+        """Most tokens of a context, so that all new ones can be read behind it."""
+        room = self.max_length - asked.max_new_tokens
         if room < 1:
             raise UserError(
                 f"`max_gen_toks` must be below the {self.max_length} tokens that the model reads, but is "
-                f"{wanted.max_new_tokens}. Set --gen_kwargs max_gen_toks={self.max_length // 2}, say."
+                f"{asked.max_new_tokens}. Set --gen_kwargs max_gen_toks={self.max_length // 2}, say."
             )
-        tell_of_cuts(int(len(row) > room), 1)
-        return row[-room:]
-
-    def stop_rule(self, wanted: Wanted) -> Optional[StopTexts]:
-        return StopTexts(wanted.stops, self.opt.decode) if wanted.stops else None
+        return room
 
     def batches(self, rows: Sequence[Sequence[int]], new_tokens: int = 0) -> list[list[int]]:
         """Indices of rows of like length; the longest first, so that memory runs out at once or never."""
@@ -254,8 +219,7 @@ def answer(scored: Scores, continuation: Sequence[int]) -> tuple[float, bool]:
     return sum(scored.scores[-count:]), likeliest == list(continuation)
 
 
-def tell_of_cuts(count: int, of: int) -> None:
+def tell_of_cuts(count: int) -> None:
+    """Warn that so many tokens are not looked at."""
     if count:
-        logger.warning(
-            "%d of %d texts are longer than the model reads: their beginning is left out", count, of
-        )
+        logger.warning("the model reads no longer texts: %d tokens are left out on the left", count)
