@@ -67,7 +67,7 @@ def test_storing_changes_neither_state_nor_logits() -> None:
         expected = model(ids)[0]
         store_for_decoding_(model)
         store_for_decoding_(model)  # a model may have come to two generators
-        assert model.layers[0].fc1.weight.is_mkldnn
+        assert model.get_parameter("layers.0.fc1.weight").is_mkldnn
         torch.testing.assert_close(model(ids)[0], expected, rtol=1e-5, atol=1e-5)
     after = model.state_dict()
     assert list(after) == list(before)
@@ -83,7 +83,7 @@ def test_packed_in_16_bits() -> None:
         expected = model(ids)[0]
         store_for_decoding_(model)
         found = model(ids)[0]
-    assert model.layers[0].fc1.weight.is_mkldnn
+    assert model.get_parameter("layers.0.fc1.weight").is_mkldnn
     assert found.dtype == torch.bfloat16
     # bfloat16 has 8 bits: the two kernels round sums of another order.
     torch.testing.assert_close(found, expected, rtol=2**-6, atol=2**-4)
@@ -107,9 +107,9 @@ def test_16_bits_are_computed_where_onednn_says_so(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_packed_model_may_change_its_data_type() -> None:
-    module = torch.nn.Sequential(Linear(24, 40))
-    expected = module[0].weight.detach().double()
+    module = Linear(24, 40)
+    expected = module.weight.detach().double()
     store_for_decoding_(module)
     module.double()
-    assert torch.equal(module[0].weight, expected)
-    assert torch.equal(module.state_dict()["0.weight"], expected)
+    assert torch.equal(module.weight, expected)
+    assert torch.equal(module.state_dict()["weight"], expected)
