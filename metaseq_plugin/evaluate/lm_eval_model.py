@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 SEPARATOR = "</s>"  # as Hugging Face's tokenizer reads it in a text
 MAX_GEN_TOKS = 256  # lm_eval's own default
-MODEL_ARGS = ("path", "data", "dtype", "device", "trust_pickle", "batch_size")
+MODEL_ARGS = ("path", "data", "dtype", "trust_pickle")  # lm_eval has options for the others
 # What a task calls the options of a generation, where it has other names than ours.
 TASKS_NAMES = {"max_new_tokens": "max_gen_toks", "stop": "until", "beam": "num_beams"}
 
@@ -57,6 +57,14 @@ def rows_at_once(batch_size: Union[int, str]) -> Optional[int]:
             f"`--batch_size` must be auto or at least 1, but is {batch_size}. Set auto."
         )
     return int(batch_size)
+
+
+def present(device: Optional[str]) -> Optional[str]:
+    """``--device``; without CUDA the CPU for lm_eval's default, which is a CUDA device whatever is there."""
+    if device is None or not device.startswith("cuda") or torch.cuda.is_available():
+        return device
+    logger.warning("there is no %s here: the CPU computes", device)
+    return "cpu"
 
 
 class MetaseqOPT(TemplateLM):
@@ -88,7 +96,7 @@ class MetaseqOPT(TemplateLM):
                 "Set path=runs/quickstart, say."
             )
         self.batch_size = rows_at_once(batch_size)
-        self.opt = OPT.from_pretrained(str(path), data, device, dtype, trust_pickle)
+        self.opt = OPT.from_pretrained(str(path), data, present(device), dtype, trust_pickle)
         if self.opt.tokenizer is None:
             raise UserError(
                 f"`path` must have tokenizer files beside the weights, but {path} has none. "
@@ -108,7 +116,7 @@ class MetaseqOPT(TemplateLM):
         return self.name.replace("/", "__")
 
     def tok_encode(
-        self, string: str, add_special_tokens: Optional[bool] = None, **_: Any
+        self, string: str, add_special_tokens: Optional[bool] = None, **ignored: Any
     ) -> list[int]:
         """Token ids of a text, behind ``</s>`` unless told otherwise; never behind two."""
         if add_special_tokens is False:
@@ -116,10 +124,10 @@ class MetaseqOPT(TemplateLM):
         return [self.eot_token_id, *self.opt.encode(string.removeprefix(SEPARATOR))]
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **_: Any
+        self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, **ignored: Any
     ) -> list[tuple[float, bool]]:
         """The sum of each continuation's log-probabilities, and whether each token is the likeliest one."""
-        for _texts, _context, continuation in requests:
+        for _, _, continuation in requests:
             if not 0 < len(continuation) <= self.max_length:
                 raise UserError(
                     f"A continuation must have from 1 to {self.max_length} tokens, which the model reads, "
@@ -172,8 +180,12 @@ class MetaseqOPT(TemplateLM):
         limit = max((one.max_new_tokens for one in asked), default=0)
         with tqdm(total=len(rows), disable=disable_tqdm, desc="Generating") as bar:
             for chosen in self.batches(rows, limit):
-                rows_, asked_, repeats_ = ([a[i] for i in chosen] for a in (rows, asked, repeats))
-                continued = self.opt.continue_rows(rows_, asked_, repeats_, len(chosen))
+                continued = self.opt.continue_rows(
+                    [rows[i] for i in chosen],
+                    [asked[i] for i in chosen],
+                    [repeats[i] for i in chosen],
+                    len(chosen),
+                )
                 for index, (best, *_) in zip(chosen, continued):
                     found[index] = best.text or ""
                     self.cache_hook.add_partial("generate_until", given[index], found[index])

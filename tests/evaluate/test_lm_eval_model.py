@@ -14,7 +14,7 @@ pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 
 from lm_eval.api.instance import Instance
 
-from metaseq_plugin.evaluate.lm_eval_model import MetaseqOPT
+from metaseq_plugin.evaluate.lm_eval_model import MetaseqOPT, present
 
 EOS = 2
 
@@ -136,6 +136,16 @@ def test_rows_at_once_change_nothing(forms: Forms, model: Any) -> None:
     assert (alone.batch_size, model.batch_size) == (1, None)
     found, expected = (ask(m, "loglikelihood", *requests) for m in (alone, model))
     assert [total for total, _ in found] == pytest.approx([t for t, _ in expected], abs=1e-5)
+
+
+def test_without_cuda_the_cpu_stands_in_for_lm_evals_default(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert [present(device) for device in ("cuda:0", "cpu", None)] == ["cpu", "cpu", None]
+    assert caplog.messages == ["there is no cuda:0 here: the CPU computes"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert present("cuda:0") == "cuda:0"
 
 
 # fmt: off
