@@ -1,4 +1,4 @@
-"""docs/serve.md's examples, run as a reader would type them, against a server on a port of the test's."""
+"""The examples of docs/serve.md and README, run as a reader would type them, against a server on a port of the test's."""
 
 import json
 import shutil
@@ -17,7 +17,10 @@ from tests.documented import Step, read_page
 from tests.serve.live import running
 
 HERE = "http://127.0.0.1:6010/"
-STEPS = [step for step in read_page("docs/serve.md") if HERE in step.text]
+STEPS = [
+    step for page in ("docs/serve.md", "README.md") for step in read_page(page)
+    if step.kind != "shown" and HERE in step.text
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def url(opt: OPT) -> Iterator[str]:
 
 
 def test_there_are_examples() -> None:
-    assert [step.kind for step in STEPS] == ["shell", "python", "shell"]
+    assert [step.kind for step in STEPS] == ["shell", "python", "shell", "shell"]
 
 
 @pytest.mark.parametrize("step", [step for step in STEPS if step.kind == "shell"])
