@@ -45,6 +45,7 @@ NOT_PRINTED = {
     "docs/data.md:corpus": "of a corpus with planted faults; tests/data/tools",
     "docs/fairseq.md:fairseq_cli.train.main": "a walk through files",
     "docs/parallelism.md:model part 0": "a drawing",
+    "docs/serve.md:loading runs/": "said by a server, which is not run here; tests/serve/test_command.py",
     "docs/streaming.md:DATA/train": "what lies in a folder",
     "docs/streaming.md:epoch 1 so far": "of a mixture of corpora with other names; tests/tasks",
     'docs/streaming.md:{"src"': "a line of PAIRS",

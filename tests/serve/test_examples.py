@@ -48,9 +48,10 @@ def test_curl(url: str, step: Step) -> None:
     assert answer["choices"][0]["finish_reason"] in ("stop", "length")
 
 
-def test_python(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python(url: str) -> None:
     (step,) = (step for step in STEPS if step.kind == "python")
     names: dict[str, object] = {}
     exec(step.text.replace(HERE, url), names)
-    assert names["answer"].choices[0].finish_reason in ("stop", "length")  # type: ignore[attr-defined]
-    assert capsys.readouterr().out
+    # The last event of the stream. What was drawn may be no text at all.
+    for given in (names["answer"], names["chunk"]):
+        assert given.choices[0].finish_reason in ("stop", "length")  # type: ignore[attr-defined]
