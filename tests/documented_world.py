@@ -49,7 +49,15 @@ MORE: Dict[str, str] = {
 }
 # What a page supposes to be there.
 GIVEN: Dict[str, List[str]] = {
-    "README.md": ["DATA", "PAIRS", "vocab.json", "merges.txt", "opt-125m", "OPT-13B", "prompts.jsonl"],
+    "README.md": [
+        "DATA",
+        "PAIRS",
+        "vocab.json",
+        "merges.txt",
+        "opt-125m",
+        "OPT-13B",
+        "prompts.jsonl",
+    ],
     "docs/checkpoints.md": ["data"],
     "docs/convert.md": ["OPT-13B"],
     "docs/data.md": ["DATA"],
