@@ -129,12 +129,12 @@ class Logprobs(BaseModel):
     one place read the same, the one that was not taken is `token_id:…`.
     """
 
-    tokens: list[str]
+    tokens: list[str] = Field(description="as text")
     token_logprobs: list[Optional[float]] = Field(
         description="natural logarithms; null of a `</s>` that begins the prompt"
     )
     top_logprobs: list[Optional[dict[str, float]]] = Field(
-        description="the token of the place among them"
+        description="the likeliest tokens of each place, with the one that was taken"
     )
     text_offset: list[int] = Field(description="where in `text` each begins, in characters")
 
@@ -202,9 +202,9 @@ class Health(BaseModel):
 
 class ErrorBody(BaseModel):
     message: str = Field(description="what is wrong, and what to set")
-    type: str
-    param: Optional[str] = None
-    code: Optional[str] = None
+    type: str = Field(description="the kind of error, as OpenAI calls it")
+    param: Optional[str] = Field(None, description="the field that it is about")
+    code: Optional[str] = Field(None, description="what a program may look for")
 
 
 class ErrorResponse(BaseModel):

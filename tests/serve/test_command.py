@@ -113,7 +113,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_it_loads_answers_and_stops(model: Path, opt: OPT) -> None:
-    with command("--path", model, "--port", 0) as process:
+    with command(model, "--port", 0) as process:
         url = address(process)
         assert wait_for(lambda: status_of(url)) == 503
         wait_for(lambda: status_of(url) == 200)
