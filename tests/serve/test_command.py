@@ -16,7 +16,7 @@ from metaseq_plugin.serve import command as serve_command
 from metaseq_plugin.serve.loading import Source, report
 from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.running import is_exposed, listen, url_of
-from tests.serve.live import command, status_of, wait_for, write_model
+from tests.serve.live import address, command, status_of, wait_for, write_model
 from tests.serve.tiny import greedy
 
 # fmt: off
@@ -88,14 +88,6 @@ def test_what_was_loaded_is_told(opt: OPT) -> None:
 @pytest.fixture(scope="module")
 def model(opt: OPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(opt, tmp_path_factory.mktemp("model") / "tiny")
-
-
-def address(process: subprocess.Popen[str]) -> str:
-    """Where a server that has just been started will answer."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("loading "), line + process.communicate()[1]
-    return line.split(": ")[1].split("health")[0]
 
 
 @pytest.fixture
