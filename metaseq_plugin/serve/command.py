@@ -12,6 +12,7 @@ the requests under way finish. docs/serve.md says more, docs/api.md all fields.
 
 import argparse
 import json
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if any")
     parser.add_argument("--trust-pickle", action="store_true",
         help="read files that can run any program on this machine")  # fmt: skip
+    parser.add_argument("--model-parallel-size", type=int, default=1, metavar="N",
+        help="devices over which each matrix is cut (%(default)s)")  # fmt: skip
     parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen at (%(default)s)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT,
         help="0: any that is free (%(default)s)")  # fmt: skip
@@ -73,12 +76,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def start(args: argparse.Namespace, options: Options) -> None:
+    from metaseq_plugin.launch.decoding_ranks import own_rank
     from metaseq_plugin.serve.app import build
     from metaseq_plugin.serve.loading import Source, load, report
     from metaseq_plugin.serve.running import is_exposed, listen, serve, url_of
     from metaseq_plugin.serve.service import Service
 
-    source = Source(args.path, args.data, args.device, args.dtype, args.trust_pickle)
+    source = Source(
+        args.path, args.data, args.device, args.dtype, args.trust_pickle, args.model_parallel_size
+    )
+    if own_rank() > 0:  # of torchrun's, which serves rank 0 until that lets it go
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        load(source, options)
     listening = listen(args.host, args.port)
     service = Service(options)
     keys = "a key is asked for" if options.keys else "no key is asked for"
@@ -107,6 +117,8 @@ def options_of(args: argparse.Namespace) -> Options:
         raise UserError("`--path` must name the model, but is missing. Set a run folder, say.")
     rules = [
         ("--port", args.port, 0 <= args.port < 2**16, "be from 0 to 65535", "Set 6010."),
+        ("--model-parallel-size", args.model_parallel_size, args.model_parallel_size >= 1,
+         "be at least 1", "Set 1 to not cut."),
         ("--max-batch-tokens", args.max_batch_tokens, args.max_batch_tokens >= 1,
          "be at least 1", f"Set {DEFAULTS.max_batch_tokens}."),
         ("--max-waiting", args.max_waiting, args.max_waiting >= 1,

@@ -16,7 +16,7 @@ from metaseq_plugin.serve import command as serve_command
 from metaseq_plugin.serve.loading import Source, report
 from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.running import is_exposed, listen, url_of
-from tests.serve.live import command, status_of, wait_for, write_model
+from tests.serve.live import address, command, status_of, wait_for, write_model
 from tests.serve.tiny import greedy
 
 # fmt: off
@@ -24,6 +24,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "no path": ([], "`--path` must name the model, but is missing"),
     "port": (["--path", "x", "--port", "70000"], "`--port` must be from 0 to 65535, but is 70000"),
     "host": (["--path", "x", "--host", "203.0.113.7"], "`--host` must be an address of this machine, but is 203.0.113.7"),
+    "parts": (["--path", "x", "--model-parallel-size", "0"], "`--model-parallel-size` must be at least 1, but is 0"),
     "batch": (["--path", "x", "--max-batch-tokens", "0"], "`--max-batch-tokens` must be at least 1"),
     "waiting": (["--path", "x", "--max-waiting", "0"], "`--max-waiting` must be at least 1"),
     "timeout": (["--path", "x", "--timeout", "nan"], "`--timeout` must be above 0 seconds, but is nan"),
@@ -88,14 +89,6 @@ def test_what_was_loaded_is_told(opt: OPT) -> None:
 @pytest.fixture(scope="module")
 def model(opt: OPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(opt, tmp_path_factory.mktemp("model") / "tiny")
-
-
-def address(process: subprocess.Popen[str]) -> str:
-    """Where a server that has just been started will answer."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("loading "), line + process.communicate()[1]
-    return line.split(": ")[1].split("health")[0]
 
 
 @pytest.fixture
