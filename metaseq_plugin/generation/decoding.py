@@ -109,18 +109,22 @@ class Decoding:
         """
         before = self.caches[0].num_rows
         rooms = [room for room, n in zip(num_tokens, num_rows) for _ in range(n)]
-        order, *_ = [cache.admit(rooms) for cache in self.caches]  # the same in all
-        place = {row: index for index, row in enumerate(order)}
-        first = accumulate(num_rows[:-1], initial=before)
-        sources = [place[row] for row in first]  # the first row of each prompt
+        order: list[int] = []  # the same in all
+        admitted: list[KVCache] = []
         try:
+            for cache in self.caches:
+                order = cache.admit(rooms)
+                admitted.append(cache)
+            place = {row: index for index, row in enumerate(order)}
+            first = accumulate(num_rows[:-1], initial=before)
+            sources = [place[row] for row in first]  # the first row of each prompt
             logits, scores = self.prefill(prompts, sources, with_scores, num_top)
             for cache in self.caches:
                 for source, n in zip(sources, num_rows):
                     if n > 1:
                         cache.repeat(source, n - 1)
         except BaseException:
-            for cache in self.caches:
+            for cache in admitted:
                 cache.keep([index for index, row in enumerate(order) if row < before])
             raise
         return logits, scores, order
