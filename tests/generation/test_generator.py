@@ -234,6 +234,9 @@ def test_new_tokens_are_capped_at_what_the_model_reads() -> None:
     settings = Settings(temperature=0.0, min_new_tokens=50)
     lengths = [len(c.hypotheses[0].tokens) for c in machine.generate(prompts, [50] * 3, settings)]
     assert lengths == [1, 7, 10]
+    endless = replace(settings, min_new_tokens=10**30)
+    (found,) = machine.generate([[EOS]], [10**30], endless)
+    assert len(found.hypotheses[0].tokens) == 10
 
 
 @pytest.mark.parametrize(
