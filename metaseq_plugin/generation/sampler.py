@@ -23,7 +23,6 @@ from metaseq_plugin.generation.sampling import LOOKS, enough_for, sample_all, sa
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.generation.shifts import Shifts
 
-
 FOR_EVER = 2**62  # more new tokens than any model writes
 
 
