@@ -152,7 +152,9 @@ def test_a_factual_nucleus_is_the_hubs(tmp_path: Path) -> None:
     """Also behind tokens that are more than a full stop or a question mark, and end with one."""
     opt = tiny_opt(tmp_path, ["Why?? Oh...\n"] * 8)
     assert {opt.decode([token]) for token in opt.sentence_ends} >= {".", "?", "...", "??"}
-    fields = dict(top_p_decay=0.7, top_p=0.99, top_p_floor=0.01, seed=3, min_tokens=20)
+    fields: dict[str, Any] = dict(
+        top_p_decay=0.7, top_p=0.99, top_p_floor=0.01, seed=3, min_tokens=20
+    )
     bias = {token: 4.0 for token in opt.sentence_ends if len(opt.decode([token])) > 1}
     engine = Engine(make_batch(opt, 4096), 4096, 16)
     with TestClient(build_app(opt, engine, Options(name=NAME))) as client:
