@@ -41,6 +41,8 @@ def test_the_limits_of_the_server_are_those_of_the_code() -> None:
     assert head.startswith(f"whole in {connections.HEAD_SECONDS:g} seconds,")
     most, seconds = bodies.MAX_BODY_BYTES // MIB, bodies.READ_SECONDS
     assert body == f"at most {most} MiB, whole in {seconds:g} seconds"
+    assert f" {connections.WRITE_SECONDS:g} seconds " in rows["an answer"]
+    assert rows["connections"].startswith(f"at most {connections.MAX_CONNECTIONS:,},")
     assert "default-src 'self'" in POLICY
     assert "frame-ancestors 'none'" in POLICY
 
