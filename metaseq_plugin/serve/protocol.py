@@ -3,33 +3,49 @@
 A field that is null is left out, so each has one type in Python; ``null_is_left_out`` and ``with_null`` say it to
 the parser and to the schema. Types are strict: "5" is no number. What needs the model to be known (lengths, token
 ids) is checked in ``plan``.
+
+A body may have millions of faults, each of which takes longer to describe than to find: lists are left at their
+first, of unknown fields a few are looked at, and objects that are too large are not looked into.
 """
 
 from typing import Annotated, Any, Literal, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1000
 MAX_LOGPROBS = 20
 MAX_SAMPLES = 128
 MAX_TEMPERATURE = 100.0
+MAX_BIASES = 1000
 LARGEST_SEED = 2**53 - 1  # what every JSON parser keeps exact
+FEW = 3  # unknown fields
 
 StrictId = Annotated[int, Field(strict=True)]
 StrictText = Annotated[str, Field(strict=True)]
-Ids = Annotated[list[StrictId], Field(min_length=1)]
+Ids = Annotated[list[StrictId], Field(min_length=1, fail_fast=True)]
 Prompt = Union[
     StrictText,
-    Annotated[list[StrictText], Field(min_length=1)],
+    Annotated[list[StrictText], Field(min_length=1, fail_fast=True)],
     Ids,
-    Annotated[list[Ids], Field(min_length=1)],
+    Annotated[list[Ids], Field(min_length=1, fail_fast=True)],
 ]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stop = Union[StopText, Annotated[list[StopText], Field(max_length=MAX_STOPS)]]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+
+
+def not_too_large(given: Any) -> Any:
+    """``given``, an object that can be looked into."""
+    if isinstance(given, dict) and len(given) > MAX_BIASES:
+        raise PydanticCustomError("too_long", "too long", {"max_length": MAX_BIASES})
+    return given
+
+
+Biases = Annotated[dict[TokenKey, Bias], BeforeValidator(not_too_large)]
 
 
 def with_null(schema: dict[str, Any]) -> None:
@@ -56,7 +72,10 @@ class Request(BaseModel):
     def null_is_left_out(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return {name: value for name, value in given.items() if value is not None}
+        fields = {name: value for name, value in given.items() if value is not None}
+        for name in [name for name in fields if name not in cls.model_fields][FEW:]:
+            del fields[name]
+        return fields
 
 
 class StreamOptions(Request):
@@ -99,8 +118,8 @@ class CompletionRequest(Request):
         0.0, description="taken off the logit of each token that the choice holds already"
     )
     frequency_penalty: Penalty = Field(0.0, description="taken off it as often as it is there")
-    logit_bias: dict[TokenKey, Bias] = Field(
-        {}, max_length=1000, description="token id → what is added to its logit"
+    logit_bias: Biases = Field(
+        {}, max_length=MAX_BIASES, description="token id → what is added to its logit"
     )
     seed: Optional[int] = Field(
         None, ge=-LARGEST_SEED, le=LARGEST_SEED, description="the same samples each time"

@@ -1,11 +1,14 @@
 """Whatever a client does wrong is answered in OpenAI's form, with the rule and what to set; never with 500."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator
 
 import anyio
 import pytest
+from fastapi.exceptions import RequestValidationError
 from starlette.testclient import TestClient
 
 from metaseq_plugin.compat.errors import UserError
@@ -97,6 +100,67 @@ def test_a_wrong_field_is_named_with_its_rule(client: TestClient, name: str) -> 
 def test_a_body_that_is_no_request(client: TestClient, body: bytes, path: str) -> None:
     headers = {"Content-Type": "application/json"}
     refused(client.post(path, content=body, headers=headers), 400)
+
+
+# fmt: off
+MANY: dict[str, dict[str, Any]] = {
+    "fractions": {"prompt": [0.5] * 100_000},
+    "texts and ids": {"prompt": ["a", *[5] * 100_000]},
+    "lists of nothing": {"prompt": [[None]] * 100_000},
+    "lists of fractions": {"prompt": [[5], [5.5] * 100_000]},
+    "stops": {"stop": [5] * 100_000},
+    "biases": {"logit_bias": {f"x{i}": 1 for i in range(100_000)}},
+    "unknown fields": {f"temperatur{i}": 1 for i in range(100_000)},
+    "unknown options": {"stream_options": {f"x{i}": 1 for i in range(100_000)}},
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/completions"])
+@pytest.mark.parametrize("name", MANY)
+def test_many_faults_are_not_all_described(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    fields = MANY[name]
+    described: list[Any] = []
+    errors = RequestValidationError.errors
+
+    def noted(error: RequestValidationError) -> Any:
+        described.extend(errors(error))
+        return errors(error)
+
+    monkeypatch.setattr(RequestValidationError, "errors", noted)
+    answer = client.post(path, json={"prompt": "a", "max_tokens": 1, **fields})
+    if path == "/completions" and "prompt" not in fields and "stop" not in fields:
+        assert answer.status_code == 200  # what is unknown is passed over there
+    else:
+        refused(answer, 400)
+        assert len(described) in range(1, 10)
+        assert len(answer.content) < 1000
+
+
+def test_others_are_answered_while_a_text_becomes_tokens(
+    client: TestClient, opt: OPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_encoding, is_answered = threading.Event(), threading.Event()
+    encode = opt.encode
+
+    def slowly(text: str) -> list[int]:
+        is_encoding.set()
+        assert is_answered.wait(60)
+        return encode(text)
+
+    monkeypatch.setattr(opt, "encode", slowly)
+    for path in ("/v1/completions", "/completions"):
+        is_encoding.clear()
+        is_answered.clear()
+        fields = {"prompt": "a", "max_tokens": 1}
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(client.post, path, json=fields)
+            assert is_encoding.wait(60)
+            assert client.get("/health").status_code == 200
+            is_answered.set()
+            assert asked.result().status_code == 200
 
 
 def test_a_body_without_its_type(client: TestClient) -> None:
