@@ -24,6 +24,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "no path": ([], "`--path` must name the model, but is missing"),
     "port": (["--path", "x", "--port", "70000"], "`--port` must be from 0 to 65535, but is 70000"),
     "host": (["--path", "x", "--host", "203.0.113.7"], "`--host` must be an address of this machine, but is 203.0.113.7"),
+    "no host": (["--path", "x", "--host", "lab..org"], "`--host` must be an address of this machine, but is lab..org"),
     "batch": (["--path", "x", "--max-batch-tokens", "0"], "`--max-batch-tokens` must be at least 1"),
     "waiting": (["--path", "x", "--max-waiting", "0"], "`--max-waiting` must be at least 1"),
     "timeout": (["--path", "x", "--timeout", "nan"], "`--timeout` must be above 0 seconds, but is nan"),

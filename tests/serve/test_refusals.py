@@ -292,6 +292,8 @@ def test_a_fault_of_ours_is_500_without_details(
     monkeypatch.setattr("metaseq_plugin.serve.completions.plan", lambda *_: 1 / 0)
     error = refused(client.post("/v1/completions", json={"prompt": "a"}), 500)
     assert "division" not in error["message"]
+    counted = 'metaseq_requests_total{route="/v1/completions",status="500"} 1.0'
+    assert counted in client.get("/metrics").text
 
 
 @pytest.fixture
@@ -341,6 +343,13 @@ def test_a_file_of_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     path.chmod(0o644)
     read_keys(path)
     assert "others may read the keys" in caplog.text
+    path.write_text("\ufeff first\n  # indented\n")
+    assert read_keys(path) == ["first"]
+    for key in ("two words", "clé", "tab\tin"):
+        path.write_text(f"first\n{key}\n")
+        with pytest.raises(UserError, match=r"without spaces.*but line 2 of") as refusal:
+            read_keys(path)
+        assert key not in str(refusal.value)
     path.write_text("# none\n")
     with pytest.raises(UserError, match="`--api-key-file` must hold a key"):
         read_keys(path)
