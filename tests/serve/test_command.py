@@ -123,6 +123,8 @@ def test_it_loads_answers_and_stops(model: Path, opt: OPT) -> None:
         )
         assert answer.json()["choices"][0]["text"] == greedy(opt, "the cat", 6).text
         assert answer.json()["model"] == "tiny"
+        page = httpx2.get(f"{url}v1/models", headers={"Host": "pages.example"})
+        assert page.status_code == 421
         process.send_signal(signal.SIGTERM)
         status, out, err = ended(process)
     assert (status, err) == (0, "")

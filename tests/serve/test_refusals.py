@@ -296,6 +296,27 @@ def test_a_fault_of_ours_is_500_without_details(
     assert counted in client.get("/metrics").text
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("LOCALHOST:6010", 200), ("lab.localhost.", 200), ("127.0.0.1:6010", 200),
+     ("[::1]:6010", 200), ("lab-7:6010", 200), ("pages.example", 421), ("127.0.0.1.pages.example:6010", 421),
+     ("localhost.pages.example", 421), ("lab-7.pages.example", 421), ("[::1", 421), ("a b", 421)],
+)  # fmt: skip
+def test_a_server_for_this_machine_is_not_for_web_pages(
+    opt: OPT, engine: Engine, host: str, status: int
+) -> None:
+    service = Service(Options(name=NAME))
+    service.open(opt, engine)
+    with TestClient(build(service, only_at="Lab-7")) as client:
+        for path in ("/health", "/", "/v1/models"):
+            answer = client.get(path, headers={"Host": host})
+            assert answer.status_code == status
+            if status == 421:
+                error = refused(answer, 421)
+                assert error["code"] == "wrong_host"
+                assert f"but is {host}." in error["message"]
+
+
 @pytest.fixture
 def guarded(opt: OPT, engine: Engine) -> Iterator[TestClient]:
     app = build_app(opt, engine, Options(name=NAME, keys=("first", "second")))
