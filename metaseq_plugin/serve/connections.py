@@ -1,8 +1,8 @@
-"""A connection that does not send its request in time is closed, and what is no HTTP is told so in JSON.
+"""A client that sends no request in time, or takes no answer, loses its connection; what is no HTTP is told so in JSON.
 
 uvicorn bounds how large a request's head is and how long an answered connection may idle, but not how long a head
-may take: a client that sends a byte now and then would hold its connection for ever. Bodies are watched in
-``bodies``.
+may take, nor an answer: a client that sends a byte now and then, or reads none, would hold its connection, and what
+is kept for it, for ever. Bodies are watched in ``bodies``.
 """
 
 import asyncio
@@ -15,14 +15,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from metaseq_plugin.serve.errors import ApiError
 
 HEAD_SECONDS = 10.0
+TAKE_SECONDS = (
+    30.0  # in which a client that is sent more than the network holds must take some of it
+)
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's protocol with a limit on the time in which a client owes its request."""
+    """uvicorn's protocol with limits on the time in which a client sends its request and takes its answer."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.patience: Optional[asyncio.TimerHandle] = None
+        self.taking: Optional[asyncio.TimerHandle] = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,6 +43,31 @@ class PatientProtocol(H11Protocol):
     def connection_lost(self, exc: Optional[Exception]) -> None:
         super().connection_lost(exc)
         self.forget()
+        self.forget_taking()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.watch_taking()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.forget_taking()
+
+    def watch_taking(self) -> None:
+        """Let the time run until some of what waits has been taken."""
+        waiting = self.transport.get_write_buffer_size()
+        self.taking = self.loop.call_later(TAKE_SECONDS, self.check_taking, waiting)
+
+    def check_taking(self, waiting: int) -> None:
+        if self.transport.get_write_buffer_size() < waiting:
+            self.watch_taking()
+        else:
+            self.transport.abort()
+
+    def forget_taking(self) -> None:
+        if self.taking is not None:
+            self.taking.cancel()
+            self.taking = None
 
     def watch(self) -> None:
         """Let the time run while no request is being answered."""

@@ -8,6 +8,7 @@ sentences follow the grammar of ``UserError``.
 import difflib
 import math
 import re
+import reprlib
 from typing import Any, Mapping, Optional, Sequence
 
 from fastapi import FastAPI, Request
@@ -58,6 +59,15 @@ RULES = {
 }  # fmt: skip
 PROMPT_RULE = "be a text, a list of texts, a list of token ids or a list of such lists"
 LONGEST_VALUE = 100
+
+
+class Short(reprlib.Repr):
+    """Python's ``repr`` of a value that may be as long as a body, of which no more is written than is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = self.maxlist = self.maxdict = self.maxother = LONGEST_VALUE
+        self.maxstring = self.maxlong = 10 * LONGEST_VALUE
 
 
 class ApiError(Exception):
@@ -173,7 +183,7 @@ def as_json(value: object) -> str:
     """``value`` as the client wrote it, roughly, and not too long."""
     words = {None: "null", True: "true", False: "false"}
     is_word = value is None or isinstance(value, bool)
-    return quoted(words[value] if is_word else repr(value))  # type: ignore[index]
+    return quoted(words[value] if is_word else Short().repr(value))  # type: ignore[index]
 
 
 def quoted(text: str) -> str:

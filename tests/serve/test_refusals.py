@@ -192,6 +192,18 @@ def test_too_many_prompts(client: TestClient) -> None:
     assert "at most 16 prompts (`--max-waiting`), but holds 17" in error["message"]
 
 
+def test_an_answer_of_too_many_logprobs(client: TestClient) -> None:
+    # 16 prompts of 2 tokens, 36 samples, 90 new tokens each: 16 · 36 · 92 = 52,992, 21 for each
+    fields = {"prompt": ["a"] * 16, "n": 36, "max_tokens": 90, "logprobs": 20, "echo": True}
+    for more in ({}, {"temperature": 0}):
+        error = refused(client.post("/v1/completions", json={**fields, **more}), 400)
+        assert (
+            "within 1,048,576 log-probabilities, but 21 for each of 52,992 tokens"
+            in error["message"]
+        )
+        assert error["param"] == "logprobs"
+
+
 def test_context_length_has_openais_code(client: TestClient) -> None:
     for path in ("/v1/completions", *PATHS):
         answer = client.post(path.format(engine="x"), json={"prompt": "a b " * 100})
