@@ -155,6 +155,7 @@ def routes(service: Service) -> APIRouter:
         choices = await answered(http, run)
         if choices is None:  # the client is gone
             return Response(status_code=499)
-        return completion_of(run, choices, model, request.logprobs is not None)
+        with_logprobs = request.logprobs is not None
+        return await asyncio.to_thread(completion_of, run, choices, model, with_logprobs)
 
     return router

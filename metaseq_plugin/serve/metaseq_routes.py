@@ -98,7 +98,8 @@ def routes(service: Service) -> APIRouter:
         pieces = await answered(http, run)
         if pieces is None:  # the client is gone
             return Response(status_code=499)
-        return completion_of(run, pieces, service.options.name, request.logprobs > 0)
+        with_top = request.logprobs > 0
+        return await asyncio.to_thread(completion_of, run, pieces, service.options.name, with_top)
 
     async def complete_with(
         engine: str, request: MetaseqRequest, http: Request

@@ -1,5 +1,6 @@
 """Whatever a client does wrong is answered in OpenAI's form, with the rule and what to set; never with 500."""
 
+import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from metaseq_plugin.generation.engine import Engine, Overloaded
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve.app import build, build_app
 from metaseq_plugin.serve.bodies import MAX_BODY_BYTES, BodyLimit
+from metaseq_plugin.serve.choices import ChoiceText
 from metaseq_plugin.serve.keys import Keys, read_keys
 from metaseq_plugin.serve.loading import make_batch
 from metaseq_plugin.serve.metaseq_routes import PATHS
@@ -161,6 +163,23 @@ def test_others_are_answered_while_a_text_becomes_tokens(
             assert client.get("/health").status_code == 200
             is_answered.set()
             assert asked.result().status_code == 200
+
+
+def test_others_are_answered_between_the_samples_of_a_prompt(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+    begin = ChoiceText.begin
+
+    def noted(text: ChoiceText, *prompt: Any) -> Any:
+        turns.append("sample")
+        asyncio.get_running_loop().call_soon(turns.append, "other")
+        return begin(text, *prompt)
+
+    monkeypatch.setattr(ChoiceText, "begin", noted)
+    fields = {"prompt": "a", "n": 3, "max_tokens": 1, "echo": True}
+    assert client.post("/v1/completions", json=fields).status_code == 200
+    assert turns == ["sample", "other"] * 3
 
 
 def test_a_body_without_its_type(client: TestClient) -> None:
