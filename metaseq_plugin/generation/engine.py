@@ -209,7 +209,8 @@ class Engine:
                 self.turn()
                 self.pace.add(self.done - before, time.monotonic() - begin)
         except Exception as error:
-            logger.exception("the engine ends")
+            if not isinstance(error, LostRank):  # else a sentence says it all
+                logger.exception("the engine ends")
             with self.changed:
                 self.failure, self.closing = error, "cancel"
                 waiting = list(self.waiting)
@@ -231,11 +232,11 @@ class Engine:
             self.admit(self.newcomers())
             if self.live:
                 self.step()
+        except LostRank:
+            raise
         except Exception as error:
             logger.exception("a step failed, and with it the requests under way")
             self.fail(list(self.live), error)
-            if isinstance(error, LostRank):
-                raise
             self.batch.clear()
 
     def step(self) -> None:

@@ -14,6 +14,7 @@ import time
 from functools import partial
 from typing import AsyncIterator, Iterator, Optional
 
+import anyio
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -29,6 +30,7 @@ from metaseq_plugin.generation.engine import (
     Token,
 )
 from metaseq_plugin.serve.choices import ChoiceText, Piece, joined
+from metaseq_plugin.serve.connections import WRITE_SECONDS
 from metaseq_plugin.serve.errors import failed, overloaded, too_late, unavailable
 from metaseq_plugin.serve.metrics import Watch
 from metaseq_plugin.serve.plan import Plan
@@ -182,6 +184,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with anyio.move_on_after(self.run.timeout + WRITE_SECONDS):  # however slowly it is read
+                await super().__call__(scope, receive, send)
         finally:
             self.run.cancel()

@@ -6,6 +6,7 @@ A service is loading, then ready, then draining; each is said by ``/health``.
 import time
 from typing import NamedTuple, Optional
 
+from metaseq_plugin.compat.errors import LostRank
 from metaseq_plugin.generation.engine import Engine, Statistics
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve.errors import ApiError, unavailable
@@ -37,6 +38,7 @@ class Service:
     Attributes:
         loaded: None until the model is there.
         is_draining: no new requests are taken.
+        lost: why the model can be used no more, where a rank that holds a part of it is gone.
     """
 
     def __init__(self, options: Options) -> None:
@@ -44,10 +46,22 @@ class Service:
         self.metrics = Metrics(self.statistics)
         self.loaded: Optional[Loaded] = None
         self.is_draining = False
+        self.lost: Optional[LostRank] = None
 
     def open(self, opt: OPT, engine: Engine) -> None:
         """Take requests from now on."""
         self.loaded = Loaded(opt, engine, int(time.time()), sentence_ends_of(opt))
+        opt.ranks.when_lost(self.lose)
+
+    def lose(self, sentence: str) -> None:
+        """The model is lost, says ``sentence``; from any thread."""
+        self.lost = LostRank(sentence)
+
+    def close(self) -> None:
+        """Cancel what is under way, and let the model's other ranks go."""
+        if self.loaded is not None:
+            self.loaded.engine.close(drains=False)
+            self.loaded.opt.close()
 
     def drain(self) -> None:
         """Take no more; what is under way goes on."""

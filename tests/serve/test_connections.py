@@ -7,7 +7,6 @@ from typing import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from starlette.responses import Response
 
 from metaseq_plugin.generation.engine import Engine
 from metaseq_plugin.hub import OPT
@@ -119,35 +118,6 @@ def test_a_request_may_take_longer_than_its_head(url: str, monkeypatch: pytest.M
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     connection = connect(url, post("/v1/completions", json.dumps(LONG).encode()))
     assert connection.recv(15) == b"HTTP/1.1 200 OK"
-
-
-LARGE = 32 * 2**20  # more than the network holds
-
-
-@pytest.fixture
-def large_url(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    app = build(service)
-    app.router.add_route("/large", lambda _: Response(b"x" * LARGE))
-    monkeypatch.setattr(connections, "TAKE_SECONDS", 0.3)
-    with running(app, service) as started:
-        yield started
-
-
-def test_who_takes_no_answer_loses_it(large_url: str) -> None:
-    connection = connect(large_url, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-    connection.recv(1)
-    time.sleep(1)
-    assert len(rest(connection)) < LARGE  # what the network held
-
-
-def test_who_takes_an_answer_slowly_gets_it(large_url: str) -> None:
-    ask = b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    connection = connect(large_url, ask)
-    taken = 0
-    while part := connection.recv(2**21, socket.MSG_WAITALL):
-        taken += len(part)
-        time.sleep(0.06)
-    assert taken > LARGE
 
 
 @pytest.mark.parametrize(
