@@ -92,7 +92,8 @@ def start(args: argparse.Namespace, options: Options) -> None:
     listening = listen(args.host, args.port)
     service = Service(options)
     keys = "a key is asked for" if options.keys else "no key is asked for"
-    if is_exposed(listening) and not options.keys:
+    is_open = is_exposed(listening)
+    if is_open and not options.keys:
         warn("whoever reaches this machine may use the model: set --api-key-file")
 
     def load_and_open() -> None:
@@ -102,7 +103,8 @@ def start(args: argparse.Namespace, options: Options) -> None:
         print("\n".join(lines), flush=True)  # noqa: T201
 
     print(f"loading {args.path}: {url_of(listening)}health says when it is done", flush=True)  # noqa: T201
-    serve(build(service), service, listening, load_and_open)
+    only_at = None if is_open or options.keys else args.host
+    serve(build(service, only_at), service, listening, load_and_open)
 
 
 def options_of(args: argparse.Namespace) -> Options:

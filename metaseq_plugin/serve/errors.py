@@ -149,9 +149,12 @@ def of_faults(faults: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> Api
     for fault in faults:
         place = [str(part) for part in fault["loc"] if part != "body"]
         name = place[0] if place else ""
-        sentences.setdefault(name, sentence_of(fault, name, place, fields))
+        if name not in sentences:
+            sentences[name] = sentence_of(fault, name, place, fields)
     name = next(iter(sentences))
-    return ApiError(400, " ".join(sentences.values()), brief(printable(name), LONGEST_VALUE) or None)
+    return ApiError(
+        400, " ".join(sentences.values()), brief(printable(name), LONGEST_VALUE) or None
+    )
 
 
 def sentence_of(

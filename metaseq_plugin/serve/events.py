@@ -35,7 +35,6 @@ from metaseq_plugin.serve.errors import failed, overloaded, too_late, unavailabl
 from metaseq_plugin.serve.metrics import Watch
 from metaseq_plugin.serve.plan import Plan
 from metaseq_plugin.serve.service import Service
-from metaseq_plugin.tokenizers.base import Tokenizer
 
 
 class Run:
@@ -56,10 +55,9 @@ class Run:
         self.new_tokens = 0
         self.events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self.loop = asyncio.get_running_loop()
-        self.texts = [
-            [self.text(number, loaded.opt.tokenizer) for _ in range(plan.samples)]
-            for number in range(len(plan.requests))
-        ]
+        assert loaded.opt.tokenizer is not None, "`loading` refuses models without one"
+        self.tokenizer = loaded.opt.tokenizer
+        self.texts: dict[int, list[ChoiceText]] = {}  # of each prompt that was begun, its samples'
         self.jobs: list[Job] = []
         try:
             self.submit(client, time.monotonic() + self.timeout)
@@ -70,12 +68,11 @@ class Run:
             self.cancel()
             raise unavailable("it is stopping") from error
 
-    def text(self, number: int, tokenizer: Optional[Tokenizer]) -> ChoiceText:
+    def text(self, number: int) -> ChoiceText:
         """What one sample of a prompt becomes."""
-        assert tokenizer is not None, "`loading` refuses models without one"
         request, shown = self.plan.requests[number], self.plan.shown[number]
         least = request.settings.min_new_tokens
-        return ChoiceText(tokenizer, request.prompt, self.plan.stops, shown, least)
+        return ChoiceText(self.tokenizer, request.prompt, self.plan.stops, shown, least)
 
     def submit(self, client: str, deadline: float) -> None:
         for number, request in enumerate(self.plan.requests):
@@ -110,13 +107,17 @@ class Run:
                 for index in self.indices(number, sample):
                     if piece != Piece():
                         yield index, piece
+                if isinstance(event, Begun):  # a prompt may be long: others are answered in between
+                    await asyncio.sleep(0)
         self.watch.end(len(self.jobs) * self.plan.samples)
 
     def taken(self, number: int, event: Event) -> Iterator[tuple[int, Piece]]:
         """Samples of a prompt, and what an event means to them."""
-        texts = self.texts[number]
         if isinstance(event, Begun):
-            for sample, text in enumerate(texts):
+            self.texts[number] = []
+            for sample in range(self.plan.samples):
+                text = self.text(number)
+                self.texts[number].append(text)
                 yield sample, text.begin(event.prompt_scores, event.prompt_top_scores)
                 if self.plan.only_scores:
                     yield sample, text.end("length")
@@ -131,10 +132,11 @@ class Run:
         elif isinstance(event, Token):
             self.watch.token()
             self.new_tokens += 1
-            yield event.sample, texts[event.sample].take(event.token, event.score, event.top_scores)
+            text = self.texts[number][event.sample]
+            yield event.sample, text.take(event.token, event.score, event.top_scores)
         else:
             self.watch.metrics.queue_seconds.observe(event.timings.queued)
-            yield event.sample, texts[event.sample].end(event.finish_reason)
+            yield event.sample, self.texts[number][event.sample].end(event.finish_reason)
 
     async def choices(self) -> list[Piece]:
         """All choices, whole and in order; with ``best_of`` the likeliest of each prompt's."""
@@ -145,7 +147,7 @@ class Run:
         if not self.plan.is_ranked:
             return whole
         best: list[Piece] = []
-        for number, texts in enumerate(self.texts):
+        for number, texts in sorted(self.texts.items()):
             order = sorted(range(len(texts)), key=lambda s: -texts[s].mean_score)
             best += [whole[number * len(texts) + sample] for sample in order[: self.plan.n]]
         return best

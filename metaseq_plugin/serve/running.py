@@ -36,6 +36,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except UnicodeError as error:  # no name that the network's directory could have
+        raise UserError(
+            f"`--host` must be an address of this machine, but is {host}. Set 127.0.0.1."
+        ) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(

@@ -24,6 +24,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "no path": ([], "`--path` must name the model, but is missing"),
     "port": (["--path", "x", "--port", "70000"], "`--port` must be from 0 to 65535, but is 70000"),
     "host": (["--path", "x", "--host", "203.0.113.7"], "`--host` must be an address of this machine, but is 203.0.113.7"),
+    "no host": (["--path", "x", "--host", "lab..org"], "`--host` must be an address of this machine, but is lab..org"),
     "parts": (["--path", "x", "--model-parallel-size", "0"], "`--model-parallel-size` must be at least 1, but is 0"),
     "batch": (["--path", "x", "--max-batch-tokens", "0"], "`--max-batch-tokens` must be at least 1"),
     "waiting": (["--path", "x", "--max-waiting", "0"], "`--max-waiting` must be at least 1"),
@@ -115,6 +116,8 @@ def test_it_loads_answers_and_stops(model: Path, opt: OPT) -> None:
         )
         assert answer.json()["choices"][0]["text"] == greedy(opt, "the cat", 6).text
         assert answer.json()["model"] == "tiny"
+        page = httpx2.get(f"{url}v1/models", headers={"Host": "pages.example"})
+        assert page.status_code == 421
         process.send_signal(signal.SIGTERM)
         status, out, err = ended(process)
     assert (status, err) == (0, "")
