@@ -15,7 +15,7 @@ from typing import Iterator, List, NamedTuple, Sequence, Tuple
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))), "benchmarks/README.md"]  # fmt: skip
 PROGRAM = re.compile(
-    r"(?:[A-Z_]+=\S+ )*(?:fairseq-[\w-]+|metaseq|torchrun|tensorboard|bash|source|pip|python|mkdir|cp|printf|curl) "
+    r"(?:[A-Z_]+=\S+ )*(?:fairseq-[\w-]+|metaseq|torchrun|tensorboard|bash|source|pip|python|mkdir|cp|printf|curl|lm_eval) "
 )
 FILE = re.compile(r"# ([\w./-]+\.\w+)$")
 

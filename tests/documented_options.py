@@ -4,7 +4,9 @@ import argparse
 import re
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from typing import FrozenSet, List, Tuple
 
 from fairseq import options
@@ -54,6 +56,15 @@ def torchrun_knows() -> FrozenSet[str]:
     return frozenset(OPTION.findall(get_args_parser().format_help()))
 
 
+def lm_eval_knows() -> FrozenSet[str]:
+    """The options of ``lm_eval``, nothing where it is not installed."""
+    spec = find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    command = Path(spec.origin).parent / "_cli/run.py"
+    return frozenset(OPTION.findall(command.read_text("utf-8")))
+
+
 def source_knows(path: str) -> FrozenSet[str]:
     """The options that a script of ours speaks of."""
     return frozenset(OPTION.findall((ROOT / path).read_text("utf-8")))
@@ -75,6 +86,8 @@ def unknown_options(command: str) -> List[str]:
         known = fairseq_knows(words[0], chosen)
     elif words[0] == "metaseq" and words[1] not in ("doctor", "help"):
         known = metaseq_knows(*words[1:3])
+    elif words[0] == "lm_eval":
+        known = lm_eval_knows()
     elif words[:2] == ["python", "-m"]:
         known = source_knows(words[2].replace(".", "/") + ".py")
     elif words[:2] == ["bash", "scripts/quickstart.sh"]:
@@ -91,7 +104,12 @@ def unknown_in(text: str, known: FrozenSet[str]) -> List[str]:
 @lru_cache(maxsize=None)
 def known_options() -> FrozenSet[str]:
     """The options of all programs with every choice of the plugin's."""
-    known = FOREIGN | torchrun_knows() | {"--config-dir", "--config-name", "--logdir", "--help"}
+    known = (
+        FOREIGN
+        | torchrun_knows()
+        | lm_eval_knows()
+        | {"--config-dir", "--config-name", "--logdir", "--help"}
+    )
     for task in (
         "opt_language_modeling",
         "opt_streaming_finetune_language_modeling",

@@ -59,7 +59,7 @@ GIVEN: Dict[str, List[str]] = {
     "docs/train.md": ["books", "articles.jsonl.zst", "vocab.json", "merges.txt", "opt-125m"],
     "docs/watch.md": ["data"],
 }
-WITH_QUICKSTART = ("docs/convert.md", "docs/generate.md")
+WITH_QUICKSTART = ("docs/convert.md", "docs/evaluate.md", "docs/generate.md")
 CHECKOUT = (
     "scripts", "requirements", "setup.py", "pyproject.toml", "metaseq_plugin", "benchmarks", "hubconf.py"
 )  # fmt: skip
@@ -144,6 +144,8 @@ def in_bash(script: str, home: Path) -> Ended:
         OMP_NUM_THREADS="1",
         TOKENIZERS_PARALLELISM="false",
         WANDB_MODE="offline",
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(home / ".cache"),
         MPLBACKEND="agg",
     )
     done = subprocess.run(

@@ -25,6 +25,7 @@ NOT_RUN = {
     "pip install": "takes network",
     "tensorboard --logdir": "serves until it is stopped",
     "metaseq serve --path": "serves until it is stopped; tests/serve/test_command.py",
+    "lm_eval --model local-completions": "asks a server; tests/evaluate/test_against_hf.py",
     "curl http://127.0.0.1:6010/": "asks a server; tests/serve/test_examples.py",
     "from openai import": "asks a server; tests/serve/test_examples.py",
     "python -m benchmarks.train_step": "times for minutes",

@@ -132,6 +132,8 @@ SEAMS = (
     Seam("fairseq_cli.train", "after", "checkpoint_errors", "looking_only", "main"),
     Seam("fairseq_cli.train", "after", "trackers", "requiring_installed", "main"),
     Seam("fairseq_cli.train", "after", "quiet_start", "quietly", "main"),
+    Seam("lm_eval.models", "after", "lm_eval_command", "naming_our_model"),
+    Seam("lm_eval.__main__", "after", "lm_eval_command", "in_one_sentence", "cli_evaluate"),
 )
 # fmt: on
 

@@ -81,6 +81,12 @@ LIBRARIES = (
     Library(
         "torchaudio", "torchaudio", needed=False, remedy="{python} -m pip uninstall torchaudio"
     ),
+    Library(
+        "lm-eval",
+        "lm_eval",
+        needed=False,
+        remedy="{python} -m pip install 'metaseq-plugin[lm-eval]'",
+    ),
     Library("apex", "apex", needed=False, remedy="{python} -m pip uninstall apex"),
 )
 
@@ -189,13 +195,28 @@ def import_rows(probe_failure: str) -> list[Row]:
     return rows
 
 
+def host_of(target: str) -> Library:
+    """The library that the module ``target`` is of."""
+    module = target.partition(".")[0].removesuffix("_cli")
+    return next(library for library in LIBRARIES if library.module == module)
+
+
+def is_absent(library: Library) -> bool:
+    """Whether it is not installed, and need not be."""
+    return not library.needed and installed_version(library.distribution) is None
+
+
 def seam_rows(report: dict[str, dict[str, str]]) -> list[Row]:
     """One row for each seam: what it said, or that its host is a version nobody measured."""
-    hosts = {library.module: library for library in LIBRARIES}
     rows = []
     for seam in SEAMS:
-        said = report.get(seam.target, {}).get(seam.name, "not reached")
-        host = hosts[seam.target.partition(".")[0].removesuffix("_cli")]
+        host = host_of(seam.target)
+        unreached = (
+            f"not needed ({host.distribution} is not installed)"
+            if is_absent(host)
+            else "not reached"
+        )
+        said = report.get(seam.target, {}).get(seam.name, unreached)
         version = installed_version(host.distribution)
         if host.measured is not None and version != host.measured:
             said = f"unknown version ({host.distribution} {version}, measured with {host.measured}); {said}"
@@ -233,7 +254,8 @@ def disk_row() -> Row:
 def probe() -> None:
     """What the child runs: import everything with a seam; the last line it prints is JSON of what it saw."""
     for target in dict.fromkeys(seam.target for seam in SEAMS):
-        import_module(target)
+        if not is_absent(host_of(target)):
+            import_module(target)
     import torch
 
     devices = {
