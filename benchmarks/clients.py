@@ -1,6 +1,6 @@
 """Clients of an OpenAI-like server, each sending its next request once the last one is answered.
 
-    load = measure("http://127.0.0.1:6010/", requests_of(seed=0, count=4096), clients=16, seconds=25)
+    load = measure("http://127.0.0.1:6010/", requests_of(0, 4096, vocab_size), clients=16, seconds=25)
     load.rate, load.first_token(50), load.latency(99)
 
 A request is a prompt of token ids and how many tokens to write; answers are streamed, so that it is known
@@ -13,6 +13,9 @@ import json
 import threading
 import time
 from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from itertools import cycle
 from typing import Any, Iterator, NamedTuple, Sequence
 from urllib.parse import urlsplit
 
@@ -131,34 +134,30 @@ def ask(connection: http.client.HTTPConnection, request: Request) -> Answer:
 
 
 def measure(url: str, requests: Sequence[Request], clients: int, seconds: float) -> Load:
-    """Let ``clients`` send ``requests`` in turn for ``seconds``, as many of them as they get through.
+    """Let ``clients`` send ``requests`` in turn for ``seconds``, as many of them as they get through, and again from the first.
 
     Raises:
-        RuntimeError: a request failed, or there were too few.
+        RuntimeError: a request failed.
     """
     address = urlsplit(url)
-    coming, turn = iter(requests), threading.Lock()
+    coming, turn = cycle(requests), threading.Lock()
     answers: list[Answer] = []
-    errors: list[BaseException] = []
+    has_failed = threading.Event()
     begun = time.perf_counter()
 
     def client() -> None:
         connection = http.client.HTTPConnection(str(address.hostname), address.port)
-        try:
-            while time.perf_counter() < begun + seconds and not errors:
+        with closing(connection):
+            while time.perf_counter() < begun + seconds and not has_failed.is_set():
                 with turn:
                     request = next(coming)
                 answers.append(ask(connection, request))
-        except (Exception, StopIteration) as error:
-            errors.append(error)
-        finally:
-            connection.close()
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise RuntimeError(f"{len(errors)} clients failed") from errors[0]
+    with ThreadPoolExecutor(clients) as pool:
+        futures = [pool.submit(client) for _ in range(clients)]
+        for future in as_completed(futures):
+            if future.exception() is not None:
+                has_failed.set()  # the others stop after the request they are at
+        for future in futures:
+            future.result()
     return Load(clients, begun, seconds, answers)
