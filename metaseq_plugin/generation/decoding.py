@@ -4,6 +4,9 @@ Legend: P prompts, R rows (continuations), T prompt tokens with padding, E featu
 
 Prompts of similar length are read in one pass, padded on the right, each into a row of its own; rows
 that continue the same prompt get copies of what it left. From then on every row is at its own length.
+
+Of models with ``--document-attention`` a row holds the prompt's last document only: what is written behind
+it sees nothing else, and its positions count from there.
 """
 
 from itertools import accumulate, chain
@@ -12,6 +15,7 @@ from typing import Optional, Sequence
 import torch
 from torch import Tensor
 
+from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.ranks import on_all_ranks
 from metaseq_plugin.generation.scoring import Scores, average, score_tokens
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -32,7 +36,10 @@ def passes(lengths: Sequence[int], cost: int) -> list[list[int]]:
     Of all ways to cut this order the one that takes least time, padding and ``cost`` tokens a pass counted.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    least, begins = [0], [0]  # of the first prompts: their time, and where the last of their passes begins
+    least, begins = (
+        [0],
+        [0],
+    )  # of the first prompts: their time, and where the last of their passes begins
     for end in range(1, len(order) + 1):
         found = []
         for begin in range(end - 1, -1, -1):
@@ -58,6 +65,21 @@ def pad_right(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) 
     return torch.tensor(rows, dtype=torch.long, device=device)
 
 
+def separator_of(models: Sequence[OPTLanguageModel]) -> Optional[int]:
+    """The token behind which ``models`` see nothing of what was before it; None: they see all.
+
+    Raises:
+        UserError: they differ in it.
+    """
+    separators = {model.decoder.separator for model in models}
+    if len(separators) > 1:
+        raise UserError(
+            "Models that are averaged must all be trained with `--document-attention` or all without it, "
+            "but are of both kinds. Use one kind."
+        )
+    return separators.pop()
+
+
 class Decoding:
     """The models' common state: a row for every continuation, in the order of the caches.
 
@@ -74,6 +96,7 @@ class Decoding:
         self.pad = pad
         self.made_with = (pad, max_tokens)  # so that other ranks can make theirs
         self.device = models[0].output_weight.device
+        self.separator = separator_of(models)
         self.longest = min(model.max_positions() for model in models)
         self.caches = [
             KVCache(len(model.decoder.layers), self.longest, max_tokens) for model in models
@@ -95,6 +118,11 @@ class Decoding:
     def cost(self, prompt: Sequence[int], limit: int, num_rows: int) -> int:
         """Tokens that ``num_rows`` continuations of ``prompt`` by up to ``limit`` tokens keep room for."""
         return num_rows * room_for(len(prompt) + self.limit(prompt, limit) - 1, self.longest)
+
+    def document(self, prompt: Sequence[int]) -> Sequence[int]:
+        """What of ``prompt`` a row holds."""
+        begins = [place for place, token in enumerate(prompt) if token == self.separator]
+        return prompt[begins[-1] :] if begins else prompt
 
     @on_all_ranks
     def admit(
@@ -118,18 +146,26 @@ class Decoding:
         """
         before = self.caches[0].num_rows
         rooms = [room for room, n in zip(num_tokens, num_rows) for _ in range(n)]
-        order, *_ = [cache.admit(rooms) for cache in self.caches]  # the same in all
-        place = {row: index for index, row in enumerate(order)}
-        first = accumulate(num_rows[:-1], initial=before)
-        sources = [place[row] for row in first]  # the first row of each prompt
+        order: list[int] = []  # the same in all
+        admitted: list[KVCache] = []
         try:
-            logits, scores = self.prefill(prompts, sources, with_scores, num_top)
+            for cache in self.caches:
+                order = cache.admit(rooms)
+                admitted.append(cache)
+            place = {row: index for index, row in enumerate(order)}
+            first = accumulate(num_rows[:-1], initial=before)
+            sources = [place[row] for row in first]  # the first row of each prompt
+            documents = [self.document(prompt) for prompt in prompts]
+            is_cut = list(map(len, documents)) != list(map(len, prompts))
+            logits, scores = self.prefill(documents, sources, with_scores, num_top)
+            if is_cut and with_scores:
+                scores = [self.score([p], num_top)[0] for p in prompts]
             for cache in self.caches:
                 for source, n in zip(sources, num_rows):
                     if n > 1:
                         cache.repeat(source, n - 1)
         except BaseException:
-            for cache in self.caches:
+            for cache in admitted:
                 cache.keep([index for index, row in enumerate(order) if row < before])
             raise
         return logits, scores, order
@@ -141,7 +177,7 @@ class Decoding:
         with_scores: bool,
         num_top: int,
     ) -> tuple[Tensor, list[Scores]]:
-        """Read each prompt into its row; logits (P, V) and scores as in ``admit``."""
+        """Read each prompt into its row; logits (P, V) and scores as in ``admit``, of one document each."""
         cost = COST_ON_CPU if self.device.type == "cpu" else COST_ELSEWHERE
         groups = passes([len(prompt) for prompt in prompts], cost)
         logits, found = [], [Scores([], []) for _ in prompts]
@@ -190,7 +226,9 @@ class Decoding:
 
     @on_all_ranks
     def score(self, rows: Sequence[Sequence[int]], num_top: int = 0) -> list[Scores]:
-        """Score the tokens of ``rows`` after their first, beside the continuations; one row has two or more."""
+        """Score the tokens of ``rows`` after their first, beside the continuations."""
+        if max(map(len, rows)) == 1:  # nothing behind the leading </s>
+            return [Scores([], []) for _ in rows]
         tokens = pad_right(rows, self.pad, self.device)  # (B, T)
         # (B, T - 1, E) of each model
         features = [model.decoder.extract_features(tokens[:, :-1]) for model in self.models]

@@ -338,7 +338,7 @@ class Engine:
             job.listener(event)
         except Exception:
             logger.exception("a listener failed, and with it its request")
-            self.failed += 1
+            self.failed += not isinstance(event, Failed)  # else it is counted already
             job.is_deaf = True
             self.cancel_rows(job)
             self.release(job, job.open)

@@ -217,8 +217,16 @@ def read_stops(
     return tuple(stops)
 
 
-def token_ids(prompt: Any, number: int) -> list[int]:
+def name_of(number: int, count: int) -> str:
+    """How messages call prompt ``number`` of ``count``."""
+    return "it" if count == 1 else f"prompt {number}"
+
+
+def token_ids(prompt: Any, name: str) -> list[int]:
     """``prompt`` as Python's integers: a list, an array or a tensor of whole numbers, (T,).
+
+    Args:
+        name: as ``name_of`` gives it.
 
     Raises:
         UserError: it is something else, or holds something else.
@@ -226,13 +234,13 @@ def token_ids(prompt: Any, number: int) -> list[int]:
     ids = prompt.tolist() if isinstance(prompt, (np.ndarray, Tensor)) else prompt
     if not isinstance(ids, Sequence) or isinstance(ids, bytes):
         raise UserError(
-            f"A prompt must be a text or a list of token ids, but prompt {number} is {prompt!r}. "
+            f"A prompt must be a text or a list of token ids, but {name} is {prompt!r}. "
             "Set [[31414, 232]], a list of such prompts."
         )
     wrong = [token for token in ids if not is_whole(token)]
     if wrong:
         raise UserError(
-            f"A prompt's token ids must be whole numbers, but prompt {number} holds {wrong[0]!r}. "
+            f"A prompt's token ids must be whole numbers, but {name} holds {wrong[0]!r}. "
             "Use those that `encode` gives."
         )
     return [int(token) for token in ids]

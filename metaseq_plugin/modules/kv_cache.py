@@ -67,7 +67,6 @@ class Bucket:
 
     def resize(self, num_slots: int) -> None:
         """Have so many slots, at least one per row; needs spare memory for one layer at a time."""
-        self.num_slots = num_slots
         rows, width = len(self.lengths), max(self.clean, default=0)
         for held in (self.keys, self.values):
             for layer, old in enumerate(held):
@@ -75,6 +74,7 @@ class Bucket:
                     new = old.new_empty(num_slots, *old.shape[1:])
                     new[:rows, :, :width] = old[:rows, :, :width]
                     held[layer] = new
+        self.num_slots = num_slots
 
     def dirty(self, width: int) -> list[Stretch]:
         """Where the first ``width`` columns of the rows are not clean."""
@@ -159,6 +159,8 @@ class KVCache:
     def admit(self, num_tokens: Sequence[int]) -> list[int]:
         """Give newcomers, which need room for so many tokens, the slots behind the others of their buckets.
 
+        Where memory for them fails, the others are as they were.
+
         Returns:
             Where each row comes from: from 0 on those there were, behind them the newcomers.
         """
@@ -177,8 +179,12 @@ class KVCache:
         needed = {
             bucket: len(bucket.lengths) + len(by_room[bucket.room]) for bucket in self.buckets
         }
-        for bucket in self.buckets:
-            self.grow(bucket, needed)
+        try:
+            for bucket in self.buckets:
+                self.grow(bucket, needed)
+        except BaseException:
+            self.buckets = [bucket for bucket in self.buckets if bucket.lengths]
+            raise
         for bucket in self.buckets:
             nothing = [0] * len(by_room[bucket.room])
             bucket.lengths += nothing

@@ -144,7 +144,7 @@ def routes(service: Service) -> APIRouter:
         loaded = service.ready()
         service.check_name(request.model)
         check_stream(request)
-        wanted = wanted_of(request, loaded.sentence_ends)
+        wanted = wanted_of(request, loaded.opt.sentence_ends)
         run = Run(
             plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.client}:{request.user}"
         )

@@ -91,7 +91,7 @@ def routes(service: Service) -> APIRouter:
     async def complete(request: MetaseqRequest, http: Request) -> Union[Response, Any]:
         """Continue prompts, for clients of metaseq's service."""
         loaded = service.ready()
-        wanted = wanted_of(request, loaded.sentence_ends)
+        wanted = wanted_of(request, loaded.opt.sentence_ends)
         run = Run(plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.client}:")
         pieces = await answered(http, run)
         if pieces is None:  # the client is gone

@@ -12,9 +12,6 @@ from metaseq_plugin.serve.errors import ApiError, unavailable
 from metaseq_plugin.serve.metrics import Metrics
 from metaseq_plugin.serve.options import Options
 
-# Where a sentence ends, the nucleus of top_p_decay is whole again, as in metaseq.
-SENTENCE_ENDS = (".", "?", "!")
-
 
 class Loaded(NamedTuple):
     """A model that can be asked."""
@@ -22,13 +19,6 @@ class Loaded(NamedTuple):
     opt: OPT
     engine: Engine
     created: int  # seconds since 1970
-    sentence_ends: tuple[int, ...]  # token ids
-
-
-def sentence_ends_of(opt: OPT) -> tuple[int, ...]:
-    """The tokens that are a sentence's last, each alone; none where a text takes several tokens."""
-    encoded = [opt.encode(text) for text in SENTENCE_ENDS]
-    return tuple(tokens[0] for tokens in encoded if len(tokens) == 1)
 
 
 class Service:
@@ -47,7 +37,8 @@ class Service:
 
     def open(self, opt: OPT, engine: Engine) -> None:
         """Take requests from now on."""
-        self.loaded = Loaded(opt, engine, int(time.time()), sentence_ends_of(opt))
+        _ = opt.sentence_ends  # found now, not while a request waits
+        self.loaded = Loaded(opt, engine, int(time.time()))
 
     def drain(self) -> None:
         """Take no more; what is under way goes on."""

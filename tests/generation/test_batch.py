@@ -1,12 +1,13 @@
 """Rows that join and leave at any step get what they would get alone, each by its own settings."""
 
 from itertools import product
-from typing import NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.decoding import PASS_TOKENS, passes
@@ -229,6 +230,35 @@ def test_prompts_that_cannot_be_scored_leave_the_others_as_they_were(
     finish(batch)
     for row in rows + later:
         assert_as_alone("pre-norm", [row])
+
+
+@pytest.mark.parametrize("room", [4, 64])
+@pytest.mark.parametrize("fails_at", [1, 4, 8, 12])
+def test_memory_that_is_not_to_be_had_leaves_the_others_as_they_were(
+    room: int, fails_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it runs out: where a bucket gets more slots, or a new one its memory; in whichever model."""
+    monkeypatch.setattr(kv_cache, "SMALLEST_ROOM", room)
+    models: list[OPTLanguageModel] = [tiny_model(VOCAB_SIZE, std).eval() for std in (0.2, 0.3)]
+    batch, alone_batch = Batch(models, PAD, EOS), Batch(models, PAD, EOS)
+    rows = batch.admit(requests(2, 9, 1, GREEDY))
+    batch.step()
+    new_empty, left = torch.Tensor.new_empty, iter(range(fails_at, 0, -1))
+
+    def scarce(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if next(left, 1) == 1:
+            raise torch.OutOfMemoryError
+        return new_empty(tensor, *args, **kwargs)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch.Tensor, "new_empty", scarce)
+        with pytest.raises(torch.OutOfMemoryError):
+            batch.admit(requests(3, 20, 2, GREEDY))
+    rows += batch.admit(requests(3, 20, 2, GREEDY))
+    finish(batch)
+    expected = [alone_batch.admit([row.request])[0] for row in rows]
+    finish(alone_batch)
+    assert [row.tokens for row in rows] == [row.tokens for row in expected]
 
 
 class Action(NamedTuple):
