@@ -30,6 +30,7 @@ NOT_RUN = {
     "from openai import": "asks a server; tests/serve/test_examples.py",
     "python -m benchmarks.train_step": "times for minutes",
     "python -m benchmarks.decode": "times for minutes",
+    "OMP_NUM_THREADS=2 python -m benchmarks.serve": "times for minutes",
     "python -m benchmarks.loss": "times for minutes",
     "python -m benchmarks.tokenizing": "times for minutes, and wants OPT's own tokenizer files",
     "OMP_NUM_THREADS=1 python -m benchmarks.parallel": "times for minutes",

@@ -10,7 +10,7 @@ it sees nothing else, and its positions count from there.
 """
 
 from itertools import accumulate, chain
-from typing import Iterator, Optional, Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -25,25 +25,37 @@ from metaseq_plugin.modules.kv_cache import KVCache, bytes_per_token, room_for
 # A pass over prompts takes at most so many tokens, padding included, unless one prompt has more. Its
 # largest tensor is the feed-forward's: in the 125M's fp32 48 MiB.
 PASS_TOKENS = 4096
-# At most half of a row is padding, or the pass has at most so many tokens: a pass reads all weights,
-# however few its tokens.
-SMALL_PASS_TOKENS = 128
+# A pass takes as long as so many more tokens than it has: on a CPU for reading all weights, as the 125M's
+# products at 1 and at 2,048 rows show. An accelerator launches each of its kernels, however small.
+COST_ON_CPU, COST_ELSEWHERE = 32, 1024
 
 
-def passes(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of prompts that are read together, by their ``lengths`` from the longest to the shortest."""
-    together: list[int] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        padded = longest * (len(together) + 1)
-        is_wasteful = 2 * lengths[index] < longest and padded > SMALL_PASS_TOKENS
-        if together and (padded > PASS_TOKENS or is_wasteful):
-            yield together
-            together = []
-        longest = longest if together else lengths[index]
-        together.append(index)
-    if together:
-        yield together
+def passes(lengths: Sequence[int], cost: int) -> list[list[int]]:
+    """Indices of prompts that are read together, by their ``lengths`` from the longest to the shortest.
+
+    Of all ways to cut this order the one that takes least time, padding and ``cost`` tokens a pass counted.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    least, begins = (
+        [0],
+        [0],
+    )  # of the first prompts: their time, and where the last of their passes begins
+    for end in range(1, len(order) + 1):
+        found = []
+        for begin in range(end - 1, -1, -1):
+            padded = lengths[order[begin]] * (end - begin)
+            if found and padded > PASS_TOKENS:
+                break
+            found.append((least[begin] + padded + cost, begin))
+        time, begin = min(found)
+        least.append(time)
+        begins.append(begin)
+    cut: list[list[int]] = []
+    end = len(order)
+    while end:
+        cut.append(order[begins[end] : end])
+        end = begins[end]
+    return cut[::-1]
 
 
 def pad_right(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
@@ -166,7 +178,8 @@ class Decoding:
         num_top: int,
     ) -> tuple[Tensor, list[Scores]]:
         """Read each prompt into its row; logits (P, V) and scores as in ``admit``, of one document each."""
-        groups = list(passes([len(prompt) for prompt in prompts]))
+        cost = COST_ON_CPU if self.device.type == "cpu" else COST_ELSEWHERE
+        groups = passes([len(prompt) for prompt in prompts], cost)
         logits, found = [], [Scores([], []) for _ in prompts]
         for group in groups:
             lengths = [len(prompts[index]) for index in group]

@@ -13,7 +13,7 @@ A row's attention masks what is not its own, but a weight of 0 times what is lef
 """
 
 from itertools import groupby
-from typing import NamedTuple, Optional, Sequence
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -176,9 +176,12 @@ class KVCache:
             self.buckets.append(bucket)
             order += [*range(row, row + len(bucket.lengths)), *by_room[room]]
             row += len(bucket.lengths)
+        needed = {
+            bucket: len(bucket.lengths) + len(by_room[bucket.room]) for bucket in self.buckets
+        }
         try:
             for bucket in self.buckets:
-                self.grow(bucket, len(bucket.lengths) + len(by_room[bucket.room]))
+                self.grow(bucket, needed)
         except BaseException:
             self.buckets = [bucket for bucket in self.buckets if bucket.lengths]
             raise
@@ -189,8 +192,13 @@ class KVCache:
         self.lengths = None
         return order
 
-    def grow(self, bucket: Bucket, num_rows: int) -> None:
-        """Have a slot for each of ``num_rows``: twice as many as before where ``max_tokens`` allows."""
+    def grow(self, bucket: Bucket, needed: Mapping[Bucket, int]) -> None:
+        """Have as many slots as are ``needed``: twice as many as before where ``max_tokens`` allows.
+
+        Args:
+            needed: by each of the buckets, so that none is left with fewer.
+        """
+        num_rows = needed[bucket]
         if num_rows <= bucket.num_slots:
             return
         wanted = max(num_rows, 2 * bucket.num_slots)
@@ -199,8 +207,8 @@ class KVCache:
             wanted = num_rows
             if others + wanted * bucket.room > self.max_tokens:
                 for other in self.buckets:
-                    if other is not bucket and other.num_slots > len(other.lengths):
-                        other.resize(len(other.lengths))
+                    if other is not bucket and other.num_slots > needed[other]:
+                        other.resize(needed[other])
         bucket.resize(wanted)
 
     def keep(self, rows: Sequence[int]) -> list[int]:

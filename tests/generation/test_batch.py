@@ -1,5 +1,6 @@
 """Rows that join and leave at any step get what they would get alone, each by its own settings."""
 
+from itertools import product
 from typing import Any, NamedTuple, Sequence
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from metaseq_plugin.generation.batch import Batch, Request, Row
-from metaseq_plugin.generation.decoding import passes
+from metaseq_plugin.generation.decoding import PASS_TOKENS, passes
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.generation.stopping import Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -345,17 +346,41 @@ def test_several_models_admit_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "expected"),
+    ("lengths", "cost", "expected"),
     [
-        ([5, 900, 3, 1000, 4], [[3, 1], [0, 4, 2]]),  # short ones are not padded to long ones
-        ([60, 2, 2, 2], [[0, 1], [2, 3]]),
-        ([30, 2, 2, 2], [[0, 1, 2, 3]]),  # a small pass may have any padding
-        ([2048, 2048, 2048], [[0, 1], [2]]),
-        ([5000], [[0]]),
-        ([7], [[0]]),
+        ([5, 900, 3, 1000, 4], 32, [[3], [1], [0, 4, 2]]),  # 100 tokens of padding cost more
+        ([5, 900, 3, 1000, 4], 128, [[3, 1], [0, 4, 2]]),
+        ([60, 2, 2, 2], 32, [[0], [1, 2, 3]]),
+        ([12, 2, 2, 2], 32, [[0, 1, 2, 3]]),
+        ([2048, 2048, 1], 10**6, [[0, 1], [2]]),  # no more tokens than a pass takes
+        ([5000, 5000], 32, [[0], [1]]),
+        ([7], 32, [[0]]),
     ],
 )
 def test_prompts_of_similar_length_are_read_together(
-    lengths: list[int], expected: list[list[int]]
+    lengths: list[int], cost: int, expected: list[list[int]]
 ) -> None:
-    assert list(passes(lengths)) == expected
+    assert passes(lengths, cost) == expected
+
+
+@given(lengths=st.lists(st.integers(1, 3000), min_size=1, max_size=7), cost=st.integers(0, 2000))
+@settings(deadline=None, max_examples=50)
+def test_no_other_cut_of_the_prompts_takes_less_time(lengths: list[int], cost: int) -> None:
+    falling = sorted(lengths, reverse=True)
+
+    def time_of(groups: list[list[int]]) -> float:
+        padded = [max(group) * len(group) for group in groups]
+        is_allowed = all(n <= PASS_TOKENS or len(g) == 1 for n, g in zip(padded, groups))
+        return sum(padded) + cost * len(groups) if is_allowed else float("inf")
+
+    times = []
+    for ends in product([False, True], repeat=len(falling) - 1):
+        groups = [[falling[0]]]
+        for length, is_end in zip(falling[1:], ends):
+            if is_end:
+                groups.append([])
+            groups[-1].append(length)
+        times.append(time_of(groups))
+    found = [[lengths[index] for index in group] for group in passes(lengths, cost)]
+    assert [length for group in found for length in group] == falling
+    assert time_of(found) == min(times)
