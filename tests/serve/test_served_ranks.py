@@ -130,7 +130,16 @@ def test_a_model_that_cannot_be_cut_so_ends_it(model: Path) -> None:
 
 
 def test_torchrun_may_start_the_ranks(model: Path, opt: OPT) -> None:
-    words = ["torchrun", "--nproc-per-node", "2", "--no-python", "metaseq", "serve", "--path", str(model)]
+    words = [
+        "torchrun",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+        "metaseq",
+        "serve",
+        "--path",
+        str(model),
+    ]
     more = ["--port", "0", "--model-parallel-size", "2"]
     with subprocess.Popen([*words, *more], stdout=subprocess.PIPE, text=True) as process:
         try:
