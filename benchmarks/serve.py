@@ -39,7 +39,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def write_tokenizer(folder: Path) -> None:
     """A byte-level BPE of ``VOCAB_SIZE`` tokens: bytes, pairs of letters, and pairs with a third."""
-    pairs = list(itertools.product(LETTERS, repeat=2))
+    pairs = list(itertools.product(LETTERS, LETTERS))
     triples = itertools.product(map("".join, pairs), LETTERS)
     count = VOCAB_SIZE - len(SPECIAL_SYMBOLS) - len(BYTE_CHARACTERS)
     merges = [*pairs, *triples][:count]

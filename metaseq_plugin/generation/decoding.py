@@ -36,12 +36,10 @@ def passes(lengths: Sequence[int], cost: int) -> list[list[int]]:
     Of all ways to cut this order the one that takes least time, padding and ``cost`` tokens a pass counted.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    least, begins = (
-        [0],
-        [0],
-    )  # of the first prompts: their time, and where the last of their passes begins
+    # Of the first prompts: their time, and where the last of their passes begins.
+    least, begins = [0], [0]
     for end in range(1, len(order) + 1):
-        found = []
+        found: list[tuple[int, int]] = []
         for begin in range(end - 1, -1, -1):
             padded = lengths[order[begin]] * (end - begin)
             if found and padded > PASS_TOKENS:

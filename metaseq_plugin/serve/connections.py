@@ -49,7 +49,8 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.is_surplus:
-            return self.answer(too_many_connections())
+            self.answer(too_many_connections())
+            return
         super().data_received(data)
         self.watch()
 
