@@ -151,7 +151,9 @@ def of_faults(faults: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> Api
         name = place[0] if place else ""
         sentences.setdefault(name, sentence_of(fault, name, place, fields))
     name = next(iter(sentences))
-    return ApiError(400, " ".join(sentences.values()), brief(printable(name), LONGEST_VALUE) or None)
+    return ApiError(
+        400, " ".join(sentences.values()), brief(printable(name), LONGEST_VALUE) or None
+    )
 
 
 def sentence_of(

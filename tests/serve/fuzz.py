@@ -79,7 +79,11 @@ def fault_of(answer: bytes) -> str:
         return ""
     try:
         error = json.loads(body)["error"]
-        return "" if set(error) == {"message", "type", "param", "code"} else f"of another form: {error}"
+        return (
+            ""
+            if set(error) == {"message", "type", "param", "code"}
+            else f"of another form: {error}"
+        )
     except (ValueError, KeyError, TypeError):
         return f"is no JSON error: {answer[:300]!r}"
 
@@ -162,7 +166,9 @@ def main() -> int:
             found, memory = attack(url, process.pid, args.seed, args.requests)
             minutes = (time.monotonic() - begun) / 60
     faults = found.faults + [f"the log: {line}" for line in log]
-    print(f"{args.requests} requests, seed {args.seed}, {minutes:.1f} minutes, slowest {found.slowest:.2f} s")
+    print(
+        f"{args.requests} requests, seed {args.seed}, {minutes:.1f} minutes, slowest {found.slowest:.2f} s"
+    )
     print("answers: " + ", ".join(f"{n} {status}" for status, n in sorted(found.statuses.items())))
     print("MiB resident after each fifth: " + ", ".join(f"{size:.0f}" for size in memory))
     print(f"{len(faults)} faults", *faults[:60], sep="\n")

@@ -171,12 +171,28 @@ def chunks(draw: random.Random) -> bytes:
     bad = bytearray(data)
     bad[draw.randrange(len(bad))] = draw.randrange(256)
     ending = draw.choice((b"", b"zz\r\n", b"-1\r\n", b"f" * 30 + b"\r\n", b"7\n\n"))
-    return head + (bytes(bad) if draw.random() < 0.5 else data[: draw.randrange(len(data))] + ending)
+    return head + (
+        bytes(bad) if draw.random() < 0.5 else data[: draw.randrange(len(data))] + ending
+    )
 
 
 def wrong_length(draw: random.Random) -> bytes:
     said = draw.choice(
-        (b"0", b"1", b"5", b"1000", b"-1", b"+5", b"0x10", b"1e3", b"99999999999", b"9" * 25, b"", b"a", b"\xb2")
+        (
+            b"0",
+            b"1",
+            b"5",
+            b"1000",
+            b"-1",
+            b"+5",
+            b"0x10",
+            b"1e3",
+            b"99999999999",
+            b"9" * 25,
+            b"",
+            b"a",
+            b"\xb2",
+        )
     )
     more = draw.choice((b"", b"", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n"))  # fmt: skip
     return HEAD + more + b"Content-Length: " + said + b"\r\n\r\n" + BODY

@@ -49,7 +49,9 @@ async def ask_again_and_again(url: str, end: float, statuses: Counter[str]) -> f
         if status == "429":
             slowest = max(slowest, time.monotonic() - begun)
             lines = answer.decode().lower().split("\r\n")
-            if not any(line.startswith("retry-after: ") and line[13:].isdecimal() for line in lines):
+            if not any(
+                line.startswith("retry-after: ") and line[13:].isdecimal() for line in lines
+            ):
                 statuses["429 without Retry-After"] += 1
     return slowest
 
