@@ -169,9 +169,9 @@ def main() -> int:
     print(
         f"{args.requests} requests, seed {args.seed}, {minutes:.1f} minutes, slowest {found.slowest:.2f} s"
     )
-    print("answers: " + ", ".join(f"{n} {status}" for status, n in sorted(found.statuses.items())))
-    print("MiB resident after each fifth: " + ", ".join(f"{size:.0f}" for size in memory))
-    print(f"{len(faults)} faults", *faults[:60], sep="\n")
+    print("answers: " + ", ".join(f"{n} {status}" for status, n in sorted(found.statuses.items())))  # noqa: T201
+    print("MiB resident after each fifth: " + ", ".join(f"{size:.0f}" for size in memory))  # noqa: T201
+    print(f"{len(faults)} faults", *faults[:60], sep="\n")  # noqa: T201
     return bool(faults)
 
 
