@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from datetime import timedelta
 from typing import Callable, Optional, Sequence
 
@@ -82,6 +83,8 @@ class StartedRanks:
             )
             for rank in range(1, num_ranks)
         ]
+        # Where this process ends before they are let go: they would look for it for minutes.
+        weakref.finalize(self, kill_all, self._processes)
         self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
         self._watcher.start()
 
@@ -138,11 +141,15 @@ class StartedRanks:
             for rank, process in enumerate(self._processes, start=1):
                 if process.poll() is not None and not self._is_closing:
                     self.lost = ended(rank, self.num_ranks, process.returncode)
-                    for other in self._processes:
-                        other.kill()
+                    kill_all(self._processes)
                     self.when_lost(self.lost)
                     return
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def kill_all(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    for process in processes:
+        process.kill()
 
 
 def ended(rank: int, num_ranks: int, status: int) -> str:

@@ -61,12 +61,13 @@ class Run:
         self.jobs: list[Job] = []
         try:
             self.submit(client, time.monotonic() + self.timeout)
-        except Overloaded as error:
+        except Exception as error:
             self.cancel()
-            raise overloaded(error.retry_after) from error
-        except Closed as error:
-            self.cancel()
-            raise unavailable("it is stopping") from error
+            if isinstance(error, Overloaded):
+                raise overloaded(error.retry_after) from error
+            if isinstance(error, Closed):
+                raise unavailable("it is stopping") from error
+            raise
 
     def text(self, number: int) -> ChoiceText:
         """What one sample of a prompt becomes."""

