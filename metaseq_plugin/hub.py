@@ -46,7 +46,8 @@ from metaseq_plugin.launch.decoding_ranks import DecodingRanks, check_cut, gathe
 from metaseq_plugin.layout.grid import SINGLE, Grid
 from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
-from metaseq_plugin.modules.linear import computes_in, store_for_decoding_
+from metaseq_plugin.modules.decoding_weights import store_for_decoding_
+from metaseq_plugin.modules.linear import computes_in
 from metaseq_plugin.storage.mapped import release
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.dictionary import (
@@ -119,12 +120,12 @@ def build_model(
 
 
 def check_computed(dtype: torch.dtype) -> None:
-    """Refuse a data type that this CPU emulates: products were 10 to 30 times slower than in float32."""
+    """Refuse a data type that this CPU emulates."""
     if not computes_in(dtype):
         usable = [name for name, kind in DTYPES.items() if computes_in(kind)]
         raise UserError(
             f"`dtype` must be one that this CPU has instructions for ({', '.join(usable)}), but is "
-            f"{str(dtype).removeprefix('torch.')}, which it would emulate many times slower. Set float32."
+            f"{str(dtype).removeprefix('torch.')}, which it would emulate. Set float32."
         )
 
 
@@ -164,7 +165,7 @@ class OPT:
                 the one the model was trained on.
             device: default: the accelerator, else the CPU.
             dtype: "float32", "float16" or "bfloat16"; default: float32 on CPUs, elsewhere as saved.
-                bfloat16 halves memory and time on CPUs that have instructions for it.
+                bfloat16 halves the weights; a CPU must have instructions for what is asked.
             trust_pickle: let metaseq's files hold more than plain data. Such a file can run any
                 program, so set this only if you trust who made it.
             model_parallel_size: over how many devices each matrix is cut. Under torchrun, which must

@@ -26,7 +26,7 @@ from metaseq_plugin.generation.scoring import Scores
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
 from metaseq_plugin.generation.stopping import StopRule
 from metaseq_plugin.models.opt import OPTLanguageModel
-from metaseq_plugin.modules.linear import store_for_decoding_
+from metaseq_plugin.modules.decoding_weights import store_for_decoding_
 
 # A batch holds at most so many tokens, new ones and padding included, and so many rows. In fp32 the
 # keys and values of a token take 72 KiB in the 125M: 1.2 GB a batch, and room for up to twice as many.

@@ -36,6 +36,7 @@ from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.modules.cached_attention import CachedAttention
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.initial_weights import fill_all
+from metaseq_plugin.modules.joint_linear import JointLinear
 from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.vocab_shard import VocabShard
@@ -145,8 +146,10 @@ def check_config(cfg: DictConfig) -> None:
         raise UserError(*problems)
 
 
-class OPTAttention(nn.Module):
+class OPTAttention(JointLinear):
     """Causal multi-head self-attention with biases everywhere."""
+
+    together = ("q_proj", "k_proj", "v_proj")
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -168,9 +171,7 @@ class OPTAttention(nn.Module):
         """
         # The number of heads is read off the projection's output: a tensor-parallel rank holds H/tp.
         split = (x.size(0), x.size(1), -1, self.head_dim)
-        q = self.q_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
-        k = self.k_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
-        v = self.v_proj(x).view(split).transpose(1, 2)  # (B, H, T, K)
+        q, k, v = (y.view(split).transpose(1, 2) for y in self.products(x))  # (B, H, T, K) each
         if cache is not None:
             y = cache.attend(layer, q, k, v)  # (B, H, T, K)
         else:

@@ -16,17 +16,18 @@ work on the machine the ratios at 8 rows grew to 5 and more.) Forward and backwa
 rows: 215 against 411. So ``linear`` calls oneDNN's operator, the one that ``torch.compile`` emits for
 frozen models, and brings the operator's missing gradient.
 
-For decoding, which is a matter of reading weights, ``store_for_decoding_`` packs them into oneDNN's own blocks. Without
-blocks oneDNN reads (O, I) well at one row and less well at more, (I, O) the other way round; blocks are as fast as the
-better one or faster at 1 to 64 rows, with AVX-512 and with AVX2, in fp32 and bf16. All matrices of the 125M, read once,
-ms, on 2 cores of an AMD EPYC (Zen 4, AVX-512), torch 2.13, where summing as many bytes took 14 to 15:
+For decoding, which is a matter of reading weights, ``Linear.pack_`` puts them into oneDNN's own blocks. Without
+blocks oneDNN reads (O, I) well at one row and less well at more, (I, O) the other way round. All matrices of the 125M, the
+embedding packed too and blocks made for as many rows as there are, read once, ms, on 2 cores of an AMD EPYC (Zen 4,
+AVX-512), torch 2.13, where summing as many bytes took 14 to 15:
 
-    rows          1      4      8
-    F.linear     35.3   57.6   54.6
-    (O, I)       26.8   26.0   30.1
-    (I, O)       25.5   24.2   26.9
-    packed       19.0   18.3   21.6
-    bf16, (O, I) 15.1   16.8   19.2
+    rows                  1      4      8
+    F.linear             35.3   57.6   54.6
+    (O, I)               26.8   26.0   30.1
+    (I, O)               25.5   24.2   26.9
+    packed               19.0   18.3   21.6
+    packed, q, k, v one  17.2   17.4   20.7
+    bf16, (O, I)         15.1   16.8   19.2
 """
 
 from typing import Any, Optional
@@ -126,18 +127,12 @@ class Linear(nn.Linear):
         super()._apply(fn, recurse)
         return self
 
-
-@torch.no_grad()
-def store_for_decoding_(model: nn.Module) -> None:
-    """Pack the linear layers of ``model`` that are on a CPU; it cannot be trained afterwards.
-
-    State dicts stay as they are, and no second copy is kept. The token embedding stays plain, since of blocks no row
-    is to be had.
-    """
-    for module in model.modules():
-        if isinstance(module, Linear) and _can_be_packed(module.weight):
-            module.weight = nn.Parameter(pack(module.weight), requires_grad=False)
-            module.register_state_dict_post_hook(_unpack)
+    @torch.no_grad()
+    def pack_(self) -> None:
+        """Pack the weight where it can be; it cannot be trained afterwards."""
+        if _can_be_packed(self.weight):
+            self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+            self.register_state_dict_post_hook(_unpack)
 
 
 def pack(weight: Tensor) -> Tensor:

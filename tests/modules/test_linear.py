@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from metaseq_plugin.modules import linear as linear_module
-from metaseq_plugin.modules.linear import Linear, computes_in, linear, pack, store_for_decoding_
+from metaseq_plugin.modules.decoding_weights import store_for_decoding_
+from metaseq_plugin.modules.linear import Linear, computes_in, linear, pack
 from tests.opt_models import TINY, decoder, tokens
 
 
