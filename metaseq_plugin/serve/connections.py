@@ -49,9 +49,10 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.is_surplus:
-            return self.answer(too_many_connections())
-        super().data_received(data)
-        self.watch()
+            self.answer(too_many_connections())
+        else:
+            super().data_received(data)
+            self.watch()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

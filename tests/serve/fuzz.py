@@ -74,7 +74,7 @@ def fault_of(answer: bytes) -> str:
         return f"answered {max(statuses)}"
     if len(statuses) != 1 or statuses[0] in (200, 304):
         return ""
-    head, _, body = answer.partition(b"\r\n\r\n")
+    _, _, body = answer.partition(b"\r\n\r\n")
     if not body:  # as HEAD wants it, or the client was gone
         return ""
     try:
