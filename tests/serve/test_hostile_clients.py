@@ -247,7 +247,13 @@ def test_what_the_batch_has_no_room_for_is_refused_before_it_is_queued(
     url: str, engine: Engine
 ) -> None:
     before = engine.statistics().submitted
-    fields = {**LONG, "prompt": ["a", [2] + [5] * 40], "n": 42, "max_tokens": 50, "min_tokens": 0}
+    fields = {
+        **LONG,
+        "prompt": [[2, 5], [2] + [5] * 40],
+        "n": 44,
+        "max_tokens": 50,
+        "min_tokens": 0,
+    }
     answer = httpx2.post(f"{url}v1/completions", json=fields)
     assert answer.status_code == 400
     assert "`max_tokens` must keep the request within 4096 tokens" in answer.text
