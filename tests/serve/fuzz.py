@@ -166,12 +166,15 @@ def main() -> int:
             found, memory = attack(url, process.pid, args.seed, args.requests)
             minutes = (time.monotonic() - begun) / 60
     faults = found.faults + [f"the log: {line}" for line in log]
-    print(
-        f"{args.requests} requests, seed {args.seed}, {minutes:.1f} minutes, slowest {found.slowest:.2f} s"
-    )
-    print("answers: " + ", ".join(f"{n} {status}" for status, n in sorted(found.statuses.items())))
-    print("MiB resident after each fifth: " + ", ".join(f"{size:.0f}" for size in memory))
-    print(f"{len(faults)} faults", *faults[:60], sep="\n")
+    answers = ", ".join(f"{count} {status}" for status, count in sorted(found.statuses.items()))
+    lines = [
+        f"{args.requests} requests, seed {args.seed}, {minutes:.1f} minutes, slowest {found.slowest:.2f} s",
+        f"answers: {answers}",
+        "MiB resident after each fifth: " + ", ".join(f"{size:.0f}" for size in memory),
+        f"{len(faults)} faults",
+        *faults[:60],
+    ]
+    print("\n".join(lines))
     return bool(faults)
 
 
