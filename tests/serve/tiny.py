@@ -40,3 +40,15 @@ def texts(answer: dict[str, Any]) -> list[str]:
 def greedy(opt: OPT, prompt: str | Sequence[int], tokens: int, **settings: Any) -> Any:
     """What the hub writes."""
     return opt.generate([prompt], tokens, temperature=0.0, **settings)[0][0]
+
+
+def refused(answer: Any, status: int) -> dict[str, Any]:
+    """The error of an answer, its form checked."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    (name,) = answer.json()
+    assert name == "error"
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"].endswith(".")
+    return error
