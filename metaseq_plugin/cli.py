@@ -39,7 +39,7 @@ SUBCOMMANDS: Commands = {
     "serve": "metaseq_plugin.serve.command",
 }
 TRAINING_OPTIONS = "metaseq_plugin.launch.training_options"
-GROUPS = {"data": "look at a corpus, or clean it"}
+GROUPS = {"data": "Look at a corpus, or clean it."}
 
 
 class Subcommand(argparse.ArgumentParser):
@@ -72,10 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="metaseq", description="OPT language models on fairseq.")
     parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     subparsers = _add_subparsers(parser)
-    subparsers.add_parser("doctor", help="say whether this environment can train, and what to mend")
     subparsers.add_parser(
-        "help", help="this page, or that of a subcommand; of `train`: our options"
+        "doctor", help="Say whether this environment can train, and what to mend."
     )
+    subparsers.add_parser("help", help="Show this, or a subcommand's; `help train`: our options.")
     for name, module in SUBCOMMANDS.items():
         if isinstance(module, str):
             _add_subcommand(subparsers, name, module)

@@ -34,6 +34,7 @@ from metaseq_plugin.generation.options import (
     Asked,
     Options,
     Prompt,
+    name_of,
     read_options,
     sentence_ends_of,
     token_ids,
@@ -333,7 +334,7 @@ class OPT:
             [
                 [self.generator.eos, *self.encode(prompt)]
                 if isinstance(prompt, str)
-                else token_ids(prompt, number)
+                else token_ids(prompt, name_of(number, len(inputs)))
                 for number, prompt in enumerate(inputs)
             ]
         )

@@ -9,7 +9,7 @@ The steps, each a command that is printed and kept in RUN_DIR/commands.txt:
 (3) ``fairseq-train`` for one update with learning rate 0: the untrained model's perplexity;
 (4) ``fairseq-train``: the run itself, at most TRAIN_HOURS;
 (5) ``fairseq-validate`` and ``fairseq-interactive`` with the best checkpoint;
-(6) a summary.
+(6) a summary, which ends with how to write with the model and how to serve it.
 
 RUN_DIR also keeps every command's full output. A second run with the same options finds the data and
 the checkpoints, and trains on only if --max-update grew.
@@ -330,6 +330,9 @@ def main() -> None:
         ("checkpoint", run.checkpoint),
         ("commands", run.commands),
         ("this took", f"{time.monotonic() - started:.0f} s"),
+        ("go on", f"source {from_checkout(Path(sys.prefix))}/bin/activate"),
+        ("write", f'metaseq generate {run.folder} "{PROMPTS[0]}"'),
+        ("serve", f"metaseq serve {run.folder}"),
     ):
         print(f"{name:18} {value}")
 

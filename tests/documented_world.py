@@ -49,7 +49,15 @@ MORE: Dict[str, str] = {
 }
 # What a page supposes to be there.
 GIVEN: Dict[str, List[str]] = {
-    "README.md": ["DATA", "PAIRS", "vocab.json", "merges.txt", "opt-125m", "OPT-13B"],
+    "README.md": [
+        "DATA",
+        "PAIRS",
+        "vocab.json",
+        "merges.txt",
+        "opt-125m",
+        "OPT-13B",
+        "prompts.jsonl",
+    ],
     "docs/checkpoints.md": ["data"],
     "docs/convert.md": ["OPT-13B"],
     "docs/data.md": ["DATA"],
@@ -86,6 +94,8 @@ def make_given(folder: Path) -> Path:
     )
     (folder / "books").mkdir()
     (folder / "books/one.txt").write_text("\n\n\n".join(texts[:50]))
+
+    (folder / "prompts.jsonl").write_text('{"prompt": "Once upon a time"}\n{"prompt": ""}\n')
 
     assert metaseq(["prepare", f"{folder}/corpus.jsonl", "--destdir", f"{folder}/data"]) == 0
     ended = train(

@@ -25,9 +25,9 @@ sys.exit(status)
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--help"], 0, "data      look at a corpus, or clean it"),
+        (["--help"], 0, "data      Look at a corpus, or clean it."),
         (["data", "--help"], 0, "clean     Copy a corpus without its debris: bad and too short"),
-        (["help"], 0, "data      look at a corpus, or clean it"),
+        (["help"], 0, "data      Look at a corpus, or clean it."),
         (
             ["help", "run"],
             2,
@@ -48,6 +48,12 @@ def test_what_needs_no_library_imports_none(
     assert done.stdout.endswith("loaded:\n")
 
 
+def test_a_line_of_the_list_is_a_subcommand(run_python: RunPython) -> None:
+    done = run_python(COMMAND.format(arguments=["--help"]))
+    listed = done.stdout.split("SUBCOMMAND\n")[1].split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in listed] == ["doctor", "help", *cli.SUBCOMMANDS]
+
+
 def test_help_of_doctor_is_the_doctors_own(run_python: RunPython) -> None:
     asked = (["help", "doctor"], ["doctor", "--help"])
     first, second = (run_python(COMMAND.format(arguments=arguments)) for arguments in asked)
@@ -57,7 +63,7 @@ def test_help_of_doctor_is_the_doctors_own(run_python: RunPython) -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize(
-    "name", ["prepare", "data inspect", "data clean", "convert", "reshard", "generate"]
+    "name", ["prepare", "data inspect", "data clean", "convert", "reshard", "generate", "serve"]
 )
 def test_a_subcommand_has_its_modules_arguments_and_docstring(
     name: str, before: bool, capsys: pytest.CaptureFixture[str]
@@ -69,5 +75,5 @@ def test_a_subcommand_has_its_modules_arguments_and_docstring(
     module = cli.SUBCOMMANDS
     for word in name.split():
         module = module[word]  # type: ignore[assignment]
-    assert printed.startswith(f"usage: metaseq {name} [-h] ")
+    assert printed.startswith(f"usage: metaseq {name} [")
     assert str(import_module(str(module)).__doc__).strip() in printed

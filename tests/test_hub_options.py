@@ -198,7 +198,7 @@ REFUSED: dict[str, tuple[Use, str]] = {
     "stream of samples": (lambda o: o.stream("a", num_samples=2), "`num_samples` must be 1 to stream, but is 2"),
     "stream of the best": (lambda o: o.stream("a", best_of=2), "`best_of` must be 1 to stream, but is 2"),
     "stream of a search": (lambda o: o.stream("a", beam=2), "`beam` must be 1 to stream, but is 2"),
-    "stream of a list": (lambda o: o.stream(["a"]), "must be whole numbers, but prompt 0 holds 'a'"),
+    "stream of a list": (lambda o: o.stream(["a"]), "must be whole numbers, but it holds 'a'"),
     "stream of what is too long": (lambda o: o.stream([5] * 41), "must have at most 40 tokens"),
     "stream of lone surrogates": (lambda o: o.stream("\udc80"), "without lone surrogates"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Convert a model between fairseq's checkpoints, Hugging Face's OPT folders and metaseq's forms.
+"""Convert between the forms of fairseq, Hugging Face and metaseq.
 
     metaseq convert runs/quickstart opt-hf --to hf
     metaseq convert opt-125m-hf opt-125m --to fairseq

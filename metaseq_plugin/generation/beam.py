@@ -101,8 +101,10 @@ def search_beams(
     """
     decoding, beam = Decoding(models, pad), settings.beam
     limits = [decoding.limit(prompt, limit) for prompt, limit in zip(prompts, limits)]
-    lengths = [len(prompt) for prompt in prompts]
-    room = min(max(lengths) + max(limits), decoding.longest)  # equal, so that rows keep their order
+    shared = min(len(decoding.document(prompt)) for prompt in prompts)
+    room = min(
+        max(map(len, prompts)) + max(limits), decoding.longest
+    )  # equal, so that rows keep their order
     logits, prompt_scores, _ = decoding.admit(
         prompts, [room] * len(prompts), [beam] * len(prompts), settings.with_prompt_scores
     )
@@ -130,7 +132,7 @@ def search_beams(
         if not still:
             break
         # The beams of a sentence have its prompt in common; where sentences end, others move up.
-        decoding.select(new_rows, min(lengths) if len(still) == len(searching) else 0)
+        decoding.select(new_rows, shared if len(still) == len(searching) else 0)
         searching = still
         last = [node.token if node else pad for s in searching for node in s.growing]
         logits = decoding.step(torch.tensor(last, device=device))

@@ -4,14 +4,18 @@ Legend: P prompts, R rows (continuations), T prompt tokens with padding, E featu
 
 Prompts of similar length are read in one pass, padded on the right, each into a row of its own; rows
 that continue the same prompt get copies of what it left. From then on every row is at its own length.
+
+Of models with ``--document-attention`` a row holds the prompt's last document only: what is written behind
+it sees nothing else, and its positions count from there.
 """
 
 from itertools import accumulate, chain
-from typing import Iterator, Optional, Sequence
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 
+from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.ranks import on_all_ranks
 from metaseq_plugin.generation.scoring import Scores, average, score_tokens
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -21,25 +25,35 @@ from metaseq_plugin.modules.kv_cache import KVCache, bytes_per_token, room_for
 # A pass over prompts takes at most so many tokens, padding included, unless one prompt has more. Its
 # largest tensor is the feed-forward's: in the 125M's fp32 48 MiB.
 PASS_TOKENS = 4096
-# At most half of a row is padding, or the pass has at most so many tokens: a pass reads all weights,
-# however few its tokens.
-SMALL_PASS_TOKENS = 128
+# A pass takes as long as so many more tokens than it has: on a CPU for reading all weights, as the 125M's
+# products at 1 and at 2,048 rows show. An accelerator launches each of its kernels, however small.
+COST_ON_CPU, COST_ELSEWHERE = 32, 1024
 
 
-def passes(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of prompts that are read together, by their ``lengths`` from the longest to the shortest."""
-    together: list[int] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        padded = longest * (len(together) + 1)
-        is_wasteful = 2 * lengths[index] < longest and padded > SMALL_PASS_TOKENS
-        if together and (padded > PASS_TOKENS or is_wasteful):
-            yield together
-            together = []
-        longest = longest if together else lengths[index]
-        together.append(index)
-    if together:
-        yield together
+def passes(lengths: Sequence[int], cost: int) -> list[list[int]]:
+    """Indices of prompts that are read together, by their ``lengths`` from the longest to the shortest.
+
+    Of all ways to cut this order the one that takes least time, padding and ``cost`` tokens a pass counted.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    # Of the first prompts: their time, and where the last of their passes begins.
+    least, begins = [0], [0]
+    for end in range(1, len(order) + 1):
+        found: list[tuple[int, int]] = []
+        for begin in range(end - 1, -1, -1):
+            padded = lengths[order[begin]] * (end - begin)
+            if found and padded > PASS_TOKENS:
+                break
+            found.append((least[begin] + padded + cost, begin))
+        time, begin = min(found)
+        least.append(time)
+        begins.append(begin)
+    cut: list[list[int]] = []
+    end = len(order)
+    while end:
+        cut.append(order[begins[end] : end])
+        end = begins[end]
+    return cut[::-1]
 
 
 def pad_right(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
@@ -47,6 +61,21 @@ def pad_right(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) 
     longest = max(map(len, prompts))
     rows = [[*prompt, *[pad] * (longest - len(prompt))] for prompt in prompts]
     return torch.tensor(rows, dtype=torch.long, device=device)
+
+
+def separator_of(models: Sequence[OPTLanguageModel]) -> Optional[int]:
+    """The token behind which ``models`` see nothing of what was before it; None: they see all.
+
+    Raises:
+        UserError: they differ in it.
+    """
+    separators = {model.decoder.separator for model in models}
+    if len(separators) > 1:
+        raise UserError(
+            "Models that are averaged must all be trained with `--document-attention` or all without it, "
+            "but are of both kinds. Use one kind."
+        )
+    return separators.pop()
 
 
 class Decoding:
@@ -65,6 +94,7 @@ class Decoding:
         self.pad = pad
         self.made_with = (pad, max_tokens)  # so that other ranks can make theirs
         self.device = models[0].output_weight.device
+        self.separator = separator_of(models)
         self.longest = min(model.max_positions() for model in models)
         self.caches = [
             KVCache(len(model.decoder.layers), self.longest, max_tokens) for model in models
@@ -86,6 +116,11 @@ class Decoding:
     def cost(self, prompt: Sequence[int], limit: int, num_rows: int) -> int:
         """Tokens that ``num_rows`` continuations of ``prompt`` by up to ``limit`` tokens keep room for."""
         return num_rows * room_for(len(prompt) + self.limit(prompt, limit) - 1, self.longest)
+
+    def document(self, prompt: Sequence[int]) -> Sequence[int]:
+        """What of ``prompt`` a row holds."""
+        begins = [place for place, token in enumerate(prompt) if token == self.separator]
+        return prompt[begins[-1] :] if begins else prompt
 
     @on_all_ranks
     def admit(
@@ -109,18 +144,26 @@ class Decoding:
         """
         before = self.caches[0].num_rows
         rooms = [room for room, n in zip(num_tokens, num_rows) for _ in range(n)]
-        order, *_ = [cache.admit(rooms) for cache in self.caches]  # the same in all
-        place = {row: index for index, row in enumerate(order)}
-        first = accumulate(num_rows[:-1], initial=before)
-        sources = [place[row] for row in first]  # the first row of each prompt
+        order: list[int] = []  # the same in all
+        admitted: list[KVCache] = []
         try:
-            logits, scores = self.prefill(prompts, sources, with_scores, num_top)
+            for cache in self.caches:
+                order = cache.admit(rooms)
+                admitted.append(cache)
+            place = {row: index for index, row in enumerate(order)}
+            first = accumulate(num_rows[:-1], initial=before)
+            sources = [place[row] for row in first]  # the first row of each prompt
+            documents = [self.document(prompt) for prompt in prompts]
+            is_cut = list(map(len, documents)) != list(map(len, prompts))
+            logits, scores = self.prefill(documents, sources, with_scores, num_top)
+            if is_cut and with_scores:
+                scores = [self.score([p], num_top)[0] for p in prompts]
             for cache in self.caches:
                 for source, n in zip(sources, num_rows):
                     if n > 1:
                         cache.repeat(source, n - 1)
         except BaseException:
-            for cache in self.caches:
+            for cache in admitted:
                 cache.keep([index for index, row in enumerate(order) if row < before])
             raise
         return logits, scores, order
@@ -132,8 +175,9 @@ class Decoding:
         with_scores: bool,
         num_top: int,
     ) -> tuple[Tensor, list[Scores]]:
-        """Read each prompt into its row; logits (P, V) and scores as in ``admit``."""
-        groups = list(passes([len(prompt) for prompt in prompts]))
+        """Read each prompt into its row; logits (P, V) and scores as in ``admit``, of one document each."""
+        cost = COST_ON_CPU if self.device.type == "cpu" else COST_ELSEWHERE
+        groups = passes([len(prompt) for prompt in prompts], cost)
         logits, found = [], [Scores([], []) for _ in prompts]
         for group in groups:
             lengths = [len(prompts[index]) for index in group]
@@ -180,7 +224,9 @@ class Decoding:
 
     @on_all_ranks
     def score(self, rows: Sequence[Sequence[int]], num_top: int = 0) -> list[Scores]:
-        """Score the tokens of ``rows`` after their first, beside the continuations; one row has two or more."""
+        """Score the tokens of ``rows`` after their first, beside the continuations."""
+        if max(map(len, rows)) == 1:  # nothing behind the leading </s>
+            return [Scores([], []) for _ in rows]
         tokens = pad_right(rows, self.pad, self.device)  # (B, T)
         # (B, T - 1, E) of each model
         features = [model.decoder.extract_features(tokens[:, :-1]) for model in self.models]

@@ -209,7 +209,8 @@ class Engine:
                 self.turn()
                 self.pace.add(self.done - before, time.monotonic() - begin)
         except Exception as error:
-            logger.exception("the engine ends")
+            if not isinstance(error, LostRank):  # else a sentence says it all
+                logger.exception("the engine ends")
             with self.changed:
                 self.failure, self.closing = error, "cancel"
                 waiting = list(self.waiting)
@@ -231,11 +232,11 @@ class Engine:
             self.admit(self.newcomers())
             if self.live:
                 self.step()
+        except LostRank:
+            raise
         except Exception as error:
             logger.exception("a step failed, and with it the requests under way")
             self.fail(list(self.live), error)
-            if isinstance(error, LostRank):
-                raise
             self.batch.clear()
 
     def step(self) -> None:
@@ -338,7 +339,7 @@ class Engine:
             job.listener(event)
         except Exception:
             logger.exception("a listener failed, and with it its request")
-            self.failed += 1
+            self.failed += not isinstance(event, Failed)  # else it is counted already
             job.is_deaf = True
             self.cancel_rows(job)
             self.release(job, job.open)

@@ -20,6 +20,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.batch import Batch, Request, Row
 from metaseq_plugin.generation.beam import search_beams
 from metaseq_plugin.generation.decoding import Decoding
+from metaseq_plugin.generation.options import name_of
 from metaseq_plugin.generation.sampling import count_repeats
 from metaseq_plugin.generation.scoring import Scores
 from metaseq_plugin.generation.settings import Continuations, Hypothesis, Settings
@@ -76,28 +77,36 @@ class Generator:
             model.eval()
             store_for_decoding_(model)
 
-    def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Refuse prompts that the models cannot read."""
+    def check_prompts(
+        self, prompts: Sequence[Sequence[int]], longest: Optional[int] = None
+    ) -> None:
+        """Refuse prompts that the models cannot read.
+
+        Args:
+            longest: most tokens; default: as many as the models read.
+        """
+        longest = self.longest if longest is None else longest
         for number, prompt in enumerate(prompts):
+            name = name_of(number, len(prompts))
             if not prompt:
                 raise UserError(
-                    f"A prompt must have at least one token, but prompt {number} has none. "
+                    f"A prompt must have at least one token, but {name} has none. "
                     f"Set [{self.eos}], which is </s>, to begin a new document."
                 )
-            if len(prompt) > self.longest:
+            if len(prompt) > longest:
                 raise UserError(
-                    f"A prompt must have at most {self.longest} tokens with its leading </s> "
-                    f"(`--decoder-max-positions`), but prompt {number} has {len(prompt)}. Shorten it."
+                    f"A prompt must have at most {longest} tokens with its leading </s> "
+                    f"(`--decoder-max-positions`), but {name} has {len(prompt)}. Shorten it."
                 )
             if min(prompt) < 0 or max(prompt) >= self.vocab_size:
                 wrong = min(prompt) if min(prompt) < 0 else max(prompt)
                 raise UserError(
-                    f"A prompt's token ids must be from 0 to {self.vocab_size - 1}, but prompt "
-                    f"{number} holds {wrong}. Encode it with this model's dictionary."
+                    f"A prompt's token ids must be from 0 to {self.vocab_size - 1}, but {name} "
+                    f"holds {wrong}. Encode it with this model's dictionary."
                 )
             if self.pad in prompt:
                 raise UserError(
-                    f"A prompt's token ids must not be padding ({self.pad}), but prompt {number} "
+                    f"A prompt's token ids must not be padding ({self.pad}), but {name} "
                     "holds it. Leave it out; batches are padded here."
                 )
 
@@ -187,9 +196,7 @@ class Generator:
             UserError: a row that is empty, too long, or outside the vocabulary; logits that are not
                 finite.
         """
-        # A row's last token is scored, not read.
-        self.check_prompts([row[:-1] or row for row in rows])
-        self.check_prompts([row[-1:] for row in rows])
+        self.check_prompts(rows, self.longest + 1)  # a row's last token is scored, not read
         found: dict[int, Scores] = {}
         for batch in batches([len(row) for row in rows], 0, 1, batch_size):
             found.update(zip(batch, self.score_batch([rows[i] for i in batch], num_top)))
@@ -197,8 +204,6 @@ class Generator:
 
     @torch.inference_mode()
     def score_batch(self, rows: Sequence[Sequence[int]], num_top: int) -> list[Scores]:
-        if max(map(len, rows)) == 1:  # nothing behind the leading </s>
-            return [Scores([], []) for _ in rows]
         return Decoding(self.models, self.pad).score(rows, num_top)
 
 

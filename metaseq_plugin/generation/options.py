@@ -32,27 +32,27 @@ SPELLED = {
 }
 
 MEANINGS = {
-    "max_new_tokens": "most new tokens, the one that ends the document included; capped at what the model can read",
+    "max_new_tokens": "most new tokens, the end of the document included",
     "min_new_tokens": "new tokens before the text may end",
     "temperature": "divides the logits: below 1 bolder, above 1 more varied; 0 takes the likeliest token",
-    "top_k": "choose among the K likeliest tokens; 0: among all",
-    "top_p": "then among the fewest likeliest tokens that together reach probability P",
-    "top_p_decay": "factual nucleus: top_p is multiplied by it with each new token of a sentence",
+    "top_k": "choose among the K likeliest tokens; 0: all",
+    "top_p": "then among the fewest that together reach probability P",
+    "top_p_decay": "factual nucleus: multiplies top_p with each new token of a sentence",
     "top_p_floor": "factual nucleus: top_p falls no lower",
-    "presence_penalty": "taken off the logit of every token that the new text already has",
-    "frequency_penalty": "taken off it as often as the new text has the token",
-    "prompt_presence_penalty": "the same for the tokens of the prompt",
+    "presence_penalty": "taken off the logit of tokens that the new text has",
+    "frequency_penalty": "the same, as often as the new text has the token",
+    "prompt_presence_penalty": "taken off the logit of tokens that the prompt has",
     "prompt_frequency_penalty": "the same, as often as the prompt has the token",
     "logit_bias": "token ids and what is added to their logits",
     "beam": "above 1: beam search with so many hypotheses, all returned",
     "length_penalty": "beam search ranks by the sum of scores / length to this power",
     "num_samples": "independent continuations of each prompt",
-    "best_of": "draw so many, and return the num_samples of the highest mean log-probability per token",
-    "seed": "the same samples each time, whatever the other prompts; unset: others each time",
+    "best_of": "draw so many, and return the num_samples likeliest per token",
+    "seed": "the same samples each time; unset: others each time",
     "stop": "texts that end a continuation, which is cut before them",
     "echo": "the result begins with the prompt",
     "with_scores": "the log-probability of every token; False saves a few percent",
-    "top_scores": "so many of the likeliest tokens beside each token",
+    "top_scores": "so many likeliest tokens beside each token",
 }
 
 
@@ -217,8 +217,16 @@ def read_stops(
     return tuple(stops)
 
 
-def token_ids(prompt: Any, number: int) -> list[int]:
+def name_of(number: int, count: int) -> str:
+    """How messages call prompt ``number`` of ``count``."""
+    return "it" if count == 1 else f"prompt {number}"
+
+
+def token_ids(prompt: Any, name: str) -> list[int]:
     """``prompt`` as Python's integers: a list, an array or a tensor of whole numbers, (T,).
+
+    Args:
+        name: as ``name_of`` gives it.
 
     Raises:
         UserError: it is something else, or holds something else.
@@ -226,13 +234,13 @@ def token_ids(prompt: Any, number: int) -> list[int]:
     ids = prompt.tolist() if isinstance(prompt, (np.ndarray, Tensor)) else prompt
     if not isinstance(ids, Sequence) or isinstance(ids, bytes):
         raise UserError(
-            f"A prompt must be a text or a list of token ids, but prompt {number} is {prompt!r}. "
+            f"A prompt must be a text or a list of token ids, but {name} is {prompt!r}. "
             "Set [[31414, 232]], a list of such prompts."
         )
     wrong = [token for token in ids if not is_whole(token)]
     if wrong:
         raise UserError(
-            f"A prompt's token ids must be whole numbers, but prompt {number} holds {wrong[0]!r}. "
+            f"A prompt's token ids must be whole numbers, but {name} holds {wrong[0]!r}. "
             "Use those that `encode` gives."
         )
     return [int(token) for token in ids]

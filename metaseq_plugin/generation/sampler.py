@@ -23,6 +23,8 @@ from metaseq_plugin.generation.sampling import LOOKS, enough_for, sample_all, sa
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.generation.shifts import Shifts
 
+FOR_EVER = 2**62  # more new tokens than any model writes
+
 
 class Choice(NamedTuple):
     """What every row has got in one step."""
@@ -81,7 +83,7 @@ def rules_of(settings: Sequence[Settings], vocab: int, device: torch.device) -> 
         wide([s.top_p for s in settings]),
         wide([s.top_p_decay for s in settings]),
         wide([s.top_p_floor if s.top_p_decay < 1 else 0.0 for s in settings]),
-        whole([s.min_new_tokens for s in settings]),
+        whole([min(s.min_new_tokens, FOR_EVER) for s in settings]),
         whole([0] * len(settings)),
         whole([0] * len(settings)),
     )

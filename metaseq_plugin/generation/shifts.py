@@ -66,8 +66,8 @@ class Shifts:
         counts = torch.tensor(counted, dtype=torch.long).bincount(minlength=vocab).float()
         fixed = -settings.prompt_frequency_penalty * counts
         fixed -= settings.prompt_presence_penalty * (counts > 0)
-        for token, bias in settings.logit_bias:
-            fixed[token] += bias
+        tokens, biases = zip(*settings.logit_bias) if settings.logit_bias else ((), ())
+        fixed[list(tokens)] += torch.tensor(biases)  # each token once
         return fixed.to(self.device)
 
     def keep(self, present: Sequence[int]) -> None:

@@ -76,6 +76,8 @@ class DecodingRanks:
         """
         if self.started is not None:
             self.started.when_lost = call
+            if self.started.lost is not None:  # since before
+                call(self.started.lost)
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
@@ -207,6 +209,11 @@ def meet(size: int, device: torch.device, started: Optional[StartedRanks]) -> De
 def number_in_environment() -> int:
     """How many ranks torchrun says that there are; 1 where it did not start this process."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "MASTER_PORT" in os.environ else 1
+
+
+def own_rank() -> int:
+    """Which of torchrun's ranks this process is; 0 where it did not start it."""
+    return int(os.environ.get("RANK", 0)) if number_in_environment() > 1 else 0
 
 
 def check_size(size: int, device: torch.device) -> None:

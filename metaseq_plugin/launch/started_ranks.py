@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from datetime import timedelta
 from typing import Callable, Optional, Sequence
 
@@ -60,6 +61,7 @@ class StartedRanks:
 
     Attributes:
         store: where all ranks meet; this process holds it.
+        lost: which rank has ended unasked, and how; None: none has.
         when_lost: called with the sentence, from a thread, when a rank has ended unasked.
     """
 
@@ -69,7 +71,7 @@ class StartedRanks:
             HOST, 0, num_ranks, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5)
         )
         self.when_lost: Callable[[str], None] = lambda sentence: None
-        self._lost: Optional[str] = None
+        self.lost: Optional[str] = None
         self._is_closing = False
         self._processes = [
             subprocess.Popen(
@@ -81,6 +83,8 @@ class StartedRanks:
             )
             for rank in range(1, num_ranks)
         ]
+        # Where this process ends before they are let go: they would look for it for minutes.
+        weakref.finalize(self, kill_all, self._processes)
         self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
         self._watcher.start()
 
@@ -109,21 +113,21 @@ class StartedRanks:
             LostRank: one ended instead.
         """
         while self.store.add(MEETING, 0) < self.num_ranks - 1:
-            if self._lost is not None:
-                raise LostRank(self._lost)
+            if self.lost is not None:
+                raise LostRank(self.lost)
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def reason(self) -> Optional[str]:
         """Which rank ended unasked, and how; None: none does. Waits a little for one to."""
         deadline = time.monotonic() + SECONDS_TO_NOTICE
-        while self._lost is None and time.monotonic() < deadline:
+        while self.lost is None and time.monotonic() < deadline:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        return self._lost
+        return self.lost
 
     def close(self) -> None:
         """Wait for ranks that have been let go; what does not end is killed."""
         self._is_closing = True
-        deadline = time.monotonic() + (SECONDS_TO_END if self._lost is None else 0.0)
+        deadline = time.monotonic() + (SECONDS_TO_END if self.lost is None else 0.0)
         for process in self._processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -136,12 +140,16 @@ class StartedRanks:
         while not self._is_closing:
             for rank, process in enumerate(self._processes, start=1):
                 if process.poll() is not None and not self._is_closing:
-                    self._lost = ended(rank, self.num_ranks, process.returncode)
-                    for other in self._processes:
-                        other.kill()
-                    self.when_lost(self._lost)
+                    self.lost = ended(rank, self.num_ranks, process.returncode)
+                    kill_all(self._processes)
+                    self.when_lost(self.lost)
                     return
             time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def kill_all(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    for process in processes:
+        process.kill()
 
 
 def ended(rank: int, num_ranks: int, status: int) -> str:

@@ -11,7 +11,7 @@ The decoder asks for ``positions`` once, lets every layer ``attend``, which stor
 and values, and calls ``advance`` at the end: a pass that fails midway has changed no row.
 """
 
-from typing import NamedTuple, Protocol, Sequence
+from typing import NamedTuple, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -41,8 +41,8 @@ class CachedAttention(Protocol):
 class Prefill:
     """Prompts read in one pass into rows that hold nothing yet.
 
-    Padding stands on the right, behind every query that counts, so plain causality is mask enough.
-    What it leaves in a slot's columns behind the prompt is not ``clean`` and is never attended to.
+    Padding stands on the right, behind every query that counts, so plain causality is mask enough. Its keys
+    and values are zero: a weight of 0 times what is infinite would not be 0.
 
     Args:
         rows: of the cache, one per prompt.
@@ -51,6 +51,8 @@ class Prefill:
 
     def __init__(self, cache: KVCache, rows: Sequence[int], lengths: Sequence[int]) -> None:
         self.cache = cache
+        self.lengths = lengths
+        self.is_pad: Optional[Tensor] = None  # (B, 1, T, 1); None: there is none
         self.places: dict[Bucket, list[tuple[int, int, int]]] = {}  # (number in B, slot, length)
         for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             bucket, slot = cache.locate(row)
@@ -59,10 +61,15 @@ class Prefill:
     def positions(self, tokens: Tensor) -> Tensor:
         count = tokens.size(1)
         assert count <= self.cache.longest, f"{count} tokens where {self.cache.longest} are read"
-        positions = torch.arange(POSITION_OFFSET, POSITION_OFFSET + count, device=tokens.device)
-        return positions.expand_as(tokens)
+        places = torch.arange(count, device=tokens.device)
+        if min(self.lengths) < count:
+            lengths = torch.tensor(self.lengths, device=tokens.device)
+            self.is_pad = (places >= lengths[:, None])[:, None, :, None]
+        return (places + POSITION_OFFSET).expand_as(tokens)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.is_pad is not None:
+            key, value = key.masked_fill(self.is_pad, 0), value.masked_fill(self.is_pad, 0)
         for bucket, places in self.places.items():
             numbers, slots, lengths = (list(column) for column in zip(*places))
             for memory, new in zip(bucket.memory(layer, key), (key, value)):

@@ -13,7 +13,7 @@ A row's attention masks what is not its own, but a weight of 0 times what is lef
 """
 
 from itertools import groupby
-from typing import NamedTuple, Optional, Sequence
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -67,7 +67,6 @@ class Bucket:
 
     def resize(self, num_slots: int) -> None:
         """Have so many slots, at least one per row; needs spare memory for one layer at a time."""
-        self.num_slots = num_slots
         rows, width = len(self.lengths), max(self.clean, default=0)
         for held in (self.keys, self.values):
             for layer, old in enumerate(held):
@@ -75,6 +74,7 @@ class Bucket:
                     new = old.new_empty(num_slots, *old.shape[1:])
                     new[:rows, :, :width] = old[:rows, :, :width]
                     held[layer] = new
+        self.num_slots = num_slots
 
     def dirty(self, width: int) -> list[Stretch]:
         """Where the first ``width`` columns of the rows are not clean."""
@@ -159,6 +159,8 @@ class KVCache:
     def admit(self, num_tokens: Sequence[int]) -> list[int]:
         """Give newcomers, which need room for so many tokens, the slots behind the others of their buckets.
 
+        Where memory for them fails, the others are as they were.
+
         Returns:
             Where each row comes from: from 0 on those there were, behind them the newcomers.
         """
@@ -174,8 +176,15 @@ class KVCache:
             self.buckets.append(bucket)
             order += [*range(row, row + len(bucket.lengths)), *by_room[room]]
             row += len(bucket.lengths)
-        for bucket in self.buckets:
-            self.grow(bucket, len(bucket.lengths) + len(by_room[bucket.room]))
+        needed = {
+            bucket: len(bucket.lengths) + len(by_room[bucket.room]) for bucket in self.buckets
+        }
+        try:
+            for bucket in self.buckets:
+                self.grow(bucket, needed)
+        except BaseException:
+            self.buckets = [bucket for bucket in self.buckets if bucket.lengths]
+            raise
         for bucket in self.buckets:
             nothing = [0] * len(by_room[bucket.room])
             bucket.lengths += nothing
@@ -183,8 +192,13 @@ class KVCache:
         self.lengths = None
         return order
 
-    def grow(self, bucket: Bucket, num_rows: int) -> None:
-        """Have a slot for each of ``num_rows``: twice as many as before where ``max_tokens`` allows."""
+    def grow(self, bucket: Bucket, needed: Mapping[Bucket, int]) -> None:
+        """Have as many slots as are ``needed``: twice as many as before where ``max_tokens`` allows.
+
+        Args:
+            needed: by each of the buckets, so that none is left with fewer.
+        """
+        num_rows = needed[bucket]
         if num_rows <= bucket.num_slots:
             return
         wanted = max(num_rows, 2 * bucket.num_slots)
@@ -193,8 +207,8 @@ class KVCache:
             wanted = num_rows
             if others + wanted * bucket.room > self.max_tokens:
                 for other in self.buckets:
-                    if other is not bucket and other.num_slots > len(other.lengths):
-                        other.resize(len(other.lengths))
+                    if other is not bucket and other.num_slots > needed[other]:
+                        other.resize(needed[other])
         bucket.resize(wanted)
 
     def keep(self, rows: Sequence[int]) -> list[int]:

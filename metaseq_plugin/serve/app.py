@@ -4,7 +4,8 @@
     app = build(service)               # answers 503 until
     service.open(opt, engine)
 
-From outside to inside: times and counts (``metrics``), the key (``keys``), the body (``bodies``), the route.
+From outside to inside: times and counts (``metrics``), the host (``hosts``), the key (``keys``), the body
+(``bodies``), the route.
 """
 
 from typing import Optional
@@ -16,6 +17,7 @@ from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve import completions, metaseq_routes, models_routes
 from metaseq_plugin.serve.bodies import BodyLimit
 from metaseq_plugin.serve.errors import add_handlers
+from metaseq_plugin.serve.hosts import HostCheck
 from metaseq_plugin.serve.keys import KeyCheck, Keys
 from metaseq_plugin.serve.metaseq_protocol import MetaseqRequest
 from metaseq_plugin.serve.metrics import Measured
@@ -26,8 +28,12 @@ from metaseq_plugin.serve.protocol import CompletionRequest
 from metaseq_plugin.serve.service import Service
 
 
-def build(service: Service) -> FastAPI:
-    """The application of a service."""
+def build(service: Service, only_at: Optional[str] = None) -> FastAPI:
+    """The application of a service.
+
+    Args:
+        only_at: the name it listens at, where requests that name hosts of other machines are to be refused.
+    """
     # FastAPI's pages of documentation load scripts from elsewhere; ours is a file of the repository.
     app = FastAPI(title="metaseq", docs_url=None, redoc_url=None, redirect_slashes=False)
     fields_of = {path: list(MetaseqRequest.model_fields) for path in metaseq_routes.PATHS}
@@ -42,6 +48,8 @@ def build(service: Service) -> FastAPI:
     app.add_middleware(BodyLimit)
     open_paths = ["/health", *(route.path for route in page)]
     app.add_middleware(KeyCheck, keys=Keys(service.options.keys), open_paths=open_paths)
+    if only_at is not None:
+        app.add_middleware(HostCheck, own=only_at)
     app.add_middleware(Measured, metrics=service.metrics)
     return app
 

@@ -4,6 +4,7 @@
 and are answered at once when all are there, or each as an event with ``stream``.
 """
 
+import asyncio
 import secrets
 import time
 from typing import Any, AsyncIterator, Sequence, Union
@@ -144,16 +145,17 @@ def routes(service: Service) -> APIRouter:
         loaded = service.ready()
         service.check_name(request.model)
         check_stream(request)
-        wanted = wanted_of(request, loaded.sentence_ends)
-        run = Run(
-            plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.client}:{request.user}"
-        )
+        wanted = wanted_of(request, loaded.opt.sentence_ends)
+        # A long text takes its time to become tokens, in which others are to be answered.
+        planned = await asyncio.to_thread(plan, wanted, loaded.opt, loaded.engine)
+        run = Run(planned, service, f"{http.state.client}:{request.user}")
         model = service.options.name
         if request.stream:
             return EventStream(events(run, model, request), run)
         choices = await answered(http, run)
         if choices is None:  # the client is gone
             return Response(status_code=499)
-        return completion_of(run, choices, model, request.logprobs is not None)
+        with_logprobs = request.logprobs is not None
+        return await asyncio.to_thread(completion_of, run, choices, model, with_logprobs)
 
     return router

@@ -8,6 +8,7 @@ sentences follow the grammar of ``UserError``.
 import difflib
 import math
 import re
+import reprlib
 from typing import Any, Mapping, Optional, Sequence
 
 from fastapi import FastAPI, Request
@@ -15,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from metaseq_plugin.compat.errors import UserError, brief, printable
+from metaseq_plugin.compat.errors import LostRank, UserError, brief, printable
 from metaseq_plugin.serve.protocol import ErrorResponse
 
 TYPES = {
@@ -58,6 +59,14 @@ RULES = {
 }  # fmt: skip
 PROMPT_RULE = "be a text, a list of texts, a list of token ids or a list of such lists"
 LONGEST_VALUE = 100
+
+
+class Short(reprlib.Repr):
+    """``repr`` that writes out of a large value only so much as will be shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxdict = self.maxstring = self.maxother = self.maxlong = LONGEST_VALUE
 
 
 class ApiError(Exception):
@@ -119,7 +128,7 @@ def too_late(seconds: float) -> ApiError:
 
 def failed(error: BaseException) -> ApiError:
     """The engine failed: in its own sentence where it is one, else without details."""
-    known = isinstance(error, UserError)
+    known = isinstance(error, (UserError, LostRank))
     message = str(error) if known else "The server failed at this request. Its log says why."
     return ApiError(500, message, code="engine_error")
 
@@ -140,15 +149,21 @@ def of_faults(faults: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> Api
     for fault in faults:
         place = [str(part) for part in fault["loc"] if part != "body"]
         name = place[0] if place else ""
-        sentences.setdefault(name, sentence_of(fault, name, place, fields))
+        if name not in sentences:
+            sentences[name] = sentence_of(fault, name, place, fields)
     name = next(iter(sentences))
-    return ApiError(400, " ".join(sentences.values()), printable(name) or None)
+    return ApiError(
+        400, " ".join(sentences.values()), brief(printable(name), LONGEST_VALUE) or None
+    )
 
 
 def sentence_of(
     fault: Mapping[str, Any], name: str, place: Sequence[str], fields: Sequence[str]
 ) -> str:
     kind, shown = fault["type"], as_json(fault.get("input"))
+    if kind == "too_many_fields":
+        most = fault["ctx"]["max_length"]
+        return f"The body must have at most {most} fields, but has more. Leave some out."
     if not name or kind == "json_invalid":
         return (
             "The body must be a JSON object with the header `Content-Type: application/json`, "
@@ -156,7 +171,7 @@ def sentence_of(
         )
     if kind == "extra_forbidden":
         unknown = place[-1]
-        near = difflib.get_close_matches(unknown, fields, 1)
+        near = difflib.get_close_matches(unknown[:LONGEST_VALUE], fields, 1)
         remedy = f"Set `{near[0]}`." if near else "Leave it out."
         return f"`{quoted(unknown)}` must be a field of such a request, but is unknown. {remedy}"
     if name == "prompt" and kind != "missing":
@@ -172,7 +187,7 @@ def as_json(value: object) -> str:
     """``value`` as the client wrote it, roughly, and not too long."""
     words = {None: "null", True: "true", False: "false"}
     is_word = value is None or isinstance(value, bool)
-    return quoted(words[value] if is_word else repr(value))  # type: ignore[index]
+    return quoted(words[value] if is_word else Short().repr(value))  # type: ignore[index]
 
 
 def quoted(text: str) -> str:

@@ -14,6 +14,7 @@ import time
 from functools import partial
 from typing import AsyncIterator, Iterator, Optional
 
+import anyio
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -29,11 +30,11 @@ from metaseq_plugin.generation.engine import (
     Token,
 )
 from metaseq_plugin.serve.choices import ChoiceText, Piece, joined
+from metaseq_plugin.serve.connections import WRITE_SECONDS
 from metaseq_plugin.serve.errors import failed, overloaded, too_late, unavailable
 from metaseq_plugin.serve.metrics import Watch
 from metaseq_plugin.serve.plan import Plan
 from metaseq_plugin.serve.service import Service
-from metaseq_plugin.tokenizers.base import Tokenizer
 
 
 class Run:
@@ -54,26 +55,25 @@ class Run:
         self.new_tokens = 0
         self.events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self.loop = asyncio.get_running_loop()
-        self.texts = [
-            [self.text(number, loaded.opt.tokenizer) for _ in range(plan.samples)]
-            for number in range(len(plan.requests))
-        ]
+        assert loaded.opt.tokenizer is not None, "`loading` refuses models without one"
+        self.tokenizer = loaded.opt.tokenizer
+        self.texts: dict[int, list[ChoiceText]] = {}  # of each prompt that was begun, its samples'
         self.jobs: list[Job] = []
         try:
             self.submit(client, time.monotonic() + self.timeout)
-        except Overloaded as error:
+        except Exception as error:
             self.cancel()
-            raise overloaded(error.retry_after) from error
-        except Closed as error:
-            self.cancel()
-            raise unavailable("it is stopping") from error
+            if isinstance(error, Overloaded):
+                raise overloaded(error.retry_after) from error
+            if isinstance(error, Closed):
+                raise unavailable("it is stopping") from error
+            raise
 
-    def text(self, number: int, tokenizer: Optional[Tokenizer]) -> ChoiceText:
+    def text(self, number: int) -> ChoiceText:
         """What one sample of a prompt becomes."""
-        assert tokenizer is not None, "`loading` refuses models without one"
         request, shown = self.plan.requests[number], self.plan.shown[number]
         least = request.settings.min_new_tokens
-        return ChoiceText(tokenizer, request.prompt, self.plan.stops, shown, least)
+        return ChoiceText(self.tokenizer, request.prompt, self.plan.stops, shown, least)
 
     def submit(self, client: str, deadline: float) -> None:
         for number, request in enumerate(self.plan.requests):
@@ -108,13 +108,17 @@ class Run:
                 for index in self.indices(number, sample):
                     if piece != Piece():
                         yield index, piece
+                if isinstance(event, Begun):  # a prompt may be long: others are answered in between
+                    await asyncio.sleep(0)
         self.watch.end(len(self.jobs) * self.plan.samples)
 
     def taken(self, number: int, event: Event) -> Iterator[tuple[int, Piece]]:
         """Samples of a prompt, and what an event means to them."""
-        texts = self.texts[number]
         if isinstance(event, Begun):
-            for sample, text in enumerate(texts):
+            self.texts[number] = []
+            for sample in range(self.plan.samples):
+                text = self.text(number)
+                self.texts[number].append(text)
                 yield sample, text.begin(event.prompt_scores, event.prompt_top_scores)
                 if self.plan.only_scores:
                     yield sample, text.end("length")
@@ -129,10 +133,11 @@ class Run:
         elif isinstance(event, Token):
             self.watch.token()
             self.new_tokens += 1
-            yield event.sample, texts[event.sample].take(event.token, event.score, event.top_scores)
+            text = self.texts[number][event.sample]
+            yield event.sample, text.take(event.token, event.score, event.top_scores)
         else:
             self.watch.metrics.queue_seconds.observe(event.timings.queued)
-            yield event.sample, texts[event.sample].end(event.finish_reason)
+            yield event.sample, self.texts[number][event.sample].end(event.finish_reason)
 
     async def choices(self) -> list[Piece]:
         """All choices, whole and in order; with ``best_of`` the likeliest of each prompt's."""
@@ -143,7 +148,7 @@ class Run:
         if not self.plan.is_ranked:
             return whole
         best: list[Piece] = []
-        for number, texts in enumerate(self.texts):
+        for number, texts in sorted(self.texts.items()):
             order = sorted(range(len(texts)), key=lambda s: -texts[s].mean_score)
             best += [whole[number * len(texts) + sample] for sample in order[: self.plan.n]]
         return best
@@ -180,6 +185,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with anyio.move_on_after(self.run.timeout + WRITE_SECONDS):  # however slowly it is read
+                await super().__call__(scope, receive, send)
         finally:
             self.run.cancel()

@@ -8,6 +8,7 @@ hashes, all of them and in constant time. ``/health``, ``/`` and the files of th
 import hashlib
 import hmac
 import logging
+import re
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -20,6 +21,7 @@ from metaseq_plugin.serve.errors import ApiError
 logger = logging.getLogger(__name__)
 
 OTHERS_MAY_READ = 0o077
+KEY = re.compile("[!-~]+")
 
 
 def read_keys(path: Path) -> list[str]:
@@ -29,13 +31,22 @@ def read_keys(path: Path) -> list[str]:
         UserError: there is no such file, or no key in it.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"`--api-key-file` must be a text file, but {path} cannot be read ({error}). "
             "Write one key a line."
         ) from error
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    keys = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        if not KEY.fullmatch(line):
+            raise UserError(
+                "`--api-key-file` must hold keys of ASCII letters, digits and signs without spaces, which "
+                f"a header can carry, but line {number} of {path} has others. Write another key."
+            )
+        keys.append(line)
     if not keys:
         raise UserError(
             f"`--api-key-file` must hold a key, but {path} holds none. Write one key a line."

@@ -1,7 +1,7 @@
 """The model and its engine, made while the server answers already that it is loading.
 
-The steps: (1) the hub reads the weights; (2) a batch of rows is made over the model, the place where a model that is
-cut over ranks would come in; (3) an engine is started on it.
+The steps: (1) the hub reads the weights; or, with ``--model-parallel-size``, each rank its
+part of them; (2) a batch of rows is made over the model; (3) an engine is started on it.
 """
 
 from pathlib import Path
@@ -23,18 +23,18 @@ class Source(NamedTuple):
     device: Optional[str] = None
     dtype: Optional[str] = None
     trust_pickle: bool = False
+    model_parallel_size: int = 1
 
 
 def load(source: Source, options: Options) -> tuple[OPT, Engine]:
-    """A model, and an engine that runs it.
+    """A model, and an engine that runs it; on ranks other than 0 it ends the process.
 
     Raises:
         UserError: what is wrong with the files, or that no tokenizer's are among them.
     """
-    opt = OPT.from_pretrained(
-        source.path, source.data, source.device, source.dtype, source.trust_pickle
-    )
+    opt = OPT.from_pretrained(*source)
     if opt.tokenizer is None:
+        opt.close()
         raise UserError(
             f"`--path` must have tokenizer files beside the weights, but {source.path} has none. "
             "Set `--data` to the folder that has them."
@@ -51,14 +51,16 @@ def make_batch(opt: OPT, max_tokens: int) -> Batch:
 def report(opt: OPT, source: Source, options: Options) -> list[str]:
     """What was loaded, in a few lines."""
     parameters = sum(parameter.numel() for parameter in opt.model.parameters())
+    num_ranks = source.model_parallel_size
     weight = opt.model.output_weight
     decoder = opt.model.decoder
     positions = decoder.embed_positions.weight  # (positions, features)
     each = bytes_per_token(len(decoder.layers), positions.size(1), positions.dtype)
-    memory = options.max_batch_tokens * each / 2**20
+    memory = options.max_batch_tokens * each / num_ranks / 2**20
+    place = f"on {weight.device}" if num_ranks == 1 else f"on each of {num_ranks} ranks"
     return [
         f"model: {options.name}, from {source.path}",
-        f"parameters: {parameters:,}, {str(weight.dtype).removeprefix('torch.')} on {weight.device}",
+        f"parameters: {parameters:,}, {str(weight.dtype).removeprefix('torch.')} {place}",
         f"keys and values: at most {memory:,.0f} MiB for {options.max_batch_tokens:,} tokens "
         "(--max-batch-tokens)",
     ]

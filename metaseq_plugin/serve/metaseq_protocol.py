@@ -41,18 +41,31 @@ class MetaseqRequest(Request):
     )
     stop: Stop = Field([], description="texts before which a choice ends, of any number of tokens")
     temperature: float = Field(1.0, ge=0, le=MAX_TEMPERATURE, description="0 takes the likeliest")
-    top_p: float = Field(1.0, ge=0, le=1)
+    top_p: float = Field(
+        1.0, ge=0, le=1, description="choose among the fewest tokens that reach this probability"
+    )
     n: int = Field(1, ge=1, le=MAX_SAMPLES, description="choices per prompt")
     best_of: int = Field(0, ge=0, le=MAX_SAMPLES, description="samples per prompt; 0: `n`")
     logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS, description="likeliest tokens that are told")
     echo: bool = Field(False, description="begin with the prompt, its `</s>` included")
-    seed: Optional[int] = Field(None, ge=-LARGEST_SEED, le=LARGEST_SEED)
+    seed: Optional[int] = Field(
+        None, ge=-LARGEST_SEED, le=LARGEST_SEED, description="the same samples each time"
+    )
     omega_bound: float = Field(0.3, ge=0, le=1, description="below which `top_p` never decays")
-    lambda_decay: float = Field(-1.0, ge=-1, le=1, description="0 or less: `top_p` does not decay")
-    alpha_presence: Penalty = 0.0
-    alpha_frequency: Penalty = 0.0
-    alpha_presence_src: Penalty = 0.0
-    alpha_frequency_src: Penalty = 0.0
+    lambda_decay: float = Field(
+        -1.0, ge=-1, le=1,
+        description="`top_p` is multiplied by it with each token of a sentence; 0 or less: it is not",
+    )  # fmt: skip
+    alpha_presence: Penalty = Field(
+        0.0, description="taken off the logit of each token that the choice holds already"
+    )
+    alpha_frequency: Penalty = Field(0.0, description="taken off it as often as it is there")
+    alpha_presence_src: Penalty = Field(
+        0.0, description="as `alpha_presence`, for the prompt's tokens"
+    )
+    alpha_frequency_src: Penalty = Field(
+        0.0, description="as `alpha_frequency`, for the prompt's tokens"
+    )
     alpha_src_penalty_end_idx: Literal[-1] = Field(
         -1, description="penalties look at the whole prompt"
     )

@@ -5,6 +5,7 @@ whole, not its first token; ``seed`` counts; ``finish_reason`` is true; a prompt
 shortened; penalties and ``top_p`` are not rounded.
 """
 
+import asyncio
 import time
 import uuid
 from typing import Any, Sequence, Union
@@ -91,12 +92,14 @@ def routes(service: Service) -> APIRouter:
     async def complete(request: MetaseqRequest, http: Request) -> Union[Response, Any]:
         """Continue prompts, for clients of metaseq's service."""
         loaded = service.ready()
-        wanted = wanted_of(request, loaded.sentence_ends)
-        run = Run(plan(wanted, loaded.opt, loaded.engine), service, f"{http.state.client}:")
+        wanted = wanted_of(request, loaded.opt.sentence_ends)
+        planned = await asyncio.to_thread(plan, wanted, loaded.opt, loaded.engine)
+        run = Run(planned, service, f"{http.state.client}:")
         pieces = await answered(http, run)
         if pieces is None:  # the client is gone
             return Response(status_code=499)
-        return completion_of(run, pieces, service.options.name, request.logprobs > 0)
+        with_top = request.logprobs > 0
+        return await asyncio.to_thread(completion_of, run, pieces, service.options.name, with_top)
 
     async def complete_with(
         engine: str, request: MetaseqRequest, http: Request

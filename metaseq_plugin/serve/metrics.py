@@ -129,7 +129,10 @@ class Measured:
 
         self.metrics.in_flight += is_work
         try:
-            return await self.app(scope, receive, noted)
+            await self.app(scope, receive, noted)
+        except Exception:
+            status, is_whole = "500", True  # what is answered further outside
+            raise
         finally:
             self.metrics.in_flight -= is_work
             # A route of the app, never the path of a request, which may be anything.

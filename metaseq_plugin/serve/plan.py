@@ -17,6 +17,9 @@ from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve.choices import Shown
 from metaseq_plugin.serve.errors import ApiError
 
+# Of one answer: each takes some hundred bytes until it is sent.
+MAX_TOLD = 2**20
+
 Prompts = Union[str, list[str], list[int], list[list[int]]]
 
 
@@ -89,6 +92,7 @@ def plan(wanted: Wanted, opt: OPT, engine: Engine) -> Plan:
     ]
     for request in requests:
         check_room(request, engine, wanted.spelled)
+    check_told(wanted, requests, copies)
     shown = [
         Shown(
             wanted.logprobs is not None,
@@ -171,12 +175,28 @@ def check_room(request: Request, engine: Engine, spelled: Mapping[str, str]) -> 
             f"`{spelled['num_samples']}` and `best_of` must be at most {engine.max_batch_rows}, the rows "
             f"of a batch, but are {samples}. Send several requests."
         )
-    tokens = samples * (len(request.prompt) + request.limit)
+    tokens = engine.batch.cost(request)
     if tokens > engine.max_batch_tokens:
         raise UserError(
             f"`max_tokens` must keep the request within {engine.max_batch_tokens} tokens "
             f"(`--max-batch-tokens`), but {samples} times {len(request.prompt)} of the prompt and "
-            f"{request.limit} new ones are {tokens}. Ask for fewer samples or tokens."
+            f"{request.limit} new ones take {tokens}. Ask for fewer samples or tokens."
+        )
+
+
+def check_told(wanted: Wanted, requests: Sequence[Request], copies: int) -> None:
+    """Refuse an answer of more log-probabilities than memory should be spent on."""
+    if wanted.logprobs is None:
+        return
+    choices = copies * requests[0].settings.num_samples
+    tokens = sum(
+        choices * (request.limit + wanted.echo * len(request.prompt)) for request in requests
+    )
+    told = tokens * (1 + wanted.logprobs)
+    if told > MAX_TOLD:
+        raise UserError(
+            f"`logprobs` must keep the answer within {MAX_TOLD:,} log-probabilities, but {1 + wanted.logprobs} "
+            f"for each of {tokens:,} tokens are {told:,}. Ask for fewer, or send several requests."
         )
 
 

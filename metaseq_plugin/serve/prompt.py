@@ -1,23 +1,19 @@
-"""Continue a prompt, or a file of them, with any model that `metaseq convert` reads.
+"""Continue a prompt, or a file of them.
 
     metaseq generate runs/quickstart "import os" --max-new-tokens 40 --top-p 0.9
-    metaseq generate --path opt-125m-hf --prompt "Once upon a time" --stop "The end" --seed 1
+    metaseq generate opt-125m-hf "Once upon a time" --stop "The end" --seed 1
     echo "Once upon a time" | metaseq generate runs/quickstart --json
-    metaseq generate runs/quickstart                       a prompt line, if this is a terminal
+    metaseq generate runs/quickstart         at a terminal: a prompt line
     metaseq generate runs/quickstart --file prompts.jsonl --output results.jsonl
 
-Without a prompt the standard input is one, but for the end of its last line; on a terminal each line is
-one, Ctrl-C ends its answer and Ctrl-D the command. An empty prompt begins a document. The text is shown as it
-comes, control characters as escapes on a terminal and as they are elsewhere; with --json there is one JSON object a prompt,
-with tokens and log-probabilities.
+PATH is a run folder, a checkpoint, a Hugging Face folder or metaseq's files.
+Without PROMPT the standard input is one. At a terminal each line is: Ctrl-C
+ends its answer, Ctrl-D the command. An empty prompt begins a document. Text is
+shown as it comes; --json gives an object with tokens and log-probabilities.
 
---file: in a .jsonl file each line is {"prompt": …}, a text or token ids, with options of its own such as
-"top_p": 0.5 beside it; in any other file each line is a prompt. All lines are checked before any work. --output gets
-one JSON object a line. The same command goes on where an interrupted one stopped; if it was asked otherwise, it
-refuses.
-
-The steps: (1) options by name (prompt_options.py), (2) the model is loaded, (3) it answers: here, or a file of prompts
-(prompt_file.py). What is not given is as in `OPT.generate`.
+--file: lines of a .jsonl file are {"prompt": …}, perhaps with options such as
+"top_p": 0.5; lines of another file are prompts. --output gets an object a line,
+and the same command goes on where it was interrupted. docs/generate.md says more.
 """
 
 import argparse
@@ -42,7 +38,11 @@ add_arguments = prompt_options.add_arguments
 
 
 def run(args: argparse.Namespace) -> None:
-    """Answer as asked; raises UserError for a mistake."""
+    """Answer as asked; raises UserError for a mistake.
+
+    (1) Options are read by name (``prompt_options``) and checked, (2) the model is loaded, (3) it answers, here or a
+    file of prompts (``prompt_file``).
+    """
     path, prompt = prompt_options.path_and_prompt(args)
     prompt_options.check(args, prompt)
     options = prompt_options.given_options(args)

@@ -29,44 +29,39 @@ WRITTEN = {name: FLAGS.get(spelled, spelled) for name, spelled in SPELLED.items(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("words", nargs="*", metavar="PATH PROMPT", help="the same as --path and --prompt")
-    add("--path", help="run folder, checkpoint, Hugging Face folder or metaseq's files")
-    add("--prompt", metavar="TEXT", help="text to go on with; default: the standard input")
-    add("--file", type=Path, help="file of prompts, one a line; .jsonl: each with its options")
-    add("--output", type=Path, metavar="FILE", help="--file: where results go, one JSON object a line; "
-        "default: the standard output")  # fmt: skip
+    parser.usage = "metaseq generate [options] PATH [PROMPT]"
+    add("words", nargs="*", metavar="PATH PROMPT", help="the model, and the text to go on with")
+    add("--path", help="the same as PATH")
+    add("--prompt", metavar="TEXT", help="the same as PROMPT")
+    add("--file", type=Path, help="prompts, one a line, in place of PROMPT")
+    add("--output", type=Path, metavar="FILE", help="of --file: where results go")
     add("--json", action="store_true", help="print a JSON object for each prompt")
-    sampling = parser.add_argument_group("how to go on")
+    sampling = parser.add_argument_group("how to go on (defaults in brackets)")
     for name, flag in FLAGS.items():
         if name not in APART:
             default = default_of(name)
             kind = float if isinstance(default, float) else int
-            shown = "" if default is None else f" (default: {default})"
+            shown = "" if default is None else f" ({default})"
             meaning = MEANINGS[name]
             sampling.add_argument(flag, type=kind, metavar="N", help=meaning.replace("%", "%%") + shown)  # fmt: skip
     sampling.add_argument(FLAGS["stop"], action="append", metavar="TEXT",
-        help="text that ends a continuation, which is cut before it; may be given again")  # fmt: skip
+        help="end before this text; may be given again")  # fmt: skip
     sampling.add_argument(FLAGS["logit_bias"], action="append", type=bias, metavar="ID=NUMBER",
-        help="add NUMBER to the logit of a token; may be given again")  # fmt: skip
+        help="add to the logit of a token; may be given again")  # fmt: skip
     sampling.add_argument(
         FLAGS["echo"], action=argparse.BooleanOptionalAction, help="begin with the prompt"
     )
     model = parser.add_argument_group("the model")
-    model.add_argument("--data", help="folder with dict.txt and the tokenizer's files; default: beside "
-        "the weights, else the one the model was trained on")  # fmt: skip
-    model.add_argument(
-        "--dtype", help=f"{', '.join(DTYPES)}; default: float32 on CPUs, else as saved"
-    )
-    model.add_argument(
-        "--device", help="cpu, cuda or cuda:N; default: the accelerator, else the CPU"
-    )
-    model.add_argument("--model-parallel-size", type=int, default=1, metavar="N",
-        help="cut each matrix over N devices, for a model that is larger than one (default: 1)")  # fmt: skip
-    model.add_argument("--batch-size", type=int, metavar="N",
-        help="--file: lines read and rows continued at once; default: what fits, of 64 lines")  # fmt: skip
-    model.add_argument("--trust-pickle", action="store_true", help="read files of metaseq's that hold "
-        "more than tensors and plain values. Such a file can run any program on this machine, so set "
-        "this only if you trust who made it")  # fmt: skip
+    add = model.add_argument
+    add("--data", help="the tokenizer's folder; default: PATH's, or its data's")
+    add("--dtype", metavar="TYPE", help=f"{', '.join(DTYPES)}; default: float32 on CPUs")
+    add("--device", help="cpu, cuda or cuda:N; default: a GPU if any")
+    add("--model-parallel-size", type=int, default=1, metavar="N",
+        help="devices over which each matrix is cut (1)")  # fmt: skip
+    add("--batch-size", type=int, metavar="N",
+        help="of --file: lines at once; default: what fits, of 64")  # fmt: skip
+    add("--trust-pickle", action="store_true",
+        help="read files that can run any program on this machine")  # fmt: skip
 
 
 def bias(text: str) -> tuple[int, float]:

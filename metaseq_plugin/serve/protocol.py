@@ -2,28 +2,39 @@
 
 A field that is null is left out, so each has one type in Python; ``null_is_left_out`` and ``with_null`` say it to
 the parser and to the schema. Types are strict: "5" is no number. What needs the model to be known (lengths, token
-ids) is checked in ``plan``.
+ids) is checked in ``plan``. Of a list with many faults only the first is looked for: each costs time and memory.
 """
 
 from typing import Annotated, Any, Literal, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1000
 MAX_LOGPROBS = 20
 MAX_SAMPLES = 128
 MAX_TEMPERATURE = 100.0
+MAX_FIELDS = 100
+MAX_BIASES = 1000
 LARGEST_SEED = 2**53 - 1  # what every JSON parser keeps exact
+
+
+def few_biases(given: Any) -> Any:
+    """``given``, unless it has more entries than are looked at."""
+    if isinstance(given, dict) and len(given) > MAX_BIASES:
+        raise PydanticCustomError("too_long", "too many entries", {"max_length": MAX_BIASES})
+    return given
+
 
 StrictId = Annotated[int, Field(strict=True)]
 StrictText = Annotated[str, Field(strict=True)]
-Ids = Annotated[list[StrictId], Field(min_length=1)]
+Ids = Annotated[list[StrictId], Field(min_length=1, fail_fast=True)]
 Prompt = Union[
     StrictText,
-    Annotated[list[StrictText], Field(min_length=1)],
+    Annotated[list[StrictText], Field(min_length=1, fail_fast=True)],
     Ids,
-    Annotated[list[Ids], Field(min_length=1)],
+    Annotated[list[Ids], Field(min_length=1, fail_fast=True)],
 ]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 Stop = Union[StopText, Annotated[list[StopText], Field(max_length=MAX_STOPS)]]
@@ -56,6 +67,10 @@ class Request(BaseModel):
     def null_is_left_out(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        if len(given) > MAX_FIELDS:
+            raise PydanticCustomError(
+                "too_many_fields", "too many fields", {"max_length": MAX_FIELDS}
+            )
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -99,8 +114,8 @@ class CompletionRequest(Request):
         0.0, description="taken off the logit of each token that the choice holds already"
     )
     frequency_penalty: Penalty = Field(0.0, description="taken off it as often as it is there")
-    logit_bias: dict[TokenKey, Bias] = Field(
-        {}, max_length=1000, description="token id → what is added to its logit"
+    logit_bias: Annotated[dict[TokenKey, Bias], BeforeValidator(few_biases)] = Field(
+        {}, max_length=MAX_BIASES, description="token id → what is added to its logit"
     )
     seed: Optional[int] = Field(
         None, ge=-LARGEST_SEED, le=LARGEST_SEED, description="the same samples each time"
@@ -129,12 +144,12 @@ class Logprobs(BaseModel):
     one place read the same, the one that was not taken is `token_id:…`.
     """
 
-    tokens: list[str]
+    tokens: list[str] = Field(description="as text")
     token_logprobs: list[Optional[float]] = Field(
         description="natural logarithms; null of a `</s>` that begins the prompt"
     )
     top_logprobs: list[Optional[dict[str, float]]] = Field(
-        description="the token of the place among them"
+        description="the likeliest tokens of each place, with the one that was taken"
     )
     text_offset: list[int] = Field(description="where in `text` each begins, in characters")
 
@@ -202,9 +217,9 @@ class Health(BaseModel):
 
 class ErrorBody(BaseModel):
     message: str = Field(description="what is wrong, and what to set")
-    type: str
-    param: Optional[str] = None
-    code: Optional[str] = None
+    type: str = Field(description="the kind of error, as OpenAI calls it")
+    param: Optional[str] = Field(None, description="the field that it is about")
+    code: Optional[str] = Field(None, description="what a program may look for")
 
 
 class ErrorResponse(BaseModel):

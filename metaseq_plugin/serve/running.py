@@ -3,7 +3,7 @@
 (1) The port is taken first, so that one in use is told at once. (2) The model is loaded on a thread, while
 ``/health`` says so. (3) SIGTERM or Ctrl-C: new requests get 503; once those under way are answered, or
 ``--drain-timeout`` is over (a second signal: at once), the rest is cancelled, and the process ends with status 0.
-An engine that fails for good ends the server with its reason.
+An engine that fails for good, or a rank that is lost, ends the server with its reason.
 """
 
 import asyncio
@@ -36,6 +36,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except UnicodeError as error:  # no name that the network's directory could have
+        raise UserError(
+            f"`--host` must be an address of this machine, but is {host}. Set 127.0.0.1."
+        ) from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(
@@ -90,8 +94,10 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         loaded = self.service.loaded
-        if loaded is not None and loaded.engine.failure is not None:
-            self.fail(loaded.engine.failure)
+        failure = loaded.engine.failure if loaded is not None else None
+        failure = self.service.lost or failure
+        if failure is not None:
+            self.fail(failure)
         if self.service.is_draining:
             is_late = time.monotonic() >= self.drained_by
             if is_late and loaded is not None:
@@ -121,7 +127,6 @@ def serve(
 
     threading.Thread(target=loading, name="loading", daemon=True).start()
     server.run(sockets=[listening])
-    if service.loaded is not None:
-        service.loaded.engine.close(drains=False)
+    service.close()
     if server.failure is not None:
         raise server.failure

@@ -6,14 +6,12 @@ A service is loading, then ready, then draining; each is said by ``/health``.
 import time
 from typing import NamedTuple, Optional
 
+from metaseq_plugin.compat.errors import LostRank
 from metaseq_plugin.generation.engine import Engine, Statistics
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve.errors import ApiError, unavailable
 from metaseq_plugin.serve.metrics import Metrics
 from metaseq_plugin.serve.options import Options
-
-# Where a sentence ends, the nucleus of top_p_decay is whole again, as in metaseq.
-SENTENCE_ENDS = (".", "?", "!")
 
 
 class Loaded(NamedTuple):
@@ -22,13 +20,6 @@ class Loaded(NamedTuple):
     opt: OPT
     engine: Engine
     created: int  # seconds since 1970
-    sentence_ends: tuple[int, ...]  # token ids
-
-
-def sentence_ends_of(opt: OPT) -> tuple[int, ...]:
-    """The tokens that are a sentence's last, each alone; none where a text takes several tokens."""
-    encoded = [opt.encode(text) for text in SENTENCE_ENDS]
-    return tuple(tokens[0] for tokens in encoded if len(tokens) == 1)
 
 
 class Service:
@@ -37,6 +28,7 @@ class Service:
     Attributes:
         loaded: None until the model is there.
         is_draining: no new requests are taken.
+        lost: why the model can be used no more, where a rank that holds a part of it is gone.
     """
 
     def __init__(self, options: Options) -> None:
@@ -44,10 +36,23 @@ class Service:
         self.metrics = Metrics(self.statistics)
         self.loaded: Optional[Loaded] = None
         self.is_draining = False
+        self.lost: Optional[LostRank] = None
 
     def open(self, opt: OPT, engine: Engine) -> None:
         """Take requests from now on."""
-        self.loaded = Loaded(opt, engine, int(time.time()), sentence_ends_of(opt))
+        _ = opt.sentence_ends  # found now, not while a request waits
+        self.loaded = Loaded(opt, engine, int(time.time()))
+        opt.ranks.when_lost(self.lose)
+
+    def lose(self, sentence: str) -> None:
+        """The model is lost, says ``sentence``; from any thread."""
+        self.lost = LostRank(sentence)
+
+    def close(self) -> None:
+        """Cancel what is under way, and let the model's other ranks go."""
+        if self.loaded is not None:
+            self.loaded.engine.close(drains=False)
+            self.loaded.opt.close()
 
     def drain(self) -> None:
         """Take no more; what is under way goes on."""

@@ -1,14 +1,16 @@
 """Rows that join and leave at any step get what they would get alone, each by its own settings."""
 
-from typing import NamedTuple, Sequence
+from itertools import product
+from typing import Any, NamedTuple, Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from metaseq_plugin.generation.batch import Batch, Request, Row
-from metaseq_plugin.generation.decoding import passes
+from metaseq_plugin.generation.decoding import PASS_TOKENS, passes
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.generation.stopping import Watch
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -230,6 +232,35 @@ def test_prompts_that_cannot_be_scored_leave_the_others_as_they_were(
         assert_as_alone("pre-norm", [row])
 
 
+@pytest.mark.parametrize("room", [4, 64])
+@pytest.mark.parametrize("fails_at", [1, 4, 8, 12])
+def test_memory_that_is_not_to_be_had_leaves_the_others_as_they_were(
+    room: int, fails_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it runs out: where a bucket gets more slots, or a new one its memory; in whichever model."""
+    monkeypatch.setattr(kv_cache, "SMALLEST_ROOM", room)
+    models: list[OPTLanguageModel] = [tiny_model(VOCAB_SIZE, std).eval() for std in (0.2, 0.3)]
+    batch, alone_batch = Batch(models, PAD, EOS), Batch(models, PAD, EOS)
+    rows = batch.admit(requests(2, 9, 1, GREEDY))
+    batch.step()
+    new_empty, left = torch.Tensor.new_empty, iter(range(fails_at, 0, -1))
+
+    def scarce(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if next(left, 1) == 1:
+            raise torch.OutOfMemoryError
+        return new_empty(tensor, *args, **kwargs)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch.Tensor, "new_empty", scarce)
+        with pytest.raises(torch.OutOfMemoryError):
+            batch.admit(requests(3, 20, 2, GREEDY))
+    rows += batch.admit(requests(3, 20, 2, GREEDY))
+    finish(batch)
+    expected = [alone_batch.admit([row.request])[0] for row in rows]
+    finish(alone_batch)
+    assert [row.tokens for row in rows] == [row.tokens for row in expected]
+
+
 class Action(NamedTuple):
     """Of a schedule: admit ``wanted``, cancel row ``cancelled`` of those there are, take ``steps``."""
 
@@ -315,17 +346,41 @@ def test_several_models_admit_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "expected"),
+    ("lengths", "cost", "expected"),
     [
-        ([5, 900, 3, 1000, 4], [[3, 1], [0, 4, 2]]),  # short ones are not padded to long ones
-        ([60, 2, 2, 2], [[0, 1], [2, 3]]),
-        ([30, 2, 2, 2], [[0, 1, 2, 3]]),  # a small pass may have any padding
-        ([2048, 2048, 2048], [[0, 1], [2]]),
-        ([5000], [[0]]),
-        ([7], [[0]]),
+        ([5, 900, 3, 1000, 4], 32, [[3], [1], [0, 4, 2]]),  # 100 tokens of padding cost more
+        ([5, 900, 3, 1000, 4], 128, [[3, 1], [0, 4, 2]]),
+        ([60, 2, 2, 2], 32, [[0], [1, 2, 3]]),
+        ([12, 2, 2, 2], 32, [[0, 1, 2, 3]]),
+        ([2048, 2048, 1], 10**6, [[0, 1], [2]]),  # no more tokens than a pass takes
+        ([5000, 5000], 32, [[0], [1]]),
+        ([7], 32, [[0]]),
     ],
 )
 def test_prompts_of_similar_length_are_read_together(
-    lengths: list[int], expected: list[list[int]]
+    lengths: list[int], cost: int, expected: list[list[int]]
 ) -> None:
-    assert list(passes(lengths)) == expected
+    assert passes(lengths, cost) == expected
+
+
+@given(lengths=st.lists(st.integers(1, 3000), min_size=1, max_size=7), cost=st.integers(0, 2000))
+@settings(deadline=None, max_examples=50)
+def test_no_other_cut_of_the_prompts_takes_less_time(lengths: list[int], cost: int) -> None:
+    falling = sorted(lengths, reverse=True)
+
+    def time_of(groups: list[list[int]]) -> float:
+        padded = [max(group) * len(group) for group in groups]
+        is_allowed = all(n <= PASS_TOKENS or len(g) == 1 for n, g in zip(padded, groups))
+        return sum(padded) + cost * len(groups) if is_allowed else float("inf")
+
+    times = []
+    for ends in product([False, True], repeat=len(falling) - 1):
+        groups = [[falling[0]]]
+        for length, is_end in zip(falling[1:], ends):
+            if is_end:
+                groups.append([])
+            groups[-1].append(length)
+        times.append(time_of(groups))
+    found = [[lengths[index] for index in group] for group in passes(lengths, cost)]
+    assert [length for group in found for length in group] == falling
+    assert time_of(found) == min(times)

@@ -57,6 +57,18 @@ def test_a_listener_that_raises_fails_its_own_job(gate: Gate) -> None:
     assert engine.statistics().failed == 1
 
 
+def test_a_job_fails_once_though_its_listener_does_too(gate: Gate) -> None:
+    engine = Engine(FakeBatch(100, gate), 100, 10)
+
+    def failing(event: Event) -> None:
+        raise OSError("its client has gone")
+
+    engine.submit(request(9, first=UNREADABLE), failing)
+    gate.open()
+    engine.close(drains=True)
+    assert engine.statistics().failed == 1
+
+
 def test_a_prompt_that_cannot_be_read_fails_alone(gate: Gate) -> None:
     engine = Engine(FakeBatch(200, gate), 200, 10)
     running = serve(engine, request(20))
@@ -71,16 +83,13 @@ def test_a_prompt_that_cannot_be_read_fails_alone(gate: Gate) -> None:
 @pytest.mark.parametrize("max_rows", [3, 64])
 @pytest.mark.parametrize("patience", [1, 5])
 def test_rows_whose_logits_are_not_finite_fail_alone(patience: int, max_rows: int) -> None:
-    """The vector of position 12 is NaN: so is all behind it, and nothing before it.
-
-    Prompts are read one by one: padding behind a short one would reach that position too.
-    """
+    """The vector of position 12 is NaN: so is all behind it, and nothing before it, padding aside."""
     model = OPTLanguageModel(decoder(**TINY))
     weight: Any = model.decoder.embed_positions.weight
     weight.data[POSITION_OFFSET + 12] = float("nan")
     batch = Batch([model], PAD, EOS)
     batch.patience = patience
-    engine = Engine(batch, 1000, 20, max_rows, max_prefill_tokens=1)
+    engine = Engine(batch, 1000, 20, max_rows)
     never = Settings(temperature=0.0, min_new_tokens=20)
     long, short = [EOS, *range(4, 18)], [EOS, 5, 6]
     told = [

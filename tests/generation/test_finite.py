@@ -109,3 +109,16 @@ def test_padding_that_the_model_likes_best_is_never_written(settings: Settings) 
     assert int(model.decoder(torch.tensor([[EOS]]))[0][0, -1].argmax()) == PAD
     found = Generator([model], dictionary()).generate([[EOS]] * 4, [9] * 4, settings)
     assert all(PAD not in h.tokens for c in found for h in c.hypotheses)
+
+
+@pytest.mark.parametrize("settings", [WAYS["samples"], WAYS["top-k"], WAYS["prompt scores"]])
+def test_padding_that_overflows_reaches_no_prompt(settings: Settings) -> None:
+    """A shorter prompt gets what it gets alone, though the padding behind it is too large to compute with."""
+    machine = spoiled(1e20, token=PAD)
+    prompts = [[EOS, 5, 6], [EOS, *[7] * 9]]
+    (alone,) = machine.generate(prompts[:1], [5], settings)
+    found = machine.generate(prompts, [5, 5], settings)[0]
+    assert found.prompt_scores == pytest.approx(alone.prompt_scores, rel=1e-5)
+    for one, other in zip(found.hypotheses, alone.hypotheses, strict=True):
+        assert one.tokens == other.tokens
+        assert one.scores == pytest.approx(other.scores, rel=1e-5)

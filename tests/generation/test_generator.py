@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any, Sequence
 
 import pytest
@@ -233,6 +234,9 @@ def test_new_tokens_are_capped_at_what_the_model_reads() -> None:
     settings = Settings(temperature=0.0, min_new_tokens=50)
     lengths = [len(c.hypotheses[0].tokens) for c in machine.generate(prompts, [50] * 3, settings)]
     assert lengths == [1, 7, 10]
+    endless = replace(settings, min_new_tokens=10**30)
+    (found,) = machine.generate([[EOS]], [10**30], endless)
+    assert len(found.hypotheses[0].tokens) == 10
 
 
 @pytest.mark.parametrize(
@@ -350,3 +354,31 @@ def test_finished_rows_leave_the_batch() -> None:
     machine.generate([[EOS, 5], [EOS, 6], [EOS, 7], [EOS, 8]], [2, 2, 6, 20], settings)
     handle.remove()
     assert widths == [4, 4, *[2] * 4, *[1] * 14]
+
+
+@pytest.mark.parametrize("settings", [GREEDY, Settings(seed=1), Settings(beam=3)])
+def test_documents_that_do_not_see_each_other_are_continued_as_alone(settings: Settings) -> None:
+    """A model with ``--document-attention`` sees of a prompt its last document, also where beams are moved."""
+    machine = generator(tiny_model(document_attention=True))
+    prompts = [[EOS, 5, 6, 7, EOS, 9, 10], [EOS, *range(20, 32), EOS], [EOS, 8, 9]]
+    documents = [[EOS, 9, 10], [EOS], [EOS, 8, 9]]
+    scored = replace(settings, with_prompt_scores=True)
+    found = machine.generate(prompts, [8] * 3, scored)
+    for prompt, document, continued in zip(prompts, documents, found):
+        assert continued.prompt_scores == pytest.approx(machine.score([prompt])[0].scores, abs=1e-5)
+        for hypothesis in continued.hypotheses:
+            (expected,) = machine.score([document + hypothesis.tokens])
+            assert hypothesis.scores == pytest.approx(
+                expected.scores[len(document) - 1 :], abs=1e-5
+            )
+    if settings.seed is None:
+        alone = machine.generate(documents, [8] * 3, settings)
+        assert [[h.tokens for h in c.hypotheses] for c in found] == [
+            [h.tokens for h in c.hypotheses] for c in alone
+        ]
+
+
+def test_models_of_both_kinds_of_attention_are_not_averaged() -> None:
+    machine = generator(tiny_model(), tiny_model(document_attention=True))
+    with pytest.raises(UserError, match="must all be trained with `--document-attention`"):
+        machine.generate([[EOS, 5]], [4], GREEDY)

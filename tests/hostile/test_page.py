@@ -9,6 +9,8 @@ import pytest
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.documents.reading import MAX_UNPACKED_RATIO, UNPACKED_AT_LEAST
 from metaseq_plugin.hub import OPT
+from metaseq_plugin.serve import bodies, connections
+from metaseq_plugin.serve.page_files import POLICY
 from metaseq_plugin.storage import json_file, safetensors_file
 from metaseq_plugin.tokenizers import sentencepiece, tokenizer_file
 from tests.hostile import corpus
@@ -30,6 +32,19 @@ def test_the_limits_are_those_of_the_code() -> None:
         "what a packed corpus file unpacks to": f"{MAX_UNPACKED_RATIO} times its size, or "
         f"{UNPACKED_AT_LEAST // MIB} MiB where that is more",
     }
+
+
+def test_the_limits_of_the_server_are_those_of_the_code() -> None:
+    section = PAGE.read_text("utf-8").split("## What `metaseq serve` promises")[1]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", section, re.MULTILINE))
+    head, body = rows["a request's head"], rows["a body"]
+    assert head.startswith(f"whole in {connections.HEAD_SECONDS:g} seconds,")
+    most, seconds = bodies.MAX_BODY_BYTES // MIB, bodies.READ_SECONDS
+    assert body == f"at most {most} MiB, whole in {seconds:g} seconds"
+    assert f" {connections.WRITE_SECONDS:g} seconds " in rows["an answer"]
+    assert rows["connections"].startswith(f"at most {connections.MAX_CONNECTIONS:,},")
+    assert "default-src 'self'" in POLICY
+    assert "frame-ancestors 'none'" in POLICY
 
 
 def test_a_shard_that_is_a_link_is_read_and_a_name_elsewhere_is_not(tmp_path: Path) -> None:

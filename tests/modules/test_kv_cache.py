@@ -128,6 +128,16 @@ def test_spare_slots_make_way_for_rows_of_another_room() -> None:
     assert elements(cache) == cache.num_tokens * 2 * LAYERS * HEADS * HEAD_DIM
 
 
+def test_rows_that_join_together_keep_their_slots_where_each_room_needs_the_last_ones() -> None:
+    cache = KVCache(LAYERS, LONGEST, max_tokens=4 * 64 + 2 * 128)
+    cache.admit([10, 10, 10])
+    fill(cache, [0, 1, 2], 4, [0, 1, 2])
+    assert cache.admit([10, 100, 100]) == [0, 1, 2, 3, 4, 5]
+    fill(cache, [3, 4, 5], 4, [3, 4, 5])
+    assert held(cache) == [0, 1, 2, 3, 4, 5]
+    assert [bucket.num_slots for bucket in cache.buckets] == [4, 2]
+
+
 @given(seed=st.integers(0, 10**6), max_tokens=st.sampled_from([1000, 2048, 5000]))
 @settings(deadline=None, max_examples=40)
 def test_no_more_is_held_than_is_said_while_rows_cost_no_more(seed: int, max_tokens: int) -> None:
@@ -136,15 +146,20 @@ def test_no_more_is_held_than_is_said_while_rows_cost_no_more(seed: int, max_tok
     cache = KVCache(LAYERS, LONGEST, max_tokens)
     numbers: list[int] = []
     rooms: dict[int, int] = {}
-    for number in range(60):
-        count = chance.randint(1, LONGEST)
-        room = room_for(count, LONGEST)
-        if sum(rooms[n] for n in numbers) + room <= max_tokens:
-            numbers.append(number)
-            rooms[number] = room
-            order = cache.admit([count])
+    for _ in range(40):
+        counts: dict[int, int] = {}  # of those that join together
+        for _ in range(chance.randint(1, 3)):
+            count = chance.randint(1, LONGEST)
+            room = room_for(count, LONGEST)
+            if sum(rooms[n] for n in [*numbers, *counts]) + room <= max_tokens:
+                rooms[len(rooms)] = room
+                counts[len(rooms) - 1] = count
+        if counts:
+            numbers += counts
+            order = cache.admit([*counts.values()])
             numbers = [numbers[row] for row in order]
-            fill(cache, [numbers.index(number)], chance.randint(1, count), [number])
+            for number, count in counts.items():
+                fill(cache, [numbers.index(number)], chance.randint(1, count), [number])
         if chance.random() < 0.5:
             kept = [row for row in range(len(numbers)) if chance.random() < 0.7]
             numbers = [numbers[row] for row in cache.keep(kept)]

@@ -91,6 +91,14 @@ def command(*options: Any) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def address(process: subprocess.Popen[str]) -> str:
+    """Where a server that has just been started will answer."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("loading "), line + process.communicate()[1]
+    return line.split(": ")[1].split("health")[0]
+
+
 def status_of(url: str) -> Optional[int]:
     """What ``/health`` answers; None where nobody does."""
     try:

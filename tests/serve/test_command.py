@@ -16,7 +16,7 @@ from metaseq_plugin.serve import command as serve_command
 from metaseq_plugin.serve.loading import Source, report
 from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.running import is_exposed, listen, url_of
-from tests.serve.live import command, status_of, wait_for, write_model
+from tests.serve.live import address, command, status_of, wait_for, write_model
 from tests.serve.tiny import greedy
 
 # fmt: off
@@ -24,6 +24,8 @@ WRONG: dict[str, tuple[list[Any], str]] = {
     "no path": ([], "`--path` must name the model, but is missing"),
     "port": (["--path", "x", "--port", "70000"], "`--port` must be from 0 to 65535, but is 70000"),
     "host": (["--path", "x", "--host", "203.0.113.7"], "`--host` must be an address of this machine, but is 203.0.113.7"),
+    "no host": (["--path", "x", "--host", "lab..org"], "`--host` must be an address of this machine, but is lab..org"),
+    "parts": (["--path", "x", "--model-parallel-size", "0"], "`--model-parallel-size` must be at least 1, but is 0"),
     "batch": (["--path", "x", "--max-batch-tokens", "0"], "`--max-batch-tokens` must be at least 1"),
     "waiting": (["--path", "x", "--max-waiting", "0"], "`--max-waiting` must be at least 1"),
     "timeout": (["--path", "x", "--timeout", "nan"], "`--timeout` must be above 0 seconds, but is nan"),
@@ -90,14 +92,6 @@ def model(opt: OPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(opt, tmp_path_factory.mktemp("model") / "tiny")
 
 
-def address(process: subprocess.Popen[str]) -> str:
-    """Where a server that has just been started will answer."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("loading "), line + process.communicate()[1]
-    return line.split(": ")[1].split("health")[0]
-
-
 @pytest.fixture
 def server(model: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     with command("--path", model, "--port", 0, "--drain-timeout", 20) as process:
@@ -113,7 +107,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_it_loads_answers_and_stops(model: Path, opt: OPT) -> None:
-    with command("--path", model, "--port", 0) as process:
+    with command(model, "--port", 0) as process:
         url = address(process)
         assert wait_for(lambda: status_of(url)) == 503
         wait_for(lambda: status_of(url) == 200)
@@ -122,6 +116,8 @@ def test_it_loads_answers_and_stops(model: Path, opt: OPT) -> None:
         )
         assert answer.json()["choices"][0]["text"] == greedy(opt, "the cat", 6).text
         assert answer.json()["model"] == "tiny"
+        page = httpx2.get(f"{url}v1/models", headers={"Host": "pages.example"})
+        assert page.status_code == 421
         process.send_signal(signal.SIGTERM)
         status, out, err = ended(process)
     assert (status, err) == (0, "")

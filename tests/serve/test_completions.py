@@ -1,13 +1,18 @@
 """``POST /v1/completions``: what comes back is what the hub writes, in OpenAI's form."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from metaseq_plugin.generation.engine import Engine
 from metaseq_plugin.hub import OPT
-from tests.serve.tiny import NAME, ask, greedy, texts
+from metaseq_plugin.serve.app import build_app
+from metaseq_plugin.serve.loading import make_batch
+from metaseq_plugin.serve.options import Options
+from tests.serve.tiny import NAME, ask, greedy, texts, tiny_opt
 
 
 def test_text_is_the_hubs(client: TestClient, opt: OPT) -> None:
@@ -141,3 +146,22 @@ def test_a_stream_joined_is_the_answer(client: TestClient, fields: dict[str, Any
 def test_usage_is_told_only_where_asked_for(client: TestClient) -> None:
     events = streamed(client, prompt="the", max_tokens=3, seed=1)
     assert all(event["usage"] is None and event["choices"] for event in events)
+
+
+def test_a_factual_nucleus_is_the_hubs(tmp_path: Path) -> None:
+    """Also behind tokens that are more than a full stop or a question mark, and end with one."""
+    opt = tiny_opt(tmp_path, ["Why?? Oh...\n"] * 8)
+    assert {opt.decode([token]) for token in opt.sentence_ends} >= {".", "?", "...", "??"}
+    fields: dict[str, Any] = dict(
+        top_p_decay=0.7, top_p=0.99, top_p_floor=0.01, seed=3, min_tokens=20
+    )
+    bias = {token: 4.0 for token in opt.sentence_ends if len(opt.decode([token])) > 1}
+    engine = Engine(make_batch(opt, 4096), 4096, 16)
+    with TestClient(build_app(opt, engine, Options(name=NAME))) as client:
+        answer = ask(client, prompt="Why", max_tokens=20, logit_bias=bias, **fields)
+    engine.close(drains=False)
+    names = {"min_tokens": "min_new_tokens"}
+    options: Any = {names.get(name, name): value for name, value in fields.items()}
+    expected = opt.generate(["Why"], 20, logit_bias=bias, **options)[0][0]
+    assert set(expected.tokens) & set(bias)
+    assert texts(answer) == [expected.text]

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from metaseq_plugin.cli import main
 from metaseq_plugin.hub import OPT
-from metaseq_plugin.serve.openapi import field_table
+from scripts.api_page import PAGE, field_table, page
 from tests.serve.tiny import NAME, POSITIONS, ask
 
 STATUSES = (400, 401, 404, 408, 413, 429, 500, 503, 504)
@@ -71,14 +71,31 @@ def test_the_document_says_what_is_true(app: FastAPI) -> None:
     assert document["security"] == [{}, {"key": []}]
 
 
-def test_the_table_names_each_field(app: FastAPI) -> None:
-    table = field_table(app.openapi(), "CompletionRequest").splitlines()
+def test_the_page_of_the_api_is_what_the_application_says(app: FastAPI) -> None:
+    assert PAGE.read_text("utf-8") == page(app.openapi()), "run: python scripts/api_page.py"
+
+
+def test_the_table_names_each_field_with_its_type_and_default(app: FastAPI) -> None:
+    table = field_table(app.openapi(), "CompletionRequest", has_defaults=True).splitlines()
     fields = app.openapi()["components"]["schemas"]["CompletionRequest"]["properties"]
-    assert len(table) == 2 + len(fields)
-    assert (
-        "| `temperature` | number from 0 to 100 | `1.0` | logits are divided by it; 0 takes the likeliest |"
-        in table
-    )
+    assert [line.split("`")[1] for line in table[2:]] == list(fields)
+    for row in (
+        "| `temperature` | number from 0 to 100 | `1.0` | logits are divided by it; 0 takes the likeliest |",
+        '| `stream_options` | `StreamOptions` | `{"include_usage": false}` | for `stream` |',
+        "| `stop` | string or list of string | `[]` | texts before which a choice ends |",
+        "| `suffix` | null | `null` | not offered: OPT only reads from left to right |",
+    ):
+        assert row in table
+    answer = field_table(app.openapi(), "Choice", has_defaults=False).splitlines()
+    assert answer[:2] == ["| field | type | meaning |", "| --- | --- | --- |"]
+    assert answer[-1].startswith('| `finish_reason` | `"stop"` or `"length"` | ')
+
+
+def test_each_field_of_a_request_has_its_meaning(app: FastAPI) -> None:
+    schemas = app.openapi()["components"]["schemas"]
+    for name in ("CompletionRequest", "StreamOptions", "MetaseqRequest"):
+        for field, described in schemas[name]["properties"].items():
+            assert described.get("description"), f"{name}.{field}"
 
 
 def test_openapi_is_printed_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:

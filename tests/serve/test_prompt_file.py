@@ -187,7 +187,7 @@ BAD_LINES: dict[str, tuple[Optional[bytes], str]] = {
     "surrogate": (b'{"prompt": "\\udc80"}\n', "line 1: .* without lone surrogates"),
     "all of them": (b'{"prompt": "a", "top_k": -1}\n{"prompt": "a"}\nx\n', r"line 1: `top_k` .*\n.* line 3: A line must"),
     "prompts too long": (json.dumps({"prompt": [5] * 41}).encode() + b'\n{"prompt": "a"}\n' + json.dumps({"prompt": "a " * 99}).encode(),
-        r"line 1: A prompt must have at most 40 tokens.*\n.* line 3: A prompt must have at most 40 tokens"),
+        r"line 1: A prompt must have at most 40 tokens.*, but it has .*\n.* line 3: A prompt must have at most 40 tokens"),
     "very many": (b"x\n" * 30, "line 20: .*\nThere are 10 more such mistakes"),
 }  # fmt: skip
 

@@ -1,11 +1,15 @@
 """Whatever a client does wrong is answered in OpenAI's form, with the rule and what to set; never with 500."""
 
+import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterator
 
 import anyio
 import pytest
+from fastapi.exceptions import RequestValidationError
 from starlette.testclient import TestClient
 
 from metaseq_plugin.compat.errors import UserError
@@ -13,6 +17,7 @@ from metaseq_plugin.generation.engine import Engine, Overloaded
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve.app import build, build_app
 from metaseq_plugin.serve.bodies import MAX_BODY_BYTES, BodyLimit
+from metaseq_plugin.serve.choices import ChoiceText
 from metaseq_plugin.serve.keys import Keys, read_keys
 from metaseq_plugin.serve.loading import make_batch
 from metaseq_plugin.serve.metaseq_routes import PATHS
@@ -99,6 +104,84 @@ def test_a_body_that_is_no_request(client: TestClient, body: bytes, path: str) -
     refused(client.post(path, content=body, headers=headers), 400)
 
 
+# fmt: off
+MANY: dict[str, dict[str, Any]] = {
+    "fractions": {"prompt": [0.5] * 100_000},
+    "texts and ids": {"prompt": ["a", *[5] * 100_000]},
+    "lists of nothing": {"prompt": [[None]] * 100_000},
+    "lists of fractions": {"prompt": [[5], [5.5] * 100_000]},
+    "stops": {"stop": [5] * 100_000},
+    "biases": {"logit_bias": {f"x{i}": 1 for i in range(100_000)}},
+    "unknown fields": {f"temperatur{i}": 1 for i in range(100_000)},
+    "unknown options": {"stream_options": {f"x{i}": 1 for i in range(100_000)}},
+}
+# fmt: on
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/completions"])
+@pytest.mark.parametrize("name", MANY)
+def test_many_faults_are_not_all_described(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    fields = MANY[name]
+    described: list[Any] = []
+    errors = RequestValidationError.errors
+
+    def noted(error: RequestValidationError) -> Any:
+        described.extend(errors(error))
+        return errors(error)
+
+    monkeypatch.setattr(RequestValidationError, "errors", noted)
+    answer = client.post(path, json={"prompt": "a", "max_tokens": 1, **fields})
+    if path == "/completions" and ("logit_bias" in fields or "stream_options" in fields):
+        assert answer.status_code == 200  # what is unknown is passed over there
+    else:
+        refused(answer, 400)
+        assert len(described) in range(1, 10)
+        assert len(answer.content) < 1000
+
+
+def test_others_are_answered_while_a_text_becomes_tokens(
+    client: TestClient, opt: OPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_encoding, is_answered = threading.Event(), threading.Event()
+    encode = opt.encode
+
+    def slowly(text: str) -> list[int]:
+        is_encoding.set()
+        assert is_answered.wait(60)
+        return encode(text)
+
+    monkeypatch.setattr(opt, "encode", slowly)
+    for path in ("/v1/completions", "/completions"):
+        is_encoding.clear()
+        is_answered.clear()
+        fields = {"prompt": "a", "max_tokens": 1}
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(client.post, path, json=fields)
+            assert is_encoding.wait(60)
+            assert client.get("/health").status_code == 200
+            is_answered.set()
+            assert asked.result().status_code == 200
+
+
+def test_others_are_answered_between_the_samples_of_a_prompt(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+    begin = ChoiceText.begin
+
+    def noted(text: ChoiceText, *prompt: Any) -> Any:
+        turns.append("sample")
+        asyncio.get_running_loop().call_soon(turns.append, "other")
+        return begin(text, *prompt)
+
+    monkeypatch.setattr(ChoiceText, "begin", noted)
+    fields = {"prompt": "a", "n": 3, "max_tokens": 1, "echo": True}
+    assert client.post("/v1/completions", json=fields).status_code == 200
+    assert turns == ["sample", "other"] * 3
+
+
 def test_a_body_without_its_type(client: TestClient) -> None:
     error = refused(client.post("/v1/completions", content=b'{"prompt": "a"}'), 400)
     assert "`Content-Type: application/json`" in error["message"]
@@ -126,6 +209,18 @@ def test_another_model(client: TestClient) -> None:
 def test_too_many_prompts(client: TestClient) -> None:
     error = refused(client.post("/v1/completions", json={"prompt": ["a"] * 17}), 400)
     assert "at most 16 prompts (`--max-waiting`), but holds 17" in error["message"]
+
+
+def test_an_answer_of_too_many_logprobs(client: TestClient) -> None:
+    # 16 prompts of 2 tokens, 36 samples, 90 new tokens each: 16 · 36 · 92 = 52,992, 21 for each
+    fields = {"prompt": ["a"] * 16, "n": 36, "max_tokens": 90, "logprobs": 20, "echo": True}
+    for more in ({}, {"temperature": 0}):
+        error = refused(client.post("/v1/completions", json={**fields, **more}), 400)
+        assert (
+            "within 1,048,576 log-probabilities, but 21 for each of 52,992 tokens"
+            in error["message"]
+        )
+        assert error["param"] == "logprobs"
 
 
 def test_context_length_has_openais_code(client: TestClient) -> None:
@@ -228,6 +323,29 @@ def test_a_fault_of_ours_is_500_without_details(
     monkeypatch.setattr("metaseq_plugin.serve.completions.plan", lambda *_: 1 / 0)
     error = refused(client.post("/v1/completions", json={"prompt": "a"}), 500)
     assert "division" not in error["message"]
+    counted = 'metaseq_requests_total{route="/v1/completions",status="500"} 1.0'
+    assert counted in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("LOCALHOST:6010", 200), ("lab.localhost.", 200), ("127.0.0.1:6010", 200),
+     ("[::1]:6010", 200), ("lab-7:6010", 200), ("pages.example", 421), ("127.0.0.1.pages.example:6010", 421),
+     ("localhost.pages.example", 421), ("lab-7.pages.example", 421), ("[::1", 421), ("a b", 421)],
+)  # fmt: skip
+def test_a_server_for_this_machine_is_not_for_web_pages(
+    opt: OPT, engine: Engine, host: str, status: int
+) -> None:
+    service = Service(Options(name=NAME))
+    service.open(opt, engine)
+    with TestClient(build(service, only_at="Lab-7")) as client:
+        for path in ("/health", "/", "/v1/models"):
+            answer = client.get(path, headers={"Host": host})
+            assert answer.status_code == status
+            if status == 421:
+                error = refused(answer, 421)
+                assert error["code"] == "wrong_host"
+                assert f"but is {host}." in error["message"]
 
 
 @pytest.fixture
@@ -277,6 +395,13 @@ def test_a_file_of_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     path.chmod(0o644)
     read_keys(path)
     assert "others may read the keys" in caplog.text
+    path.write_text("\ufeff first\n  # indented\n")
+    assert read_keys(path) == ["first"]
+    for key in ("two words", "clé", "tab\tin"):
+        path.write_text(f"first\n{key}\n")
+        with pytest.raises(UserError, match=r"without spaces.*but line 2 of") as refusal:
+            read_keys(path)
+        assert key not in str(refusal.value)
     path.write_text("# none\n")
     with pytest.raises(UserError, match="`--api-key-file` must hold a key"):
         read_keys(path)

@@ -17,9 +17,9 @@ SIZES: dict[str, Any] = {**TINY, "decoder_max_positions": POSITIONS}
 TEXTS = ["the cat sat on the mat\n", "a dog ate the cat's dinner. Why?\n", "naïve café ☕\n"] * 8
 
 
-def tiny_opt(folder: Path) -> OPT:
+def tiny_opt(folder: Path, texts: Sequence[str] = TEXTS) -> OPT:
     """A model whose text is noise, the same each time at temperature 0."""
-    train_byte_level_bpe(TEXTS, 300, folder)
+    train_byte_level_bpe(texts, 300, folder)
     tokenizer = from_folder(folder)
     model = OPTLanguageModel(decoder(len(tokenizer), std=0.2, **SIZES))
     return OPT(model, tokenizer.dictionary, tokenizer)

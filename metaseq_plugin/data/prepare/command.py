@@ -1,4 +1,4 @@
-"""Turn text or JSONL into a data folder that `fairseq-train` reads.
+"""Turn text or JSONL into a data folder for `fairseq-train`.
 
     metaseq prepare corpus.jsonl --destdir data
     metaseq prepare books/ notes.txt --destdir data --vocab-size 16384 --valid-fraction 0.05
