@@ -110,10 +110,10 @@ def build_model(
         owner, _, own_name = name.rpartition(".")
         module = model.get_submodule(owner)
         setattr(module, own_name, nn.Parameter(placed, requires_grad=False))
-        if own_name == "weight":
-            store_for_decoding_(module)
+        # Those around it that are complete now: what that takes in between, the next ones are read into.
+        store_for_decoding_(model.get_submodule(owner.rpartition(".")[0]))
         kept = module.get_parameter(own_name)
-        if placed is tensor and not kept.is_mkldnn:
+        if placed is tensor and not (kept.is_mkldnn or kept.is_meta):
             kept.data = tensor.clone()  # in memory of its own, whatever becomes of the file
         release(tensor)
     return model.requires_grad_(False)

@@ -42,14 +42,14 @@ class JointLinear(nn.Module):
 
     @torch.no_grad()
     def join_(self) -> None:
-        """Make one of the layers' weights, if all are packed."""
-        weights = self._parameters_together("weight")
-        if not all(weight.is_mkldnn for weight in weights):
+        """Make one of the layers' weights, if all are packed and all biases have their values."""
+        weights, biases = self._parameters_together("weight"), self._parameters_together("bias")
+        if not all(w.is_mkldnn for w in weights) or any(b.is_meta for b in biases):
             return
         rows = torch.cat([weight.to_dense() for weight in weights])
         self._set_weights([torch.empty_like(w.to_dense(), device="meta") for w in weights])
         self.joint_sizes = [weight.size(0) for weight in weights]
-        self.joint = pack(rows), torch.cat(self._parameters_together("bias"))
+        self.joint = pack(rows), torch.cat(biases)
         self.register_state_dict_post_hook(_tell_own_weights)
 
     def part_(self) -> None:

@@ -28,6 +28,25 @@ AVX-512), torch 2.13, where summing as many bytes took 14 to 15:
     packed               19.0   18.3   21.6
     packed, q, k, v one  17.2   17.4   20.7
     bf16, (O, I)         15.1   16.8   19.2
+
+As they are shipped, blocks for 16 rows, on one of these cores beside other work (least CPU time of a matrix, added up),
+the 12 layers and the embedding by themselves, ms:
+
+    rows                                   1      4      8     16
+    layers, packed                       28.7   28.8   34.5   42.5
+    layers, packed, q, k, v one          28.6   28.3   34.0   42.0
+    layers, bf16, packed                 13.8   13.9   16.8   21.1
+    layers, bf16, packed, q, k, v one    12.7   11.2   14.1   18.6
+    layers, int8 (torch's kernel)        11.6   15.2   23.6   40.8
+    embedding, F.linear                  11.5   23.7   27.2   34.5
+    embedding, (O, I)                     9.3   13.8   16.5   22.3
+    embedding, packed                    11.5    9.5   12.3   16.3
+    embedding, bf16, F.linear or (O, I)   8.6    9.4   10.6   13.7
+    embedding, bf16, packed               5.7    5.6    6.9    9.0
+    embedding, int8                       5.6    7.5   14.9   29.8
+
+So int8, which gains little on packed bf16 at one row and is slower at more, is not offered. A packed embedding would be a
+second copy, since of blocks no row is to be had.
 """
 
 from typing import Any, Optional
