@@ -6,6 +6,7 @@ are skipped with the reason when it is absent.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ import torch
 
 # Tests fork children (tests/fairseq_runs.py), and a fork must not inherit a pool of OpenMP threads.
 torch.set_num_threads(1)
+# A shell starts what runs in its background deaf to Ctrl-C, and whoever that starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -313,8 +313,6 @@ def test_an_interrupted_run_leaves_no_result_and_no_processes(kind: int, tmp_pat
         command,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        # A shell starts what it runs in the background deaf to Ctrl-C, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list(tmp_path.glob("clean.*.partial/a.jsonl")):
         assert process.poll() is None
