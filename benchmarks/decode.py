@@ -18,7 +18,6 @@ machine then falls on both.
 import argparse
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -29,6 +28,8 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 import torch
+
+from benchmarks.turns import resident_bytes
 
 # (layers, model dim, heads)
 SHAPES = {"125m": (12, 768, 12), "1.3b": (24, 2048, 32), "6.7b": (32, 4096, 32), "tiny": (2, 64, 2)}
@@ -112,7 +113,7 @@ def tell_peak(name: str, folder: str, args: argparse.Namespace, pipe: Connection
     if args.device == "cuda":
         pipe.send(torch.cuda.max_memory_allocated())
     else:
-        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        pipe.send(resident_bytes("VmHWM"))  # getrusage's peak begins at the parent's
 
 
 def peak_bytes(name: str, folder: str, args: argparse.Namespace) -> int:
