@@ -126,7 +126,10 @@ def test_in_a_save(data: Path, tmp_path: Path) -> None:
     assert updates_of(tmp_path) == 4
 
 
-@pytest.mark.parametrize("layout", ["ddp", "fsdp", "tp"])
+@pytest.mark.parametrize(
+    "layout",
+    ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp", "tp"))],
+)
 def test_ranks_stop_behind_the_same_update(data: Path, tmp_path: Path, layout: str) -> None:
     """Whichever of them is told, and whatever they hold of the model."""
     options = ("--max-update", 5, "--disable-validation", *LAYOUTS[layout])

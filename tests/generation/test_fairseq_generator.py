@@ -62,6 +62,7 @@ def test_interactive_prints_prompt_and_continuation_with_their_scores(run: Run) 
         assert float(rank) == pytest.approx(sum(new) / len(new), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_interactive_gives_the_same_in_batches(run: Run) -> None:
     typed = "w1 w2\nw3\nw9 w8 w7 w6\n"
     for options in (("--beam", 3, "--nbest", 2), ("--sampling", "--beam", 2, "--nbest", 2)):
@@ -73,6 +74,7 @@ def test_interactive_gives_the_same_in_batches(run: Run) -> None:
         assert len(texts) == 6
 
 
+@pytest.mark.slow
 def test_seed(run: Run) -> None:
     def sampled(*options: Any) -> list[str]:
         common = ("--sampling", "--beam", 1, "--max-len-b", 12)

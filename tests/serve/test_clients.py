@@ -110,6 +110,7 @@ def test_errors_are_those_of_the_package(world: World) -> None:
         world.client().chat.completions.create(model=NAME, messages=[])
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_a_rate_limit_and_a_retry_helps(world: World) -> None:
     fields: dict[str, Any] = dict(
         model=NAME, prompt="a", max_tokens=90, extra_body={"min_tokens": 90}
