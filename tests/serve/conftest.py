@@ -6,11 +6,13 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from metaseq_plugin.generation.batch import Batch
 from metaseq_plugin.generation.engine import Engine
 from metaseq_plugin.hub import OPT
-from metaseq_plugin.serve.app import build_app
+from metaseq_plugin.serve.app import build
 from metaseq_plugin.serve.loading import make_batch
 from metaseq_plugin.serve.options import Options
+from metaseq_plugin.serve.service import Service
 from tests.serve.tiny import NAME, tiny_opt
 
 
@@ -20,15 +22,28 @@ def opt(tmp_path_factory: pytest.TempPathFactory) -> OPT:
 
 
 @pytest.fixture(scope="module")
-def engine(opt: OPT) -> Iterator[Engine]:
-    started = Engine(make_batch(opt, 4096), 4096, 16)
+def batch(opt: OPT) -> Batch:
+    """What the engine steps; modules that need another one define theirs."""
+    return make_batch(opt, 4096)
+
+
+@pytest.fixture(scope="module")
+def engine(batch: Batch) -> Iterator[Engine]:
+    started = Engine(batch, 4096, 16)
     yield started
     started.close(drains=False)
 
 
 @pytest.fixture(scope="module")
-def app(opt: OPT, engine: Engine) -> FastAPI:
-    return build_app(opt, engine, Options(name=NAME))
+def service(opt: OPT, engine: Engine) -> Service:
+    made = Service(Options(name=NAME))
+    made.open(opt, engine)
+    return made
+
+
+@pytest.fixture(scope="module")
+def app(service: Service) -> FastAPI:
+    return build(service)
 
 
 @pytest.fixture(scope="module")

@@ -12,26 +12,15 @@ from metaseq_plugin.generation.engine import Engine
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.serve import connections
 from metaseq_plugin.serve.app import build
-from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.service import Service
-from tests.serve.live import running, slow_batch, status_of, wait_for
-from tests.serve.tiny import NAME
+from tests.serve.live import SlowBatch, running, slow_batch, status_of, wait_for
 
 LONG = {"prompt": "a", "max_tokens": 90, "min_tokens": 90}
 
 
 @pytest.fixture(scope="module")
-def engine(opt: OPT) -> Iterator[Engine]:
-    started = Engine(slow_batch(opt), 4096, 16)
-    yield started
-    started.close(drains=False)
-
-
-@pytest.fixture(scope="module")
-def service(opt: OPT, engine: Engine) -> Service:
-    made = Service(Options(name=NAME))
-    made.open(opt, engine)
-    return made
+def batch(opt: OPT) -> SlowBatch:
+    return slow_batch(opt)
 
 
 @pytest.fixture(scope="module")

@@ -51,25 +51,6 @@ def batch(opt: OPT) -> FaultyBatch:
 
 
 @pytest.fixture(scope="module")
-def engine(batch: FaultyBatch) -> Iterator[Engine]:
-    started = Engine(batch, 4096, 16)
-    yield started
-    started.close(drains=False)
-
-
-@pytest.fixture(scope="module")
-def service(opt: OPT, engine: Engine) -> Service:
-    made = Service(Options(name=NAME))
-    made.open(opt, engine)
-    return made
-
-
-@pytest.fixture(scope="module")
-def app(service: Service) -> FastAPI:
-    return build(service)
-
-
-@pytest.fixture(scope="module")
 def url(app: FastAPI, service: Service) -> Iterator[str]:
     with running(app, service) as started:
         yield started
