@@ -72,6 +72,7 @@ SEAMS = (
     Seam("fairseq", "before", "mutable_defaults", "give_hashes"),
     Seam("hydra.core.plugins", "after", "hydra_plugins", "provide_find_module"),
     Seam("fairseq.dataclass.utils", "after", "hydra_plugins", "provide_find_module"),
+    Seam("fairseq", "before", "huge_pages", "ask"),
     Seam("fairseq", "before", "quiet_warnings", "silence"),
     Seam("fairscale", "before", "quiet_warnings", "silence"),
     Seam("fairseq.data.data_utils", "after", "numpy_names", "provide_lost_names"),
