@@ -19,7 +19,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence, Union
+from typing import Any, Mapping, NoReturn, Optional, Sequence, Union
 
 from metaseq_plugin.compat.errors import EXIT_LOST_RANK, EXIT_USER_ERROR, LostRank, UserError
 
@@ -120,11 +120,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return EXIT_USER_ERROR
     except LostRank as error:
         say_error(args.full_name, error)
-        return EXIT_LOST_RANK
+        leave_at_once(EXIT_LOST_RANK)
     except KeyboardInterrupt:  # the subcommands leave nothing half-written
         print(f"{args.full_name}: interrupted", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
     return 0
+
+
+def leave_at_once(status: int) -> NoReturn:
+    """End without taking anything down: what is left of a group whose rank is gone may abort the process instead."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def say_error(command: str, error: Exception) -> None:

@@ -152,13 +152,16 @@ class DecodingRanks:
 
 def close_all(leader: Optional[Leader], started: Optional[StartedRanks]) -> None:
     """Let the ranks go that follow ``leader``, and end those that were started."""
-    try:
-        if leader is not None:
-            leader.close()
-    except RuntimeError as error:  # a rank is gone already
-        logger.debug("while closing: %s", error)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if (
+        started is None or started.lost is None
+    ):  # else nobody follows, and their group cannot be left in order
+        try:
+            if leader is not None:
+                leader.close()
+        except RuntimeError as error:  # a rank is gone already
+            logger.debug("while closing: %s", error)
+        if dist.is_initialized():
+            dist.destroy_process_group()
     if started is not None:
         started.close()
 

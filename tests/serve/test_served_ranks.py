@@ -92,7 +92,7 @@ def test_a_rank_that_dies_ends_the_server_with_the_reason(
     _, err = process.communicate(timeout=60)
     asking.join()
     assert time.monotonic() - begun < 10
-    assert process.returncode == 1
+    assert process.returncode == 1, err
     sentence = "All 2 ranks that hold the model must run, but rank 1 ended by SIGKILL."
     assert err.splitlines()[-1].startswith(f"metaseq serve: error: {sentence}")
     assert "Traceback" not in err
@@ -107,7 +107,7 @@ def test_a_rank_that_dies_while_nothing_is_asked_ends_it_too(
     for other in started_by(process.pid):
         os.kill(other, signal.SIGKILL)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 1, err
     assert err.count("rank 1 ended by SIGKILL") == 1
     assert "Traceback" not in err
 
