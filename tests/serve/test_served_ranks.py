@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from metaseq_plugin.hub import OPT
-from tests.serve.live import address, command, status_of, wait_for, write_model
+from tests.serve.live import SECONDS, address, command, status_of, wait_for, write_model
 from tests.serve.tiny import greedy
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def test_two_ranks_answer_as_one_and_are_let_go(
     process.send_signal(signal.SIGTERM)
     asking.join()
     assert answers[0].json()["usage"]["completion_tokens"] == 200 * 90
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, err) == (0, "")
     assert ", float32 on each of 2 ranks" in out
     wait_for(lambda: not is_running(others[0]), 10)
@@ -89,7 +89,7 @@ def test_a_rank_that_dies_ends_the_server_with_the_reason(
     for other in started_by(process.pid):
         os.kill(other, signal.SIGKILL)
     begun = time.monotonic()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=SECONDS)
     asking.join()
     assert time.monotonic() - begun < 10
     assert process.returncode == 1, err
@@ -106,7 +106,7 @@ def test_a_rank_that_dies_while_nothing_is_asked_ends_it_too(
     process, _ = server
     for other in started_by(process.pid):
         os.kill(other, signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 1, err
     assert err.count("rank 1 ended by SIGKILL") == 1
     assert "Traceback" not in err
@@ -117,14 +117,14 @@ def test_it_may_be_stopped_while_it_loads(model: Path) -> None:
         address(process)
         others = wait_for(lambda: started_by(process.pid))
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=SECONDS)
         assert process.returncode == 0
         wait_for(lambda: not any(map(is_running, others)), 20)
 
 
 def test_a_model_that_cannot_be_cut_so_ends_it(model: Path) -> None:
     with command("--path", model, "--port", 0, "--model-parallel-size", 3) as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
     assert "error: `--model-parallel-size` must divide the model's attention heads" in err
     assert "Traceback" not in err
