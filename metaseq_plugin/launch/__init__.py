@@ -1,1 +1,1 @@
-"""What comes before a run: layouts for the sizes, and what they cost."""
+"""What comes before a run and keeps it alive: recipes, sweeps, plans, jobs; and ranks for who only decodes."""

@@ -1,0 +1,1 @@
+"""Run folders: what explains a run, and how all runs of a folder stand."""

@@ -1,0 +1,1 @@
+"""Jobs: ranks started through submitit, watched, stopped in time and started again."""
