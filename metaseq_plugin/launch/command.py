@@ -22,7 +22,7 @@ from metaseq_plugin.launch.fairseq_options import read_words
 from metaseq_plugin.launch.folders.explain import write_folder
 from metaseq_plugin.launch.folders.reading import is_run, read_launch
 from metaseq_plugin.launch.folders.status import state_of
-from metaseq_plugin.launch.jobs.submitting import sbatch_script, submit, uses_slurm
+from metaseq_plugin.launch.jobs.submit import SLURM, executor_of, sbatch_script, submit
 from metaseq_plugin.launch.recipe import components, folded, recipe, summary
 from metaseq_plugin.launch.resource_options import (
     add_resource_options,
@@ -135,7 +135,7 @@ def show(launch: Launch) -> None:
     """Print the exact command and, for SLURM, the script."""
     say(f"# {summary(launch)}")
     say(folded([PROGRAM, *map(shlex.quote, launch.spec.words())]))
-    if uses_slurm(launch.resources):
+    if executor_of(launch) == SLURM:
         say(f"\n# sbatch {launch.spec.save_dir}/launch/job.sbatch")
         say(sbatch_script(launch).rstrip())
     else:
@@ -145,7 +145,7 @@ def show(launch: Launch) -> None:
 def start(launch: Launch, snapshot_code: bool) -> None:
     """Write what explains the run, submit it, and say how to look after it."""
     check_slurm(launch.resources)
-    script = sbatch_script(launch) if uses_slurm(launch.resources) else ""
+    script = sbatch_script(launch) if executor_of(launch) == SLURM else ""
     write_folder(launch, script, snapshot_code)
     (job,) = submit([launch])
     folder = shlex.quote(str(launch.spec.save_dir))
