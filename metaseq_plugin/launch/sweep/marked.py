@@ -40,7 +40,9 @@ class Marked:
     def refused(self, rule: str, remedy: str, shown: Optional[str] = None) -> UserError:
         """The error to raise: the value must ``rule``; ``remedy`` says what to write."""
         name = f"`{self.key}`" if self.key else "the file"
-        return UserError(f"{self.place}: {name} must {rule}, but is {shown or self.shown}. {remedy}")
+        return UserError(
+            f"{self.place}: {name} must {rule}, but is {shown or self.shown}. {remedy}"
+        )
 
     @property
     def shown(self) -> str:

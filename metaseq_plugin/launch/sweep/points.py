@@ -56,11 +56,11 @@ class Section:
     places: Sequence[str]
 
 
-def read_points(top: Mapping[str, Marked]) -> tuple[list[Point], dict[str, str]]:
+def read_points(top: Marked) -> tuple[list[Point], dict[str, str]]:
     """All combinations, in order, and the keys that vary with their places.
 
     Args:
-        top: of the file or of one stage, in its order; what is no section is passed over.
+        top: the file or one stage; what is no section is passed over.
 
     Raises:
         UserError: an empty or unequal section, a key in two sections, more than ``MAX_POINTS``.
@@ -68,7 +68,7 @@ def read_points(top: Mapping[str, Marked]) -> tuple[list[Point], dict[str, str]]
     sections: list[Section] = []
     keys: dict[str, str] = {}
     total = 1
-    for name, marked in top.items():
+    for name, marked in top.fields().items():
         if name not in SECTIONS:
             continue
         total *= number_of_rows(name, marked)
@@ -88,7 +88,7 @@ def read_points(top: Mapping[str, Marked]) -> tuple[list[Point], dict[str, str]]
     for chosen in itertools.product(*(zip(section.rows, section.places) for section in sections)):
         values = {key: value for row, _ in chosen for key, value in row.items()}
         ordered = {key: values[key] for key in keys if key in values}  # points of a list may differ
-        points.append(Point(ordered, chosen[-1][1] if chosen else ""))
+        points.append(Point(ordered, chosen[-1][1] if chosen else top.place))
     return points, keys
 
 
@@ -120,9 +120,7 @@ def required(marked: Marked, entries: Mapping[str, Marked], key: str, remedy: st
 
 
 def columns(marked: Marked) -> dict[str, list[Value]]:
-    return {
-        key: [item.plain() for item in entry.items()] for key, entry in filled(marked).items()
-    }
+    return {key: [item.plain() for item in entry.items()] for key, entry in filled(marked).items()}
 
 
 def places_of(entries: Mapping[str, Marked]) -> dict[str, str]:

@@ -62,14 +62,18 @@ def read_yaml(path: Path) -> Marked:
         line = f", line {mark.line + 1}" if mark else ""
         problem = error.problem or error.context
         remedy = "Indent with blanks." if "\\t" in str(problem) else "Mend that line."
-        raise UserError(f"{path}{line}: the file must be YAML, but has {problem}. {remedy}") from None
+        raise UserError(
+            f"{path}{line}: the file must be YAML, but has {problem}. {remedy}"
+        ) from None
     except yaml.YAMLError as error:  # characters that no YAML has
         problem = str(error).splitlines()[0]
         raise UserError(f"{path}: the file must be YAML, but has {problem}. Save it as UTF-8 text.") from None  # fmt: skip
     except RecursionError:
         raise too_much(str(path), f"be nested at most {MAX_DEPTH} times", "is deeper") from None
     if node is None:
-        raise UserError(f"{path}: the file must hold keys with values, but is empty. Write a sweep.")
+        raise UserError(
+            f"{path}: the file must hold keys with values, but is empty. Write a sweep."
+        )
     return Reader(path).marked(node)
 
 
@@ -125,7 +129,9 @@ class Reader:
                     entries = {**source, **entries}
                 continue
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != f"{TAG}str":
-                raise Marked("another", place, key).refused("have text as keys", "Write it in quotes.")
+                raise Marked("another", place, key).refused(
+                    "have text as keys", "Write it in quotes."
+                )
             name = key_node.value
             full = f"{key}.{name}" if key else name
             if name in own:
@@ -146,7 +152,9 @@ class Reader:
                 )
             self.count += 1
             if self.count > MAX_VALUES:
-                raise too_much(self.place(value), f"hold at most {MAX_VALUES:,} values", "holds more")
+                raise too_much(
+                    self.place(value), f"hold at most {MAX_VALUES:,} values", "holds more"
+                )
             yield self.mapping(source, key, depth + 1)
 
     def scalar(self, node: yaml.Node, place: str, key: str) -> Value:

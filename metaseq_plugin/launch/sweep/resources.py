@@ -20,7 +20,9 @@ LAUNCHERS = ("ranks", "torchrun")
 SBATCH = ("partition", "account", "constraint", "exclude", "qos", "mem", "reservation", "comment")
 MAX_MINUTES = 60 * 24 * 366
 TIME = r"(?:(?P<hours>\d{1,5}):(?=\d+:))?(?P<minutes>\d{1,6})(?::(?P<seconds>\d{1,2}))?"
-TIME_WITH_DAYS = r"(?P<days>\d{1,4})-(?P<hours>\d{1,2})(?::(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?)?"
+TIME_WITH_DAYS = (
+    r"(?P<days>\d{1,4})-(?P<hours>\d{1,2})(?::(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?)?"
+)
 # Options of sbatch that the launcher sets itself.
 OWN = {
     "nodes": "nodes", "time": "time", "gpus-per-node": "gpus_per_node", "cpus-per-task": "cpus_per_rank",

@@ -1,18 +1,14 @@
 """What a sweep file means: its stages, and in each the runs in order.
 
-    sweep = read_sweep(Path("sweep.yaml"))
-    sweep.launches()                 every run, as jobs and run folders need it
-    sweep.stages[1].runs[0].parents  the run folders that must be finished before it starts
-
-The steps: (1) the file is read, with places; (2) each stage gives its points (``points.py``) and a run for each
-(``stage.py``); (3) options are checked against fairseq's, once for all; (4) no two runs may have one folder.
+sweep = read_sweep(Path("sweep.yaml"))      reading.py
+sweep.launches()                 every run, as jobs and run folders need it
+sweep.stages[1].runs[0].parents  the run folders that must be finished before it starts
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Optional, Sequence
 
-from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.spec import Launch
 from metaseq_plugin.launch.sweep.points import Point
 
@@ -79,16 +75,3 @@ class Sweep:
     def launches(self) -> list[Launch]:
         """Every run, stage by stage."""
         return [run.launch for run in self.runs()]
-
-
-def check_folders(sweep: Sweep) -> None:
-    """Refuse two runs of one folder."""
-    seen: dict[Path, Run] = {}
-    for run in sweep.runs():
-        other = seen.setdefault(run.save_dir, run)
-        if other is not run:
-            raise UserError(
-                f"{run.point.place}: every run must have a name of its own, but {run.name} is that of two: "
-                f"{other.point.shown} ({other.point.place}), and {run.point.shown} ({run.point.place}). "
-                "Write values that differ in letters and digits."
-            )
