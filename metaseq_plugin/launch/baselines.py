@@ -100,14 +100,22 @@ class Baseline:
     @property
     def warmup_tokens(self) -> int:
         """Tokens until the rate is highest: 375e6, or those of ``warmup_updates``."""
-        return WARMUP_TOKENS if self.warmup_updates is None else self.warmup_updates * self.batch_tokens
+        return (
+            WARMUP_TOKENS
+            if self.warmup_updates is None
+            else self.warmup_updates * self.batch_tokens
+        )
 
     @property
     def total_tokens(self) -> int:
         """Tokens to train on: 300e9, or those of ``total_updates``."""
-        return TOTAL_TOKENS if self.total_updates is None else self.total_updates * self.batch_tokens
+        return (
+            TOTAL_TOKENS if self.total_updates is None else self.total_updates * self.batch_tokens
+        )
 
-    def options(self, num_ranks: int, overrides: Optional[Mapping[str, Value]] = None) -> dict[str, Value]:
+    def options(
+        self, num_ranks: int, overrides: Optional[Mapping[str, Value]] = None
+    ) -> dict[str, Value]:
         """Options of ``fairseq-train`` -> values, for ``num_ranks`` ranks.
 
         The batch is shared out to them (``batch.py``). Where the batch is another, warmup and total updates
@@ -144,14 +152,22 @@ class Baseline:
                 recipe = {name: value for name, value in recipe.items() if name not in displaced}
         asked.pop(BATCH_TOKENS, None)
         chosen = {**recipe, **asked}
-        return {name: value for name, value in chosen.items() if value is not None and value is not False}
+        return {
+            name: value
+            for name, value in chosen.items()
+            if value is not None and value is not False
+        }
 
     def check_parts(self, parts: int, num_ranks: int, asked: Mapping[str, Value]) -> None:
         """Refuse model parts that the ranks, or the model, cannot be shared out to."""
         if num_ranks < 1:
-            raise UserError(f"The number of ranks must be at least 1, but is {num_ranks}. Set --nodes.")
+            raise UserError(
+                f"The number of ranks must be at least 1, but is {num_ranks}. Set --nodes."
+            )
         if parts < 1:
-            raise UserError(f"`--model-parallel-size` must be at least 1, but is {parts}. Set 1 to not cut.")
+            raise UserError(
+                f"`--model-parallel-size` must be at least 1, but is {parts}. Set 1 to not cut."
+            )
         settings = {name: asked.get(name.replace("_", "-")) for name in DIMENSIONS}
         known = {name: whole(asked, name.replace("_", "-"), 0) for name, value in settings.items()
                  if value is not None and not isinstance(value, bool)}  # fmt: skip
@@ -190,7 +206,9 @@ class Baseline:
         try:
             return round(float(str(lr)) * self.end_lr_share, 12)
         except ValueError:
-            raise UserError(f"`--lr` must be a number, but is {lr}. Set for example {self.lr}.") from None
+            raise UserError(
+                f"`--lr` must be a number, but is {lr}. Set for example {self.lr}."
+            ) from None
 
 
 def whole(asked: Mapping[str, Value], option: str, otherwise: int) -> int:
@@ -242,7 +260,11 @@ def baseline(name: str) -> Baseline:
         UserError: there is none; says which name is nearest.
     """
     if name not in BASELINES:
-        near = get_close_matches(name, BASELINES, 1) or get_close_matches(f"opt_{name}", BASELINES, 1)
+        near = get_close_matches(name, BASELINES, 1) or get_close_matches(
+            f"opt_{name}", BASELINES, 1
+        )
         advice = f"Did you mean {near[0]}?" if near else "Set one of them."
-        raise UserError(f"A baseline must be one of {', '.join(BASELINES)}, but is {name}. {advice}")
+        raise UserError(
+            f"A baseline must be one of {', '.join(BASELINES)}, but is {name}. {advice}"
+        )
     return BASELINES[name]

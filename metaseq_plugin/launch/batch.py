@@ -81,7 +81,9 @@ def deal(asked: Asked, num_ranks: int, model_parallel_size: int = 1) -> Batch:
 def largest_batch_size(sequences: int, block: int) -> int:
     """The largest divisor of ``sequences`` whose tokens are those of ``LARGEST_BATCH_SIZE`` or fewer."""
     most = max(1, LARGEST_BATCH_SIZE * MAX_POSITIONS // block)
-    return max(divisor for divisor in range(1, min(most, sequences) + 1) if sequences % divisor == 0)
+    return max(
+        divisor for divisor in range(1, min(most, sequences) + 1) if sequences % divisor == 0
+    )
 
 
 def indivisible(asked: Asked, unit: int, num_ranks: int, model_parallel_size: int) -> str:

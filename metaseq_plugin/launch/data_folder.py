@@ -1,7 +1,7 @@
 """What a data folder asks of a command: the task that reads it, and the splits that are in it.
 
-    data_options("data")     # {"task": "opt_language_modeling", "train-subset": "train", "valid-subset": "valid"}
-    data_options("DATA")     # {"task": "opt_streaming_language_modeling", …, "valid-subset": "valid/books,valid/wiki"}
+data_options("data")     # {"task": "opt_language_modeling", "train-subset": "train", "valid-subset": "valid"}
+data_options("DATA")     # {"task": "opt_streaming_language_modeling", …, "valid-subset": "valid/books,valid/wiki"}
 """
 
 from pathlib import Path
@@ -21,7 +21,9 @@ def data_options(data: str) -> dict[str, Value]:
     """
     folder = Path(data.split(":")[0])
     if not data or not folder.is_dir():
-        raise UserError(f"`--data` must be a folder, but {folder} is not. Make it with `metaseq prepare`.")
+        raise UserError(
+            f"`--data` must be a folder, but {folder} is not. Make it with `metaseq prepare`."
+        )
     if (folder / "train.idx").is_file():
         subsets = ["valid"] if (folder / "valid.idx").is_file() else []
         task = "opt_language_modeling"

@@ -80,7 +80,9 @@ def read_table() -> dict[str, Any]:
     )
     if ended.returncode:
         reason = (ended.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise UserError(f"fairseq must show its options, but does not ({reason}). Run `metaseq doctor`.")
+        raise UserError(
+            f"fairseq must show its options, but does not ({reason}). Run `metaseq doctor`."
+        )
     table: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return table
 
@@ -169,7 +171,11 @@ def read_words(words: Sequence[str], beside: Mapping[str, Value]) -> dict[str, V
         UserError: one that is unknown, a value that is missing, or a word that belongs to none.
     """
     table = option_table()
-    typed = dict(pair(word, following) for word, following in zip(words, [*words[1:], ""]) if word[:2] == "--")
+    typed = dict(
+        pair(word, following)
+        for word, following in zip(words, [*words[1:], ""])
+        if word[:2] == "--"
+    )
     named = {kind: value for kind, value in typed.items() if kind in table.parts}
     known = table.known({**beside, **named})
     chosen = table.chosen({**beside, **named})

@@ -63,7 +63,9 @@ def read() -> dict[str, Any]:
                 members[name] = added_by(component.add_args)
             elif dataclass is not None:
                 config = dataclass()
-                members[name] = added_by(lambda to, config=config: gen_parser_from_dataclass(to, config))  # type: ignore[misc]
+                members[name] = added_by(
+                    lambda to, config=config: gen_parser_from_dataclass(to, config)
+                )  # type: ignore[misc]
             else:
                 members[name] = {}
     defaults = {kind: parser.get_default(kind.replace("-", "_")) for kind in parts}
