@@ -26,6 +26,7 @@ from metaseq_plugin.launch.jobs.submit import SLURM, executor_of, sbatch_script,
 from metaseq_plugin.launch.recipe import components, folded, recipe, summary
 from metaseq_plugin.launch.resource_options import (
     add_resource_options,
+    check_signal,
     check_slurm,
     resources,
     survival,
@@ -78,6 +79,7 @@ def launch_of(args: Any) -> Launch:
             option = name.replace("_", "-")
             raise UserError(f"`--{option}` must name a folder, but is missing. Set it.")
     where, alive = resources(args), survival(args)
+    check_signal(where, alive)
     check_save_dir(args.save_dir)
     typed = read_words(args.more, components(row, args.data))
     overrides = {**left_out(args.without), **typed, **batch(args)}
