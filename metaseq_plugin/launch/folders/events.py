@@ -65,13 +65,18 @@ def read_events(save_dir: Path) -> Events:
     Raises:
         OSError: the file is there and cannot be read.
     """
-    try:
-        raw = (save_dir / LAUNCH / FILE).read_bytes()
-    except FileNotFoundError:
-        return Events([], 0)
-    lines = [line for line in raw.split(b"\n") if line.strip()]
+    lines = read_lines(save_dir / LAUNCH / FILE)
     events = [event for event in map(parse_event, lines) if event is not None]
     return Events(events, len(lines) - len(events))
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The lines of a file that are not blank; none where there is no file."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return [line for line in raw.split(b"\n") if line.strip()]
 
 
 def parse_event(line: bytes) -> Optional[Event]:
