@@ -27,7 +27,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.batch import UNITS, Asked, Batch, deal, read_tokens
 from metaseq_plugin.launch.spec import Value
 from metaseq_plugin.layout.layout import FULLY_SHARDED, check_divides
-from metaseq_plugin.sizes import DIMENSIONS, MAX_POSITIONS, SIZES, dimensions_of
+from metaseq_plugin.sizes import ARCH, DIMENSIONS, MAX_POSITIONS, SIZES, dimensions_of
 
 M = UNITS["M"]
 TOTAL_TOKENS = 300_000_000_000
@@ -40,6 +40,7 @@ COMMON: Mapping[str, Value] = {
     "sample-break-mode": "none",
     "criterion": "chunked_cross_entropy",  # for vocab_parallel_cross_entropy
     "optimizer": "adamw",
+    "lr-scheduler": "polynomial_decay",
     "adam-betas": "(0.9, 0.95)",
     "adam-eps": 1e-8,
     "weight-decay": 0.1,
@@ -98,6 +99,10 @@ class Baseline:
     others: Mapping[str, Value] = field(default_factory=dict)
 
     @property
+    def arch(self) -> str:
+        return f"{ARCH}_{self.size}"
+
+    @property
     def warmup_tokens(self) -> int:
         """Tokens until the rate is highest: 375e6, or those of ``warmup_updates``."""
         return (
@@ -134,11 +139,10 @@ class Baseline:
         warmup = max(1, self.warmup_tokens // batch.batch_tokens)
         total = whole(asked, "total-num-update", self.total_tokens // batch.batch_tokens)
         recipe: dict[str, Value] = {
-            "arch": f"opt_{self.size}",
+            "arch": self.arch,
             "model-parallel-size": parts,
             "batch-size": batch.batch_size,
             "update-freq": batch.update_freq,
-            "lr-scheduler": "polynomial_decay",
             "lr": self.lr,
             "end-learning-rate": self.end_lr(asked),
             "warmup-updates": warmup,
@@ -148,7 +152,7 @@ class Baseline:
             **self.others,
         }
         for option, (usual, displaced) in DISPLACED.items():
-            if asked.get(option, usual) not in (usual, None):
+            if option in asked and (asked[option] or False) != usual:  # None and False are alike
                 recipe = {name: value for name, value in recipe.items() if name not in displaced}
         asked.pop(BATCH_TOKENS, None)
         chosen = {**recipe, **asked}
@@ -171,7 +175,7 @@ class Baseline:
         settings = {name: asked.get(name.replace("_", "-")) for name in DIMENSIONS}
         known = {name: whole(asked, name.replace("_", "-"), 0) for name, value in settings.items()
                  if value is not None and not isinstance(value, bool)}  # fmt: skip
-        model = dimensions_of({"_name": asked.get("arch", f"opt_{self.size}"), **known})
+        model = dimensions_of({"_name": asked.get("arch") or self.arch, **known})
         check_divides(
             parts,
             {
@@ -202,7 +206,7 @@ class Baseline:
 
     def end_lr(self, asked: Mapping[str, Value]) -> float:
         """The rate at the last update: a share of the highest."""
-        lr = asked.get("lr", self.lr)
+        lr = self.lr if asked.get("lr") is None else asked["lr"]
         try:
             return round(float(str(lr)) * self.end_lr_share, 12)
         except ValueError:
@@ -260,9 +264,8 @@ def baseline(name: str) -> Baseline:
         UserError: there is none; says which name is nearest.
     """
     if name not in BASELINES:
-        near = get_close_matches(name, BASELINES, 1) or get_close_matches(
-            f"opt_{name}", BASELINES, 1
-        )
+        likely = name if name.startswith(ARCH) else f"{ARCH}_{name}"
+        near = get_close_matches(likely, BASELINES, 1, cutoff=0.75)
         advice = f"Did you mean {near[0]}?" if near else "Set one of them."
         raise UserError(
             f"A baseline must be one of {', '.join(BASELINES)}, but is {name}. {advice}"
