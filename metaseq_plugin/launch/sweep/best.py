@@ -35,10 +35,11 @@ def best_run(stage: Stage) -> tuple[Optional[Run], Optional[str]]:
     states = states_of([run.save_dir for run in stage.runs])
     left = [run for run in stage.runs if states[run.save_dir] in (NEW, QUEUED, RUNS)]
     if left:
-        return None, f"until {stage.name} has ended, of which {len(left)} of {len(stage.runs)} runs have not"
-    values = {
-        run.save_dir: value_of(run) for run in stage.runs if states[run.save_dir] == FINISHED
-    }
+        return (
+            None,
+            f"until {stage.name} has ended, of which {len(left)} of {len(stage.runs)} runs have not",
+        )
+    values = {run.save_dir: value_of(run) for run in stage.runs if states[run.save_dir] == FINISHED}
     ranked = [run for run in stage.runs if values.get(run.save_dir) is not None]
     if not ranked:
         raise UserError(

@@ -23,6 +23,10 @@ LONGEST_SHOWN = 60
 Content = Union[Value, Sequence["Marked"], Mapping[str, "Marked"]]
 
 
+class SweepError(UserError):
+    """A mistake in a sweep file, whose sentences begin with the place."""
+
+
 @dataclass(frozen=True)
 class Marked:
     """A value and where it stands.
@@ -37,10 +41,10 @@ class Marked:
     place: str
     key: str = ""
 
-    def refused(self, rule: str, remedy: str, shown: Optional[str] = None) -> UserError:
+    def refused(self, rule: str, remedy: str, shown: Optional[str] = None) -> SweepError:
         """The error to raise: the value must ``rule``; ``remedy`` says what to write."""
         name = f"`{self.key}`" if self.key else "the file"
-        return UserError(
+        return SweepError(
             f"{self.place}: {name} must {rule}, but is {shown or self.shown}. {remedy}"
         )
 
@@ -63,7 +67,7 @@ class Marked:
             known: the keys that there may be; without any, all keys.
 
         Raises:
-            UserError: no mapping, or an unknown key, with the key that it resembles.
+            SweepError: no mapping, or an unknown key, with the key that it resembles.
         """
         if not isinstance(self.content, Mapping):
             raise self.refused("hold keys with values", "Write `key: value` lines.")
@@ -76,7 +80,7 @@ class Marked:
         """The values of a list that holds some.
 
         Raises:
-            UserError: no list, or an empty one.
+            SweepError: no list, or an empty one.
         """
         if isinstance(self.content, (str, Mapping)) or not isinstance(self.content, Sequence):
             shown = "VALUE" if isinstance(self.content, Mapping) else self.shown
@@ -89,7 +93,7 @@ class Marked:
         """The one value: text, a number, true, false, or null.
 
         Raises:
-            UserError: a list or a mapping.
+            SweepError: a list or a mapping.
         """
         if isinstance(self.content, (str, int, float)) or self.content is None:
             return self.content
@@ -133,7 +137,7 @@ def from_plain(value: Any, place: str, key: str = "", depth: int = 0) -> Marked:
     """The values of a Python program: dicts with text as keys, lists, tuples and plain values.
 
     Raises:
-        UserError: anything else, also a number that is not finite.
+        SweepError: anything else, also a number that is not finite.
     """
     inner = f"{key}." if key else ""
     if depth > MAX_DEPTH:

@@ -13,9 +13,8 @@ import math
 from dataclasses import dataclass
 from typing import Iterator, Mapping, Sequence
 
-from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.spec import Value
-from metaseq_plugin.launch.sweep.marked import Marked
+from metaseq_plugin.launch.sweep.marked import Marked, SweepError
 from metaseq_plugin.launch.sweep.random_values import draw
 
 MAX_POINTS = 10_000
@@ -63,7 +62,7 @@ def read_points(top: Marked) -> tuple[list[Point], dict[str, str]]:
         top: the file or one stage; what is no section is passed over.
 
     Raises:
-        UserError: an empty or unequal section, a key in two sections, more than ``MAX_POINTS``.
+        SweepError: an empty or unequal section, a key in two sections, more than ``MAX_POINTS``.
     """
     sections: list[Section] = []
     keys: dict[str, str] = {}
@@ -79,7 +78,7 @@ def read_points(top: Marked) -> tuple[list[Point], dict[str, str]]:
         section = READERS[name](marked)
         for key, place in section.keys.items():
             if key in keys:
-                raise UserError(
+                raise SweepError(
                     f"{place}: `{key}` must vary in one section, but does in {keys[key]} too. Leave one out."
                 )
         keys.update(section.keys)

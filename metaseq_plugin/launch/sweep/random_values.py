@@ -21,7 +21,7 @@ def draw(distribution: Marked, number: int, seed: str) -> list[Value]:
     """``number`` values.
 
     Raises:
-        UserError: an unknown distribution, or a range that is none.
+        SweepError: an unknown distribution, or a range that is none.
     """
     entries = distribution.fields(*DISTRIBUTIONS)
     if len(entries) != 1:

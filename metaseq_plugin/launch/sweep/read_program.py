@@ -7,8 +7,7 @@ import runpy
 import traceback
 from pathlib import Path
 
-from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.launch.sweep.marked import Marked, from_plain
+from metaseq_plugin.launch.sweep.marked import Marked, SweepError, from_plain
 
 FUNCTION = "sweep"
 
@@ -17,19 +16,19 @@ def read_program(path: Path) -> Marked:
     """What ``sweep()`` of the file returns.
 
     Raises:
-        UserError: no such file or function, or the program fails: with its line.
+        SweepError: no such file or function, or the program fails: with its line.
     """
     if not path.is_file():
-        raise UserError(f"{path}: the file must be readable, but is not there. Name another.")
+        raise SweepError(f"{path}: the file must be readable, but is not there. Name another.")
     try:
         function = runpy.run_path(str(path)).get(FUNCTION)
         if not callable(function):
-            raise UserError(f"{path}: the file must define `def {FUNCTION}():`, but does not. Write it.")  # fmt: skip
+            raise SweepError(f"{path}: the file must define `def {FUNCTION}():`, but does not. Write it.")  # fmt: skip
         value = function()
-    except UserError:
+    except SweepError:
         raise
     except Exception as error:
-        raise UserError(f"{where(path, error)}: the program must run, but ends with {said(error)}. Mend it.") from error  # fmt: skip
+        raise SweepError(f"{where(path, error)}: the program must run, but ends with {said(error)}. Mend it.") from error  # fmt: skip
     return from_plain(value, str(path))
 
 

@@ -11,9 +11,8 @@ from typing import Callable, Iterator
 
 import yaml
 
-from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.launch.sweep.marked import MAX_DEPTH, MAX_VALUES, Marked, checked
 from metaseq_plugin.launch.spec import Value
+from metaseq_plugin.launch.sweep.marked import MAX_DEPTH, MAX_VALUES, Marked, SweepError, checked
 
 MAX_BYTES = 1 << 20
 TAG = "tag:yaml.org,2002:"
@@ -52,7 +51,7 @@ def read_yaml(path: Path) -> Marked:
     """The whole file.
 
     Raises:
-        UserError: with the line: no YAML, a key twice, a tag, more than the limits.
+        SweepError: with the line: no YAML, a key twice, a tag, more than the limits.
     """
     text = read_text(path)
     try:
@@ -62,16 +61,16 @@ def read_yaml(path: Path) -> Marked:
         line = f", line {mark.line + 1}" if mark else ""
         problem = error.problem or error.context
         remedy = "Indent with blanks." if "\\t" in str(problem) else "Mend that line."
-        raise UserError(
+        raise SweepError(
             f"{path}{line}: the file must be YAML, but has {problem}. {remedy}"
         ) from None
     except yaml.YAMLError as error:  # characters that no YAML has
         problem = str(error).splitlines()[0]
-        raise UserError(f"{path}: the file must be YAML, but has {problem}. Save it as UTF-8 text.") from None  # fmt: skip
+        raise SweepError(f"{path}: the file must be YAML, but has {problem}. Save it as UTF-8 text.") from None  # fmt: skip
     except RecursionError:
         raise too_much(str(path), f"be nested at most {MAX_DEPTH} times", "is deeper") from None
     if node is None:
-        raise UserError(
+        raise SweepError(
             f"{path}: the file must hold keys with values, but is empty. Write a sweep."
         )
     return Reader(path).marked(node)
@@ -86,13 +85,13 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"{path}: the file must be readable, but is not: {reason}. Name another.") from None  # fmt: skip
+        raise SweepError(f"{path}: the file must be readable, but is not: {reason}. Name another.") from None  # fmt: skip
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: the file must be UTF-8 text, but byte {error.start} is not. Save it as UTF-8.") from None  # fmt: skip
+        raise SweepError(f"{path}: the file must be UTF-8 text, but byte {error.start} is not. Save it as UTF-8.") from None  # fmt: skip
 
 
-def too_much(place: str, rule: str, found: str) -> UserError:
-    return UserError(f"{place}: the file must {rule}, but {found}. Write a Python file that makes the values.")  # fmt: skip
+def too_much(place: str, rule: str, found: str) -> SweepError:
+    return SweepError(f"{place}: the file must {rule}, but {found}. Write a Python file that makes the values.")  # fmt: skip
 
 
 class Reader:

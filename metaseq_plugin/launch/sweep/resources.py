@@ -12,17 +12,11 @@ import re
 from dataclasses import fields
 from typing import Any, Callable, Mapping
 
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.launch.resource_options import EXECUTORS, LAUNCHERS, SBATCH, read_minutes
 from metaseq_plugin.launch.spec import Resources, Survival
-from metaseq_plugin.launch.sweep.marked import Marked
+from metaseq_plugin.launch.sweep.marked import Marked, SweepError
 
-EXECUTORS = ("auto", "slurm", "local", "debug")
-LAUNCHERS = ("ranks", "torchrun")
-SBATCH = ("partition", "account", "constraint", "exclude", "qos", "mem", "reservation", "comment")
-MAX_MINUTES = 60 * 24 * 366
-TIME = r"(?:(?P<hours>\d{1,5}):(?=\d+:))?(?P<minutes>\d{1,6})(?::(?P<seconds>\d{1,2}))?"
-TIME_WITH_DAYS = (
-    r"(?P<days>\d{1,4})-(?P<hours>\d{1,2})(?::(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?)?"
-)
 # Options of sbatch that the launcher sets itself.
 OWN = {
     "nodes": "nodes", "time": "time", "gpus-per-node": "gpus_per_node", "cpus-per-task": "cpus_per_rank",
@@ -33,16 +27,15 @@ OWN = {
 
 
 def minutes(marked: Marked) -> int:
-    """A time limit in whole minutes, seconds rounded up."""
-    text = str(marked.content)
-    found = re.fullmatch(TIME, text) or re.fullmatch(TIME_WITH_DAYS, text)
-    if isinstance(marked.content, bool) or not found:
-        raise marked.refused("be a time as sbatch has it", "Write 72:00:00, 3-00:00:00 or minutes.")
-    part = {name: int(digits or 0) for name, digits in found.groupdict().items()}
-    total = (part.get("days", 0) * 24 + part["hours"]) * 60 + part["minutes"] + (part["seconds"] > 0)  # fmt: skip
-    if not 1 <= total <= MAX_MINUTES:
-        raise marked.refused(f"be from 1 to {MAX_MINUTES:,} minutes", "Write 72:00:00.")
-    return total
+    """A time limit in minutes."""
+    if isinstance(marked.content, bool) or not isinstance(marked.content, (str, int)):
+        raise marked.refused("be a time as sbatch has it", "Write 72:00:00.")
+    try:
+        return read_minutes(str(marked.content))
+    except UserError:
+        raise marked.refused(
+            "be HOURS:MINUTES:SECONDS, DAYS-HOURS or minutes", "Write 72:00:00."
+        ) from None
 
 
 def at_least(least: int) -> Callable[[Marked], int]:
@@ -55,8 +48,18 @@ def not_negative(marked: Marked) -> float:
     return marked.number()
 
 
-def text_or_whole(marked: Marked) -> Any:
-    return marked.content if type(marked.content) is int else marked.text()
+def hang_factor(marked: Marked) -> float:
+    if 0 < not_negative(marked) <= 1:
+        raise marked.refused("be above 1, or 0 for never", "Write 20.")
+    return marked.number()
+
+
+def line(marked: Marked) -> str:
+    """A value of sbatch, as text that stays on its line of a script."""
+    text = str(marked.content) if type(marked.content) is int else marked.text()
+    if not text.strip() or not text.isprintable():
+        raise marked.refused("be text on one line", "Write it so, or leave it out.", repr(text))
+    return text
 
 
 def sbatch_options(marked: Marked) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def sbatch_options(marked: Marked) -> dict[str, Any]:
             raise entry.refused("be none that the launcher sets itself", f"Set {OWN[key]}.", "one")
         if not re.fullmatch(r"[a-z][a-z-]*", key):
             raise entry.refused("be a long option of sbatch without dashes in front", "Write it as in `nice: 100`.", "another")  # fmt: skip
-        options[key] = entry.content if isinstance(entry.content, bool) else text_or_whole(entry)
+        options[key] = entry.content if isinstance(entry.content, bool) else line(entry)
     return options
 
 
@@ -80,12 +83,12 @@ RESOURCES: Mapping[str, Callable[[Marked], Any]] = {
     "time": minutes,
     "launcher": lambda marked: marked.one_of(LAUNCHERS),
     "slurm": sbatch_options,
-    **dict.fromkeys(SBATCH, text_or_whole),
+    **dict.fromkeys(SBATCH, line),
 }
 SURVIVAL: Mapping[str, Callable[[Marked], Any]] = {
     "max_restarts": at_least(0),
     "backoff": not_negative,
-    "hang_factor": not_negative,
+    "hang_factor": hang_factor,
     "hang_seconds": not_negative,
     "signal_seconds": at_least(1),
     "restore_file": lambda marked: marked.text(),
@@ -93,12 +96,20 @@ SURVIVAL: Mapping[str, Callable[[Marked], Any]] = {
 assert set(SURVIVAL) == {field.name for field in fields(Survival)}
 
 
-def read_resources(entries: Mapping[str, Marked]) -> Resources:
+def read_resources(entries: Mapping[str, Marked], place: str) -> Resources:
     """What the entries of ``resources`` ask for.
 
+    Args:
+        place: where they are missing, if they are.
+
     Raises:
-        UserError: a bad value, or GPUs and ranks without any at once.
+        SweepError: a bad value, or GPUs and ranks without any at once, or neither.
     """
+    if not {"gpus_per_node", "ranks_per_node"} & entries.keys():
+        raise SweepError(
+            f"{place}: `resources` must have gpus_per_node, or on CPUs ranks_per_node, but has neither. "
+            "Write one of them."
+        )
     read = {key: RESOURCES[key](entry) for key, entry in entries.items()}
     if "gpus_per_node" in read and "ranks_per_node" in read:
         raise entries["ranks_per_node"].refused("be left out with gpus_per_node", "Leave one out.", "there")  # fmt: skip
@@ -114,5 +125,5 @@ def read_resources(entries: Mapping[str, Marked]) -> Resources:
 
 
 def read_survival(entries: Mapping[str, Marked]) -> Survival:
-    """What the entries of ``survival`` ask for; a bad value is a UserError."""
+    """What the entries of ``survival`` ask for; a bad value is a SweepError."""
     return Survival(**{key: SURVIVAL[key](entry) for key, entry in entries.items()})

@@ -5,19 +5,23 @@ values. A run that starts from another one has the base, the resources and the s
 varied there and the stage has none; its architecture is read from the checkpoint, by ``fairseq-train``.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.baselines import baseline
 from metaseq_plugin.launch.data_folder import data_options
-from metaseq_plugin.launch.spec import Launch, RunSpec, Value
-from metaseq_plugin.launch.sweep.marked import Marked, remedy_for
+from metaseq_plugin.launch.fairseq_options import check_options
+from metaseq_plugin.launch.recipe import ON_CPU, recipe
+from metaseq_plugin.launch.spec import Launch, Resources, RunSpec, Value
+from metaseq_plugin.launch.sweep.marked import Marked, SweepError, remedy_for
 from metaseq_plugin.launch.sweep.names import follower_name, name_of
 from metaseq_plugin.launch.sweep.points import Point
 from metaseq_plugin.launch.sweep.resources import RESOURCES, SURVIVAL, read_resources, read_survival
 from metaseq_plugin.launch.sweep.sweep import Run
+from metaseq_plugin.sizes import ARCH
 
 FINETUNE = "finetune-from-model"
 # Options of fairseq-train that stand elsewhere -> what to do.
@@ -33,6 +37,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[Marked], Any]]] = {
 VARIABLE = [f"{t}.{name}" for t, names in TABLES.items() for name in names if name != "slurm"]
 
 Entries = Mapping[str, Marked]
+Change = Callable[[Launch], Launch]
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,16 @@ class Recipe:
         own: those of the stage; the file's where it has no stages.
         folder: of all its runs.
         after: the folders that all its runs wait for.
+        places: of every option that the file names.
+        change: what counts more than the file: of a command line.
     """
 
     shared: Entries
     own: Entries
     folder: Path
     after: Sequence[Path]
+    places: Mapping[str, str]
+    change: Change
 
     def runs(self, points: Sequence[Point], parents: Sequence[Optional[Parent]]) -> Iterator[Run]:
         """A run for every point, for each of ``parents``."""
@@ -72,27 +81,53 @@ class Recipe:
                 yield self.run(point, parent)
 
     def run(self, point: Point, parent: Optional[Parent]) -> Run:
-        resources = read_resources(self.table("resources", point, parent))
-        survival = read_survival(self.table("survival", point, parent))
-        base, data = self.base(point, parent), self.data(point)
-        options = self.options(point)
-        names_arch = "arch" in options
+        name = name_of(point.values)
+        is_named = parent is not None and parent.is_named
+        if parent is not None and is_named:
+            name = follower_name(parent.run.name, name)
+        base = self.base(point, parent)
+        try:
+            launch = self.launch(point, parent, base)
+        except SweepError:
+            raise
+        except UserError as error:
+            raise self.located(error, point) from None
+        spec = replace(launch.spec, save_dir=self.folder / name, name=name)
+        before = [parent.run.save_dir] if parent is not None and is_named else self.after
+        return Run(replace(launch, spec=spec), point, base, before)
+
+    def launch(self, point: Point, parent: Optional[Parent], base: Optional[str]) -> Launch:
+        """What a point asks for, under no name yet."""
+        data, options = self.data(point), self.options(point)
+        takes_arch = parent is not None and "arch" not in options
         if parent is not None:
             options[FINETUNE] = parent.checkpoint
-        if base is not None:
-            try:
-                recipe = baseline(base).options(resources.num_ranks, options)
-                options = {**data_options(data), **recipe}
-            except UserError as error:
-                raise UserError(f"{point.place}: ({point.shown}) {error}") from None
-        if parent is not None and not names_arch:
-            options.pop("arch", None)
-        name = name_of(point.values)
-        if parent is not None and parent.is_named:
-            name = follower_name(parent.run.name, name)
-        spec = RunSpec(data, self.folder / name, options, name)
-        before = [parent.run.save_dir] if parent is not None and parent.is_named else self.after
-        return Run(Launch(spec, resources, survival), point, base, before)
+        launch = self.change(
+            Launch(
+                RunSpec(data, self.folder, options),
+                read_resources(self.table("resources", point, parent), point.place),
+                read_survival(self.table("survival", point, parent)),
+            )
+        )
+        resources, survival = launch.resources, launch.survival
+        if base is None:
+            checked = with_defaults(data, options, resources)
+            check_options({"arch": ARCH, **checked} if takes_arch else checked)
+            return replace(launch, spec=replace(launch.spec, options=checked))
+        launch = recipe(baseline(base), data, self.folder, options, resources, survival)
+        if takes_arch:
+            kept = {key: value for key, value in launch.spec.options.items() if key != "arch"}
+            launch = replace(launch, spec=replace(launch.spec, options=kept))
+        return launch
+
+    def located(self, error: UserError, point: Point) -> SweepError:
+        """``error`` with the place of the option that each sentence is about, or else the point's."""
+        sentences = []
+        for sentence in error.sentences:
+            option = re.match(r"`--([^`]*)`", sentence)
+            place = self.places.get(option[1] if option else "", point.place)
+            sentences.append(f"{place}: ({point.shown}) {sentence}")
+        return SweepError(*sentences)
 
     def options(self, point: Point) -> dict[str, Value]:
         """The options of the file, of the stage and of the point; none of the recipe."""
@@ -120,7 +155,7 @@ class Recipe:
             return str(point.values["data"])
         entry = self.one("data")
         if entry is None:
-            raise UserError(f"{point.place}: the sweep must have `data`, but has none. Write `data: FOLDER`.")  # fmt: skip
+            raise SweepError(f"{point.place}: the sweep must have `data`, but has none. Write `data: FOLDER`.")  # fmt: skip
         return entry.text()
 
     def one(self, key: str) -> Optional[Marked]:
@@ -134,34 +169,46 @@ class Recipe:
         )
         return shared, own
 
-    def check_keys(self, varying: Mapping[str, str], starts: bool) -> dict[str, str]:
-        """Refuse keys that no run can have; names of options are left to ``options.py``.
 
-        Args:
-            varying: key -> place.
-            starts: the runs start from others.
+def check_keys(
+    options: Sequence[Entries], varying: Mapping[str, str], starts: bool
+) -> dict[str, str]:
+    """Refuse keys that no run can have; names of options are checked with each run.
 
-        Returns:
-            every key's place.
-        """
-        places = {key: entry.place for top in self.below("options") for key, entry in top.items()}
-        for key in varying:
-            if "." in key and key not in VARIABLE:
-                raise refused_key(key, varying[key], remedy_for(key, VARIABLE))
-        options = {**places, **{key: place for key, place in varying.items() if is_option(key)}}
-        for key, place in options.items():
-            if key in ELSEWHERE:
-                raise refused_key(key, place, ELSEWHERE[key])
-            if key == FINETUNE and starts:
-                raise refused_key(key, place, "Leave it out where `start` is there.")
-            for table, names in TABLES.items():
-                if key in names:
-                    raise refused_key(key, place, f"Set `{table}.{key}`.")
-        return {**places, **varying}
+    Args:
+        options: those of the file and of the stage.
+        varying: key -> place.
+        starts: the runs start from others.
+
+    Returns:
+        every option's place.
+    """
+    places = {key: entry.place for top in options for key, entry in top.items()}
+    for key in varying:
+        if "." in key and key not in VARIABLE:
+            raise refused_key(key, varying[key], remedy_for(key, VARIABLE))
+    places.update({key: place for key, place in varying.items() if "." not in key})
+    for key, place in places.items():
+        if key in ELSEWHERE:
+            raise refused_key(key, place, ELSEWHERE[key])
+        if key == FINETUNE and starts:
+            raise refused_key(key, place, "Leave it out where `start` is there.")
+        for table, names in TABLES.items():
+            if key in names:
+                raise refused_key(key, place, f"Set `{table}.{key}`.")
+    return places
 
 
-def refused_key(key: str, place: str, remedy: str) -> UserError:
-    return UserError(
+def with_defaults(
+    data: str, options: Mapping[str, Value], resources: Resources
+) -> dict[str, Value]:
+    """``options`` without a recipe: what the data and the machine ask for goes before them."""
+    asked = {} if "task" in options else data_options(data)
+    return {**asked, **({} if resources.uses_gpus else ON_CPU), **options}
+
+
+def refused_key(key: str, place: str, remedy: str) -> SweepError:
+    return SweepError(
         f"{place}: `{key}` must be an option of fairseq-train, but is none here. {remedy}"
     )
 

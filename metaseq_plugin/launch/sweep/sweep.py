@@ -45,6 +45,7 @@ class Stage:
 
     Attributes:
         name: none where the file has no stages.
+        folder: of its run folders.
         varies: the keys.
         after: the stage before this one, if any.
         start: "each": from a run of that stage each; "best": all from its best; None: from nothing.
@@ -53,6 +54,7 @@ class Stage:
     """
 
     name: str
+    folder: Path
     runs: Sequence[Run]
     varies: Sequence[str]
     after: Optional[str] = None
