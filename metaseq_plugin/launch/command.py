@@ -20,14 +20,13 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.baselines import BASELINES, BATCH_TOKENS, baseline
 from metaseq_plugin.launch.fairseq_options import read_words
 from metaseq_plugin.launch.folders.explain import write_folder
-from metaseq_plugin.launch.folders.reading import is_run, read_launch
+from metaseq_plugin.launch.folders.reading import read_launch
 from metaseq_plugin.launch.folders.status import state_of
 from metaseq_plugin.launch.jobs.submit import SLURM, executor_of, sbatch_script, submit
 from metaseq_plugin.launch.recipe import components, folded, recipe, summary
 from metaseq_plugin.launch.resource_options import (
     add_resource_options,
     check_signal,
-    check_slurm,
     resources,
     survival,
 )
@@ -115,7 +114,7 @@ def may_start(launch: Launch) -> bool:
         UserError: the run is still under way.
     """
     save_dir = launch.spec.save_dir
-    state = state_of(save_dir) if is_run(save_dir) else "new"
+    state = state_of(save_dir)
     if state in UNDER_WAY:
         raise UserError(
             f"`--save-dir` must be of no run that is under way, but {save_dir} is {state}. Wait for it, end it with "
@@ -137,7 +136,8 @@ def show(launch: Launch) -> None:
     """Print the exact command and, for SLURM, the script."""
     say(f"# {summary(launch)}")
     say(folded([PROGRAM, *map(shlex.quote, launch.spec.words())]))
-    if executor_of(launch) == SLURM:
+    # What SLURM would be given can be shown where there is none.
+    if launch.resources.executor == SLURM or executor_of(launch) == SLURM:
         say(f"\n# sbatch {launch.spec.save_dir}/launch/job.sbatch")
         say(sbatch_script(launch).rstrip())
     else:
@@ -146,7 +146,6 @@ def show(launch: Launch) -> None:
 
 def start(launch: Launch, snapshot_code: bool) -> None:
     """Write what explains the run, submit it, and say how to look after it."""
-    check_slurm(launch.resources)
     script = sbatch_script(launch) if executor_of(launch) == SLURM else ""
     write_folder(launch, script, snapshot_code)
     (job,) = submit([launch])

@@ -33,7 +33,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     states: dict[Path, str] = {}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "submit", lambda launches: submitted.extend(launches) or ["17"])
-    monkeypatch.setattr(command, "state_of", lambda save_dir: states[save_dir])
+    monkeypatch.setattr(command, "state_of", lambda save_dir: states.get(save_dir, "new"))
     return World(tmp_path, submitted, states)
 
 
@@ -66,9 +66,9 @@ def test_a_recipe_is_submitted(world: World, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("words", [("--lr", "1e-4", "--bf16"), ("--", "--lr", "1e-4", "--bf16")])
 def test_options_of_fairseq_train_stand_anywhere_behind_the_name(world: World, words: Any) -> None:
-    one, rest = ONE[0], CPU[1:]
-    assert world.launch(one, *words, *rest) == 0 if words[0] != "--" else True
-    assert world.launch(one, *rest, *words) == 0
+    if words[0] != "--":
+        assert world.launch(CPU[0], *words, *CPU[1:]) == 0
+    assert world.launch(*CPU, *words) == 0
     for launch in world.submitted:
         assert (launch.spec.options["lr"], launch.spec.options["bf16"]) == ("1e-4", True)
 
@@ -109,7 +109,7 @@ def test_a_dry_run_prints_the_script_for_slurm(
         "partition=gpu",
         "account=opt",
         "time=4320",
-        "exclude=n[1-3]",
+        "exclude='n[1-3]'",
         "nodes=2",
         "gpus-per-node=8",
     ):
@@ -176,13 +176,11 @@ def test_a_finished_run_goes_on_only_for_more_updates(
 def test_waiting_ends_with_the_run(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen = iter(["queued", "running", "finished", "queued", "failed"])
+    seen = iter(["new", "queued", "running", "finished", "new", "queued", "failed"])
     monkeypatch.setattr(command, "state_of", lambda save_dir: next(seen))
     monkeypatch.setattr(command, "SECONDS_BETWEEN_LOOKS", 0.0)
     assert world.launch(*CPU, "--wait") == 0
     assert capsys.readouterr().out.endswith("runs/a: finished\n")
-    command.wait  # noqa: B018
-    (world.folder / "runs/a/launch/run.json").unlink()
     assert world.launch(*CPU, "--wait") == 2
     assert (
         "The run must finish, but runs/a is failed. See `metaseq launch logs runs/a --errors`."
@@ -210,7 +208,7 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Any, ...]], str]] = {
     "no GPUs": (lambda p: (*ONE, "--gpus-per-node", 0), "`--gpus-per-node` must be at least 1, but is 0."),
     "no ranks": (lambda p: (*CPU, "--ranks-per-node", -1), "`--ranks-per-node` must be at least 1, but is -1."),
     "no CPUs": (lambda p: (*CPU, "--cpus-per-rank", 0), "`--cpus-per-rank` must be at least 1, but is 0."),
-    "two nodes here": (lambda p: (*CPU, "--nodes", 2), "`--nodes` must be 1 with --executor local, but is 2. Set --executor slurm."),
+    "two nodes here": (lambda p: (*CPU, "--nodes", 2), "`--nodes` must be 1 with --executor local, but is 2. Set 1, or --executor slurm."),
     "time of words": (lambda p: (*CPU, "--time", "long"), "`--time` must be hours:minutes:seconds, days-hours or minutes, but is long. Set for example 72:00:00."),
     "time of nothing": (lambda p: (*CPU, "--time", "0"), "`--time` must be .* but is 0."),
     "time of text": (lambda p: (*CPU, "--time", ""), "`--time` must be"),
@@ -269,7 +267,7 @@ def test_slurm_must_be_there(
 ) -> None:
     monkeypatch.setenv("PATH", str(world.folder))
     assert world.launch(*GPUS) == 2
-    assert "`--executor` must be local or auto where there is no sbatch, but is slurm." in (
+    assert "`--executor` must be one that is there, but is slurm, and srun is not found." in (
         capsys.readouterr().err
     )
     assert world.launch(*GPUS, "--dry-run") == 0  # needs none
