@@ -1,4 +1,4 @@
-"""Start a published OPT baseline, or a sweep, on a cluster or this machine; look after what was started.
+"""Start an OPT baseline or a sweep of runs, and look after them.
 
     metaseq launch opt_125m --data data --save-dir runs/125m --nodes 2 --gpus-per-node 8 --time 72:00:00
     metaseq launch opt_125m --data data --save-dir runs/125m --nodes 2 --gpus-per-node 8 --lr 3e-4 --dry-run
