@@ -13,7 +13,8 @@ of the system and no file of /etc is touched, and all ports are free ones of the
     soon as the one before answers;
 (3) wait until both nodes are idle.
 
-The nodes are two names of this machine, with --cpus each whatever it has. Jobs of the partition ``work`` are
+The nodes are two names of this machine, with --cpus each whatever it has; n1 is no host name, `scontrol show node n1`
+tells its address. Jobs of the partition ``work`` are
 requeued when one of the partition ``urgent`` wants their nodes, --grace seconds after they are told.
 """
 
@@ -332,14 +333,18 @@ class Cluster:
             queue.extend(below)
         return found
 
+    def cancel_all(self) -> None:
+        """Cancel all jobs, and wait until they have gone."""
+        for state in ("PENDING", "RUNNING", "SUSPENDED"):
+            self.ask("scancel", f"--state={state}")
+        wait_until(lambda: not self.ask("squeue", "-h").strip(), float(self.setting("KillWait")) + 5)
+
     def down(self) -> None:
         """Cancel all jobs and end every daemon; files stay."""
         if not self.conf.exists():
             return
         if self.process("slurmctld") is not None:
-            self.ask("scancel", "--state=PENDING")
-            self.ask("scancel", "--state=RUNNING")
-            wait_until(lambda: not self.ask("squeue", "-h").strip(), END_SECONDS)
+            self.cancel_all()
         for daemon in reversed(self.daemons()):
             self.end(daemon.name)
         for process in self.step_processes():
