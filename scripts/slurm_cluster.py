@@ -21,6 +21,7 @@ requeued when one of the partition ``urgent`` wants their nodes, --grace seconds
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -216,6 +217,13 @@ class Cluster:
             if line.startswith(f"{name}="):
                 return line.partition("=")[2]
         raise KeyError(name)
+
+    @property
+    def cpus(self) -> int:
+        """Of each node."""
+        found = re.search(r"^NodeName=.* CPUs=(\d+)", self.conf.read_text(), re.MULTILINE)
+        assert found is not None, self.conf
+        return int(found[1])
 
     def write(self, options: Options) -> None:
         """Configuration, folders and an empty database."""

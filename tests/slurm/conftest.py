@@ -1,12 +1,15 @@
 """A real SLURM of two nodes for the tests of this folder: one for each worker of pytest-xdist, skipped where none can be."""
 
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Dict, Iterator, Tuple
 
 import pytest
 
+from metaseq_plugin.launch.spec import RunSpec
 from scripts.slurm_cluster import Cluster, Options, what_is_missing
 from tests.fairseq_runs import write_data
+from tests.rank_runs import train_ranks
+from tests.slurm.trials import tiny_options
 
 # Seconds as short as trials on a busy machine bear.
 QUICK = Options(cpus=8, kill_wait=20, node_timeout=9, requeue_wait=5, grace=60)
@@ -41,3 +44,24 @@ def cluster(whole_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"), documents=256)
+
+
+Undisturbed = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """``undisturbed(40, nodes=2)``: the folder of the same run of 40 updates without any launcher, made once."""
+    made: Dict[Tuple[int, int], Path] = {}
+
+    def run(updates: int, nodes: int = 1) -> Path:
+        if (updates, nodes) not in made:
+            options = {**tiny_options(updates), "user-dir": "metaseq_plugin"}
+            folder = tmp_path_factory.mktemp("undisturbed")
+            _, *words = RunSpec(str(data), folder, options).words()
+            ended = train_ranks(nodes, data, folder, *words)
+            assert not any(rank.status for rank in ended), ended
+            made[updates, nodes] = folder
+        return made[updates, nodes]
+
+    return run

@@ -2,7 +2,7 @@
 
     trial = Trial.begin(cluster, data, tmp_path / "run", 40, act="kill", at=7, times=1)
     trial.wait_for_update(12); trial.slurm("scontrol", "requeue", trial.job)
-    trial.wait(); trial.assert_whole(weights)
+    trial.wait(); trial.assert_finished(undisturbed(40))
 """
 
 import json
@@ -128,6 +128,15 @@ class Trial(NamedTuple):
         """Until the run, in rows behind the first ``behind``, has made ``update``."""
         self.wait_until(lambda: any(n >= update for n in self.updates()[behind:]), f"update {update}")  # fmt: skip
 
+    def wait_for_start_behind(self, process: int) -> None:
+        """Until another process than ``process`` makes updates."""
+
+        def has_started() -> bool:
+            self.hurry()
+            return bool(self.rows()[-1]["process"] != process)
+
+        self.wait_until(has_started, "the next start")
+
     def is_queued(self) -> bool:
         return self.job in self.slurm("squeue", "-h", "-r", "-o", "%i").split()
 
@@ -148,14 +157,14 @@ class Trial(NamedTuple):
 
         self.wait_until(is_over, "the end of the job")
 
-    def assert_finished(self, weights: Dict[str, Tensor]) -> None:
+    def assert_finished(self, undisturbed: Path) -> None:
         """It ended well, once, with the weights of the run that nobody disturbed, and was never twice at once."""
         attempts = self.attempts()
         assert attempts[-1] == "COMPLETED", self.told()
         assert attempts.count("COMPLETED") == 1, self.told()
         assert self.kinds().count("finished") == 1, self.told()
         self.assert_alone()
-        found = weights_of(self.save_dir)
+        found, weights = weights_of(self.save_dir), weights_of(undisturbed)
         assert found.keys() == weights.keys()
         for name, tensor in weights.items():
             assert torch.equal(found[name], tensor), f"{name} differs\n{self.told()}"
