@@ -14,8 +14,8 @@ of the system and no file of /etc is touched, and all ports are free ones of the
 (3) wait until both nodes are idle.
 
 The nodes are two names of this machine, with --cpus each whatever it has; n1 is no host name, `scontrol show node n1`
-tells its address. Jobs of the partition ``work`` are
-requeued when one of the partition ``urgent`` wants their nodes, --grace seconds after they are told.
+tells its address. Jobs of the partition ``work`` are requeued when one of the partition ``urgent`` wants their nodes,
+--grace seconds after they are told.
 """
 
 import argparse
@@ -36,6 +36,12 @@ PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
 PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch")
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # where Debian has daemons; not on every user's PATH
 NODES = ("n1", "n2")
+# Of MariaDB, which would take 180 MB on the disk and as much memory, and wait for the disk at each of SLURM's steps.
+SMALL_DATABASE = (
+    "--innodb-log-file-size=8M",
+    "--innodb-buffer-pool-size=32M",
+    "--innodb-flush-log-at-trx-commit=0",
+)
 START_SECONDS = 60.0
 END_SECONDS = 20.0
 LONGEST_SOCKET = 107  # bytes of a Unix socket's path, of unix(7)
@@ -247,11 +253,13 @@ class Cluster:
         if not (self.folder / "db").exists():
             made = subprocess.run(
                 [str(find("mariadb-install-db")), "--no-defaults", f"--datadir={self.folder}/db", "--user=root",
-                 "--auth-root-authentication-method=socket", "--skip-test-db", "--skip-name-resolve"],
+                 "--auth-root-authentication-method=socket", "--skip-test-db", "--skip-name-resolve", *SMALL_DATABASE],
                 capture_output=True, text=True,
             )  # fmt: skip
             if made.returncode:
-                fail(f"mariadb-install-db failed with status {made.returncode}: {made.stderr.strip()[-1000:]}")
+                fail(
+                    f"mariadb-install-db failed with status {made.returncode}: {made.stderr.strip()[-1000:]}"
+                )
         self.conf.write_text(SLURM_CONF.format(**values))  # last: with it, all is written
 
     def daemons(self) -> List[Daemon]:
@@ -261,7 +269,7 @@ class Cluster:
                   f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/munge.seed", "--num-threads=2"]  # fmt: skip
         mariadbd = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={folder}/db", f"--socket={database}",
                     f"--pid-file={folder}/mariadbd.pid", "--skip-networking", "--innodb-lock-wait-timeout=900",
-                    "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M"]  # fmt: skip
+                    *SMALL_DATABASE]  # fmt: skip
         dbd = (local, int(self.setting("DbdPort", "slurmdbd.conf")))
         return [
             Daemon("munged", munged, lambda: listens(munge)),
@@ -295,13 +303,17 @@ class Cluster:
                     [str(find(program)), *arguments], env=self.environment(), cwd=self.folder,
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                 )  # fmt: skip
-            (self.folder / "run" / daemon.name).write_text(f"{process.pid} {started_at(process.pid)}")
+            (self.folder / "run" / daemon.name).write_text(
+                f"{process.pid} {started_at(process.pid)}"
+            )
         runs = lambda: self.process(daemon.name) is not None  # noqa: E731
         if not wait_until(lambda: not runs() or daemon.answers(), START_SECONDS) or not runs():
             said = log.read_text(errors="replace").strip()[-1000:]
-            fail(f"{daemon.name} must answer within {START_SECONDS:g} s, but does not. It said:\n{said}")
+            fail(
+                f"{daemon.name} must answer within {START_SECONDS:g} s, but does not. It said:\n{said}"
+            )
 
-    def up(self, options: Options = Options()) -> None:
+    def up(self, options: Optional[Options] = None) -> None:
         """Start what does not run. SystemExit with a sentence where that cannot be."""
         missing = what_is_missing()
         if missing:
@@ -311,7 +323,7 @@ class Cluster:
             fail(f"DIR must have a path of at most {LONGEST_SOCKET - longest + len(str(self.folder))} characters, but "
                  f"is {self.folder}. Set a shorter one.")  # fmt: skip
         if not self.conf.exists():
-            self.write(options)
+            self.write(options or Options())
         for daemon in self.daemons():
             self.start(daemon)
 
@@ -345,7 +357,9 @@ class Cluster:
         """Cancel all jobs, and wait until they have gone."""
         for state in ("PENDING", "RUNNING", "SUSPENDED"):
             self.ask("scancel", f"--state={state}")
-        wait_until(lambda: not self.ask("squeue", "-h").strip(), float(self.setting("KillWait")) + 5)
+        wait_until(
+            lambda: not self.ask("squeue", "-h").strip(), float(self.setting("KillWait")) + 5
+        )
 
     def down(self) -> None:
         """Cancel all jobs and end every daemon; files stay."""
@@ -373,16 +387,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     parser.add_argument("action", choices=("up", "down", "env", "status"))
     parser.add_argument("dir", type=Path, metavar="DIR")
-    default = Options()
-    parser.add_argument("--cpus", type=int, default=default.cpus, help="of each node (default: %(default)s)")  # fmt: skip
-    for name, words in {
-        "kill_wait": "between SIGTERM and SIGKILL",
-        "node_timeout": "until a node that does not answer is down",
-        "requeue_wait": "until a requeued job may start again",
-        "grace": "between being told and being preempted",
-    }.items():
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=int, default=getattr(default, name), help=f"seconds {words} (default: %(default)s)")  # fmt: skip
+    for option, value, words in (
+        ("--cpus", Options().cpus, "CPUs of each node"),
+        ("--kill-wait", Options().kill_wait, "seconds between SIGTERM and SIGKILL"),
+        ("--node-timeout", Options().node_timeout, "seconds until a node that does not answer is down"),
+        ("--requeue-wait", Options().requeue_wait, "seconds until a requeued job may start again"),
+        ("--grace", Options().grace, "seconds between being told and being preempted"),
+    ):  # fmt: skip
+        parser.add_argument(option, type=int, default=value, help=f"{words} (default: {value}); of the first `up`")  # fmt: skip
     args = parser.parse_args()
     cluster = Cluster(args.dir)
     if args.action == "up":

@@ -39,7 +39,9 @@ def test_sacct_knows_how_a_batch_job_ended(cluster: Cluster, tmp_path: Path) -> 
     assert output.read_text() == "done\n"
 
 
-def test_submitit_picks_slurm_by_itself_and_returns_a_result(cluster: Cluster, tmp_path: Path) -> None:
+def test_submitit_picks_slurm_by_itself_and_returns_a_result(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     executor = submitit.AutoExecutor(folder=tmp_path)
     assert executor.cluster == "slurm"
     executor.update_parameters(timeout_min=5, cpus_per_task=1)

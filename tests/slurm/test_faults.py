@@ -29,7 +29,9 @@ def test_a_killed_rank_is_started_again(
     assert len(trial.events("restarting")) == 1
 
 
-def test_an_update_that_fails_twice_is_given_up(cluster: Cluster, data: Path, tmp_path: Path) -> None:
+def test_an_update_that_fails_twice_is_given_up(
+    cluster: Cluster, data: Path, tmp_path: Path
+) -> None:
     trial = Trial.begin(cluster, data, tmp_path / "run", 30, act="raise", at=17)
     trial.wait()
     assert trial.attempts()[-1] == "FAILED"
@@ -56,8 +58,6 @@ def test_a_hang_is_noticed_shown_and_ended(
         log = (trial.save_dir / f"launch/logs/rank-{rank}.log").read_text()
         assert "in train_step" in log
     assert "in misbehave" in (trial.save_dir / "launch/logs/rank-0.log").read_text()
-
-
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

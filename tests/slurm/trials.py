@@ -1,13 +1,14 @@
 """Launch a tiny training on the cluster, disturb it, and say what became of it.
 
-    trial = Trial.begin(cluster, data, tmp_path / "run", 40, act="kill", at=7, times=1)
-    trial.wait_for_update(12); trial.slurm("scontrol", "requeue", trial.job)
-    trial.wait(); trial.assert_finished(undisturbed(40))
+trial = Trial.begin(cluster, data, tmp_path / "run", 40, act="kill", at=7, times=1)
+trial.wait_for_update(12); trial.slurm("scontrol", "requeue", trial.job)
+trial.wait(); trial.assert_finished(undisturbed(40))
 """
 
 import json
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -20,6 +21,7 @@ from metaseq_plugin.launch.spec import Launch, Resources, RunSpec, Survival, Val
 from scripts.slurm_cluster import Cluster
 
 FAULTY = Path(__file__).parent / "faulty"
+SURVIVAL = Survival(backoff=0.5, signal_seconds=30)
 PATIENCE = 240.0  # seconds, for a busy machine
 
 
@@ -41,7 +43,7 @@ def tiny_launch(
     updates: int,
     nodes: int = 1,
     options: Optional[Dict[str, Value]] = None,
-    survival: Survival = Survival(backoff=0.5, signal_seconds=30),
+    survival: Survival = SURVIVAL,
     minutes: int = 20,
     **slurm: Any,
 ) -> Launch:
@@ -59,7 +61,9 @@ def prepare(save_dir: Path, **trial: Any) -> None:
 
 def weights_of(save_dir: Path) -> Dict[str, Tensor]:
     """The model that the last checkpoint holds."""
-    model: Dict[str, Tensor] = torch.load(save_dir / "checkpoint_last.pt", weights_only=True)["model"]
+    model: Dict[str, Tensor] = torch.load(save_dir / "checkpoint_last.pt", weights_only=True)[
+        "model"
+    ]
     return model
 
 
@@ -114,7 +118,11 @@ class Trial(NamedTuple):
     def told(self) -> str:
         """All that one wants to read of a trial that went wrong."""
         folder = self.save_dir / "launch"
-        files = [*folder.glob("events.jsonl"), *folder.glob("logs/*"), *folder.rglob("submitit/*.*")]
+        files = [
+            *folder.glob("events.jsonl"),
+            *folder.glob("logs/*"),
+            *folder.rglob("submitit/*.*"),
+        ]
         texts = [f"== {path}\n{path.read_text(errors='replace')[-3000:]}" for path in files if path.suffix != ".pkl"]  # fmt: skip
         return "\n".join([*texts, str(self.attempts()), self.slurm("squeue")])
 
@@ -172,7 +180,7 @@ class Trial(NamedTuple):
     def assert_alone(self) -> None:
         """No two processes of rank 0 made updates at the same time."""
         processes = [row["process"] for row in sorted(self.rows(), key=lambda row: row["time"])]
-        changes = sum(a != b for a, b in zip(processes, processes[1:]))
+        changes = sum(a != b for a, b in pairwise(processes))
         assert changes + 1 == len(set(processes)), self.told()
 
     def assert_no_update_twice(self) -> None:
