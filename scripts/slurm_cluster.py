@@ -8,7 +8,7 @@
 
 As root, with Debian's packages PACKAGES. Configuration, keys, state, logs and sockets lie below DIR; no service
 of the system and no file of /etc is touched, and all ports are free ones of the loopback. The steps of ``up``:
-(1) write DIR/slurm.conf and DIR/slurmdbd.conf, once;
+(1) write DIR/slurm.conf and DIR/slurmdbd.conf from scripts/slurm/, once;
 (2) start munged, MariaDB (its socket only), slurmdbd, slurmctld and ``slurmd -N n1``, ``slurmd -N n2``, each as
     soon as the one before answers;
 (3) wait until both nodes are idle.
@@ -29,6 +29,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Set
 
@@ -46,62 +47,9 @@ START_SECONDS = 60.0
 END_SECONDS = 20.0
 LONGEST_SOCKET = 107  # bytes of a Unix socket's path, of unix(7)
 
-# SlurmUser=root: slurmctld may then requeue and signal anybody's jobs. cred_expire is also how long a requeued job
-# waits before it starts again (default 120 s). sched_interval, bf_interval: look for startable jobs every second.
-SLURM_CONF = """\
-ClusterName=metaseq
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ctld_port}
-SlurmUser=root
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire={requeue_wait}
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool/%n
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdLogFile={folder}/log/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={dbd_port}
-AccountingStoragePass={folder}/munge.socket
-FirstJobId={first_job}
-JobRequeue=1
-KillWait={kill_wait}
-SlurmdTimeout={node_timeout}
-SlurmctldTimeout=60
-InactiveLimit=0
-ReturnToService=2
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-SlurmdParameters=config_overrides
-{nodes}
-PartitionName=work Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 GraceTime={grace}
-PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
-"""
-SLURMDBD_CONF = """\
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-CommunicationParameters=NoInAddrAny
-DbdHost={host}
-DbdAddr=127.0.0.1
-DbdPort={dbd_port}
-SlurmUser=root
-StorageType=accounting_storage/mysql
-StorageHost=localhost
-StorageUser=root
-StorageLoc=slurm
-PidFile={folder}/slurmdbd.pid
-LogFile={folder}/log/slurmdbd.log
-"""
+TEMPLATES = Path(__file__).with_name("slurm")
+SETTINGS = "slurm.conf"
+BOOKS_SETTINGS = "slurmdbd.conf"
 
 
 def fail(message: str) -> NoReturn:
@@ -191,6 +139,10 @@ def children() -> Dict[int, List[int]]:
     return found
 
 
+def filled(template: str, values: Dict[str, object]) -> str:
+    return (TEMPLATES / template).read_text().format(**values)
+
+
 class Cluster:
     """The cluster in ``folder``; its daemons by name: munged, mariadbd, slurmdbd, slurmctld, slurmd-n1, slurmd-n2."""
 
@@ -199,7 +151,7 @@ class Cluster:
 
     @property
     def conf(self) -> Path:
-        return self.folder / "slurm.conf"
+        return self.folder / SETTINGS
 
     def exports(self) -> Dict[str, str]:
         """What a shell needs for srun, sbatch and their like to mean this cluster."""
@@ -217,7 +169,7 @@ class Cluster:
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=30)  # fmt: skip
         return done.stdout if done.returncode == 0 else ""
 
-    def setting(self, name: str, conf: str = "slurm.conf") -> str:
+    def setting(self, name: str, conf: str = SETTINGS) -> str:
         """A value of the configuration as it was written."""
         for line in (self.folder / conf).read_text().splitlines():
             if line.startswith(f"{name}="):
@@ -241,13 +193,12 @@ class Cluster:
             f"RealMemory={memory}"
             for node, port in zip(NODES, slurmd)
         )
-        # Ports of jobs come from their ids: those of two clusters on one machine should differ.
         values = {"folder": self.folder, "host": host, "ctld_port": ctld, "dbd_port": dbd, "nodes": nodes,
                   "first_job": ctld, **options._asdict()}  # fmt: skip
         for name in ("log", "state", "spool", "run"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         for path, text in {"munge.key": os.urandom(128),
-                           "slurmdbd.conf": SLURMDBD_CONF.format(**values).encode()}.items():  # fmt: skip
+                           BOOKS_SETTINGS: filled(BOOKS_SETTINGS, values).encode()}.items():  # fmt: skip
             (self.folder / path).touch(mode=0o600)
             (self.folder / path).write_bytes(text)
         if not (self.folder / "db").exists():
@@ -260,7 +211,7 @@ class Cluster:
                 fail(
                     f"mariadb-install-db failed with status {made.returncode}: {made.stderr.strip()[-1000:]}"
                 )
-        self.conf.write_text(SLURM_CONF.format(**values))  # last: with it, all is written
+        self.conf.write_text(filled(SETTINGS, values))  # last: with it, all is written
 
     def daemons(self) -> List[Daemon]:
         folder, local = self.folder, "127.0.0.1"
@@ -270,14 +221,14 @@ class Cluster:
         mariadbd = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={folder}/db", f"--socket={database}",
                     f"--pid-file={folder}/mariadbd.pid", "--skip-networking", "--innodb-lock-wait-timeout=900",
                     *SMALL_DATABASE]  # fmt: skip
-        dbd = (local, int(self.setting("DbdPort", "slurmdbd.conf")))
+        dbd = (local, int(self.setting("DbdPort", BOOKS_SETTINGS)))
         return [
             Daemon("munged", munged, lambda: listens(munge)),
             Daemon("mariadbd", mariadbd, lambda: listens(database)),
             Daemon("slurmdbd", ["slurmdbd", "-D"], lambda: listens(dbd)),
             Daemon("slurmctld", ["slurmctld", "-D"], lambda: "is UP" in self.ask("scontrol", "ping")),
             *(
-                Daemon(f"slurmd-{node}", ["slurmd", "-D", "-N", node], lambda node=node: self.is_up(node))
+                Daemon(f"slurmd-{node}", ["slurmd", "-D", "-N", node], partial(self.is_up, node))
                 for node in NODES
             ),
         ]  # fmt: skip
@@ -318,6 +269,8 @@ class Cluster:
         missing = what_is_missing()
         if missing:
             fail(missing)
+        if not re.fullmatch(r"[\w/.+-]+", str(self.folder), re.ASCII):
+            fail(f"DIR must have a path of letters, digits and any of /._+-, but is {self.folder}. Set another.")  # fmt: skip
         longest = len(os.fsencode(self.folder / "munge.socket"))
         if longest > LONGEST_SOCKET:
             fail(f"DIR must have a path of at most {LONGEST_SOCKET - longest + len(str(self.folder))} characters, but "
@@ -387,14 +340,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     parser.add_argument("action", choices=("up", "down", "env", "status"))
     parser.add_argument("dir", type=Path, metavar="DIR")
-    for option, value, words in (
+    for option, default, words in (
         ("--cpus", Options().cpus, "CPUs of each node"),
         ("--kill-wait", Options().kill_wait, "seconds between SIGTERM and SIGKILL"),
         ("--node-timeout", Options().node_timeout, "seconds until a node that does not answer is down"),
         ("--requeue-wait", Options().requeue_wait, "seconds until a requeued job may start again"),
         ("--grace", Options().grace, "seconds between being told and being preempted"),
     ):  # fmt: skip
-        parser.add_argument(option, type=int, default=value, help=f"{words} (default: {value}); of the first `up`")  # fmt: skip
+        parser.add_argument(option, type=int, default=default, help=f"{words} (default: {default}); of the first `up`")  # fmt: skip
     args = parser.parse_args()
     cluster = Cluster(args.dir)
     if args.action == "up":

@@ -127,14 +127,21 @@ def test_up_says_what_it_lacks(
     assert not (tmp_path / "c").exists()
 
 
-def test_a_folder_with_too_long_a_path_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("x" * 100, "at most 94 characters"), ("a b", "letters, digits and any of /._+-")],
+)
+def test_a_folder_that_slurm_cannot_have_is_refused(
+    name: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
     monkeypatch.setattr(script, "what_is_missing", lambda: None)
     with pytest.raises(SystemExit) as ended:
-        Cluster(tmp_path / ("x" * 100)).up()
+        Cluster(tmp_path / name).up()
     assert ended.value.code == 2
-    assert "DIR must have a path of at most 94 characters, but is " in capsys.readouterr().err
+    assert (
+        f"DIR must have a path of {rule}, but is {tmp_path / name}. Set " in capsys.readouterr().err
+    )
+    assert not (tmp_path / name).exists()
 
 
 def test_env_of_no_cluster_is_refused(tmp_path: Path) -> None:
