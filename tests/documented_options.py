@@ -25,7 +25,8 @@ PARSERS = {
 }
 CHOICES = ("--task", "--arch", "--criterion", "--optimizer", "--lr-scheduler", "--bpe")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*\w")
-FOREIGN = frozenset({"--all", "--no-deps"})  # of scripts/test.sh and of pip
+# Of scripts/test.sh, pip, apt-get and sbatch.
+FOREIGN = frozenset({"--all", "--no-deps", "--no-install-recommends", "--wrap"})
 
 
 @lru_cache(maxsize=None)
@@ -90,6 +91,8 @@ def unknown_options(command: str) -> List[str]:
         known = lm_eval_knows()
     elif words[:2] == ["python", "-m"]:
         known = source_knows(words[2].replace(".", "/") + ".py")
+    elif words[0] == "python" and words[1].startswith("scripts/"):
+        known = source_knows(words[1])
     elif words[:2] == ["bash", "scripts/quickstart.sh"]:
         known = source_knows("scripts/quickstart.py")
     else:
@@ -125,7 +128,11 @@ def known_options() -> FrozenSet[str]:
     for name, module in SUBCOMMANDS.items():
         for names in [(name,)] if isinstance(module, str) else [(name, part) for part in module]:
             known |= metaseq_knows(*names)
-    scripts = [ROOT / "scripts/quickstart.py", ROOT / "tests/kills.py"]
+    scripts = [
+        ROOT / "scripts/quickstart.py",
+        ROOT / "scripts/slurm_cluster.py",
+        ROOT / "tests/kills.py",
+    ]
     for path in [*scripts, *(ROOT / "benchmarks").glob("*.py")]:
         known |= source_knows(str(path))
     return known
