@@ -30,7 +30,8 @@ RECIPE = (
     "--lr-scheduler", "polynomial_decay",
 )  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*\w")
-FOREIGN = frozenset({"--all", "--no-deps"})  # of scripts/test.sh and of pip
+# Of scripts/test.sh, pip, apt-get and sbatch.
+FOREIGN = frozenset({"--all", "--no-deps", "--no-install-recommends", "--wrap"})
 
 
 @lru_cache(maxsize=None)
@@ -97,6 +98,8 @@ def unknown_options(command: str) -> List[str]:
         known = lm_eval_knows()
     elif words[:2] == ["python", "-m"]:
         known = source_knows(words[2].replace(".", "/") + ".py")
+    elif words[0] == "python" and words[1].startswith("scripts/"):
+        known = source_knows(words[1])
     elif words[:2] == ["bash", "scripts/quickstart.sh"]:
         known = source_knows("scripts/quickstart.py")
     else:
@@ -135,7 +138,11 @@ def known_options() -> FrozenSet[str]:
     for name, members in MEMBERS.items():
         for member in members:
             known |= metaseq_knows(name, member)
-    scripts = [ROOT / "scripts/quickstart.py", ROOT / "tests/kills.py"]
+    scripts = [
+        ROOT / "scripts/quickstart.py",
+        ROOT / "scripts/slurm_cluster.py",
+        ROOT / "tests/kills.py",
+    ]
     for path in [*scripts, *(ROOT / "benchmarks").glob("*.py")]:
         known |= source_knows(str(path))
     return known
