@@ -116,7 +116,9 @@ def test_a_snapshot_is_the_code_that_python_then_imports(tmp_path: Path) -> None
     assert folder == tmp_path / "launch/snapshot"
     assert not list(folder.rglob("__pycache__"))
     assert list(folder.rglob("*.html"))  # what is not code comes along
-    program = "import importlib; print(importlib.import_module('metaseq_plugin.compat.errors').__file__)"
+    program = (
+        "import importlib; print(importlib.import_module('metaseq_plugin.compat.errors').__file__)"
+    )
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, cwd="/", capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.strip() == str(folder / "metaseq_plugin/compat/errors.py")
