@@ -1,0 +1,216 @@
+"""Keep a run alive: what the agents of a job do from its start to its end.
+
+The agent of the first node decides, alone:
+(1) a run that finished is over; so is one that was told to end;
+(2) one that was told to come back, or that SLURM is about to end, is requeued once it has saved;
+(3) one that failed is started again after a while: on one machine here, on a cluster by requeueing the job, without
+    the node that is to blame; or given up (``policy``).
+On SLURM a job is requeued only if it is still this start of it, and the requeue is looked at. Everything is recorded
+in the events of the run, which a requeued job reads.
+"""
+
+import logging
+import os
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+from metaseq_plugin.compat.errors import EXIT_USER_ERROR
+from metaseq_plugin.launch.folders.events import Event, read_events, record
+from metaseq_plugin.launch.jobs import slurm, team
+from metaseq_plugin.launch.jobs.attempt import FINISHED, TOLD, Attempt, End, Setting
+from metaseq_plugin.launch.jobs.failures import Failure
+from metaseq_plugin.launch.jobs.lock import wait_until_free
+from metaseq_plugin.launch.jobs.place import Place
+from metaseq_plugin.launch.jobs.policy import Decision, decide
+from metaseq_plugin.launch.jobs.told import Told
+from metaseq_plugin.launch.spec import Launch
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_STOPPED = 143  # as of SIGTERM
+SECONDS_BETWEEN_LOOKS = 0.1
+BYE_SECONDS = 3600.0  # that a node, done, waits for the first one's word
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """The agent of one node.
+
+    Attributes:
+        can_be_requeued: whether submitit starts the job again when asked.
+    """
+
+    launch: Launch
+    place: Place
+    secret: bytes
+    progress: Path
+    told: Told
+    can_be_requeued: bool
+
+    def run(self) -> None:
+        """Return when the run has finished.
+
+        Raises:
+            SystemExit: it goes on in another start of the job, was stopped or given up.
+        """
+        if not self.place.is_first:
+            return self._follow()
+        if self.place.requeues:
+            wait_until_free(self.launch.spec.save_dir)
+        while True:
+            end = self._attempt()
+            if end.kind == FINISHED:
+                self._record("finished", update=end.update)
+                return None
+            if end.kind == TOLD:
+                self._leave(end)
+            else:
+                self._restart(end)
+
+    def _record(self, kind: str, **fields: Any) -> None:
+        record(self.launch.spec.save_dir, kind, job=self.place.job, **fields)
+
+    def _events(self) -> list[Event]:
+        """Of this job, in all its starts."""
+        events = read_events(self.launch.spec.save_dir).events
+        return [event for event in events if event.get("job") == self.place.job]
+
+    def _setting(self, others: team.Team, start: int) -> Setting:
+        return Setting(self.launch, self.place, start, self.progress, others, self.told)
+
+    def _attempt(self) -> End:
+        start = self.place.requeues
+        if not self.place.is_slurm:
+            start = sum(event["kind"] == "started" for event in self._events())
+        others = team.meet(self.place, start, self.secret)
+        try:
+            self._record("started", start=start, hosts=list(self.place.hosts), process=os.getpid())
+            end = Attempt(self._setting(others, start)).run()
+            if end.kind == FINISHED:
+                others.say({"kind": team.BYE})
+            return end
+        finally:
+            others.close()
+
+    def _follow(self) -> None:
+        """On another node: report how the ranks ended, and end as the first node says."""
+        first = team.meet(self.place, self.place.requeues, self.secret)
+        attempt = Attempt(self._setting(first, self.place.requeues))
+        end = attempt.run()
+        failures = [failure.as_json() for failure in attempt.own_failures()]
+        first.say({"kind": team.ENDED, "failures": failures})
+        deadline = time.monotonic() + BYE_SECONDS
+        while end.kind == FINISHED and time.monotonic() < deadline:
+            kinds = {message["kind"] for _, message in first.heard()}
+            if team.BYE in kinds:
+                return
+            if team.GONE["kind"] in kinds:
+                break
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        self._wait_to_be_ended(first)
+
+    def _wait_to_be_ended(self, first: team.Team) -> NoReturn:
+        """The job ends when one of its tasks does, on some clusters: so not before the first node's has done its part."""
+        while first.connections:
+            first.heard()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        raise SystemExit(EXIT_FAILED)
+
+    def _leave(self, end: End) -> None:
+        """The run was told to end; it goes on by itself if the signal meant that. Returns to start it again here."""
+        fields = {"update": end.update, "signal": self.told.name, "saved": end.has_saved}
+        if self.place.is_slurm:
+            try:
+                state = slurm.patiently(lambda: slurm.job_state(self.place.number))
+            except subprocess.SubprocessError as error:
+                self._give_up(f"SLURM does not say how the job stands: {error}")
+            if slurm.is_ours(state, self.place.requeues):
+                self._requeue(fields)
+            kind = "stopped" if state.state in slurm.CANCELLED else "preempted"
+            self._record(kind, state=state.state, **fields)
+            raise SystemExit(EXIT_STOPPED)
+        if self.told.to_end:
+            self._record("stopped", **fields)
+            raise SystemExit(EXIT_STOPPED)
+        if self.can_be_requeued:
+            self._record("saved_and_requeued" if end.has_saved else "preempted", **fields)
+            self.told.ask_submitit()
+        else:
+            self._record("restarting", **fields)
+            self.told.received.clear()
+
+    def _restart(self, end: End) -> None:
+        """The run failed: returns to start it again here."""
+        failure = end.failure
+        assert failure is not None, "what failed has a reason"
+        before = self._events()
+        self._record("hang" if end.is_hang else "failed", **failure.as_json())
+        decision = decide(failure, before, self.launch.survival)
+        if decision.gives_up:
+            self._give_up(decision.gives_up, failure)
+        if self._wait(decision.seconds):
+            return self._leave(End(TOLD, end.update))
+        excluded = failure.host if failure.blames_host else ""
+        if self.place.is_slurm:
+            self._requeue_failed(decision, excluded)
+        self._record("restarting", attempt=decision.attempt, after=decision.seconds, excluded="")
+        return None
+
+    def _requeue_failed(self, decision: Decision, host: str) -> NoReturn:
+        state = slurm.patiently(lambda: slurm.job_state(self.place.number))
+        fields = {"attempt": decision.attempt, "after": decision.seconds, "excluded": host}
+        if not slurm.is_ours(state, self.place.requeues):
+            self._record("preempted", state=state.state, saved=False)
+            raise SystemExit(EXIT_FAILED)
+        self._record("restarting", **fields)
+        self._requeue(None, host)
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether a signal came meanwhile."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.told:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return bool(self.told)
+
+    def _requeue(self, saved: Optional[dict[str, Any]], host: str = "") -> NoReturn:
+        """Have SLURM start the job again, see that it will, and end.
+
+        Args:
+            saved: what to record of a run that was told to end; None: it failed, which is recorded.
+            host: a node to leave out.
+        """
+        deadline = time.monotonic() + slurm.PATIENCE_SECONDS
+        number, requeues, reason = self.place.number, self.place.requeues, ""
+        while True:
+            try:
+                state = slurm.patiently(lambda: slurm.job_state(number))
+                if not slurm.is_ours(state, requeues):
+                    break
+                if time.monotonic() > deadline:
+                    self._give_up(f"the job could not be requeued: {reason}")
+                with suppress(SystemExit):
+                    self.told.ask_submitit()
+                reason = f"SLURM took the request, but shows it {state.state}"
+            except (subprocess.SubprocessError, OSError) as error:
+                reason = str(error)
+                time.sleep(slurm.SECONDS_BETWEEN_TRIES)
+        if not slurm.has_come_back(state, requeues):  # ended by somebody, in between
+            self._record("stopped", state=state.state)
+            raise SystemExit(EXIT_STOPPED)
+        if saved is not None:
+            self._record("saved_and_requeued" if saved["saved"] else "preempted", **saved)
+        if host:
+            refused = slurm.exclude(number, host)
+            self._record("excluded", host=host, refused=refused)
+        raise SystemExit(EXIT_FAILED)
+
+    def _give_up(self, reason: str, failure: Optional[Failure] = None) -> NoReturn:
+        self._record("gave_up", reason=reason)
+        logger.error(f"The run is given up: {reason}.")
+        is_users = failure is not None and failure.is_users
+        raise SystemExit(EXIT_USER_ERROR if is_users else EXIT_FAILED)
