@@ -25,7 +25,7 @@ from metaseq_plugin.launch.folders.explain import (
 from metaseq_plugin.launch.folders.reading import read_launch
 from metaseq_plugin.launch.folders.surroundings import LEFT_OUT, surroundings
 from metaseq_plugin.launch.spec import LAUNCH, Launch
-from tests.launch.folders.run_folders import NOWHERE, fake, launch_of
+from tests.launch.folders.run_folders import NOWHERE, WITHOUT_PACKAGE, fake, launch_of
 
 
 def content(save_dir: Path, name: str) -> Any:
@@ -116,7 +116,9 @@ def test_a_snapshot_is_the_code_that_python_then_imports(tmp_path: Path) -> None
     assert folder == tmp_path / "launch/snapshot"
     assert not list(folder.rglob("__pycache__"))
     assert list(folder.rglob("*.html"))  # what is not code comes along
-    program = "import metaseq_plugin.compat.errors as e; print(e.__file__)"
+    program = (
+        "import importlib; print(importlib.import_module('metaseq_plugin.compat.errors').__file__)"
+    )
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, cwd="/", capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.strip() == str(folder / "metaseq_plugin/compat/errors.py")
@@ -251,8 +253,7 @@ def test_programs_that_a_repository_names_are_not_run(repository: Path, tmp_path
 
 def test_versions_and_cuda_are_found_without_importing_torch() -> None:
     program = (
-        "import sys, json; sys.modules['metaseq_plugin'] = type(sys)('metaseq_plugin');"
-        f"sys.modules['metaseq_plugin'].__path__ = [{str(Path(git_state.__file__).parents[2])!r}];"
+        f"{WITHOUT_PACKAGE} import json;"
         "from metaseq_plugin.launch.folders import status, stop, logs;"
         "from metaseq_plugin.launch.folders.surroundings import surroundings;"
         "found = surroundings(); print(json.dumps([found, [m for m in ('torch', 'fairseq', 'numpy') if m in sys.modules]]))"
