@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from metaseq_plugin.launch.folders.events import record
+from metaseq_plugin.launch.folders.surroundings import node_fields
 from metaseq_plugin.launch.jobs import progress, slurm, team
 from metaseq_plugin.launch.jobs.failures import Failure, first_of, last_words, memory_kills, why
 from metaseq_plugin.launch.jobs.place import Place
@@ -85,6 +86,8 @@ class Attempt:
         self.has_resumed = self.was_passed_on = self.was_killed = False
         self.is_lost = False  # the first node is gone
         self._asked_slurm, self._echoed = self.begin, self.ranks.begins[0]
+        fields = {**node_fields(), "node": self.place.host}
+        setting.record("rank", rank=self.ranks.first, ranks=len(self.ranks.numbers), **fields)
 
     def run(self) -> End:
         """Until all ranks, on the first node of all nodes, have ended."""

@@ -140,10 +140,11 @@ class Keeper:
             state = slurm.patiently(lambda: slurm.job_state(self.place.number))
         except subprocess.SubprocessError as error:
             self._give_up(f"SLURM does not say how the job stands: {error}")
-        is_stopped = self.told.to_end and state.state == "RUNNING" and not state.is_preempted
-        if slurm.is_ours(state, self.place.requeues) and not is_stopped:
+        is_ours = slurm.is_ours(state, self.place.requeues)
+        asks_to_end = self.told.to_end and state.state == "RUNNING" and not state.is_preempted
+        if is_ours and not asks_to_end:
             self._requeue({**fields, "kind": "saved_and_requeued" if has_saved else "preempted"})
-        is_stopped = is_stopped or state.state in slurm.CANCELLED
+        is_stopped = (is_ours and asks_to_end) or state.state in slurm.CANCELLED
         self._record("stopped" if is_stopped else "preempted", state=state.state, **fields)
         raise SystemExit(EXIT_STOPPED)
 
