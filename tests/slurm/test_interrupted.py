@@ -33,16 +33,15 @@ INTERRUPTIONS = (requeue, warn, preempt)
 
 
 @pytest.mark.parametrize("interrupt", INTERRUPTIONS)
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_an_interrupted_run_goes_on_behind_its_update(
-    cluster: Cluster, data: Path, tmp_path: Path, undisturbed: Any, nodes: int, interrupt: Any
+def test_an_interrupted_run_of_two_nodes_goes_on_behind_its_update(
+    cluster: Cluster, data: Path, tmp_path: Path, undisturbed: Any, interrupt: Any
 ) -> None:
-    launch = {"nodes": nodes}
+    launch = {"nodes": 2}
     trial = Trial.begin(cluster, data, tmp_path / "run", 40, launch=launch, seconds=0.1)
     trial.wait_for_update(7)
     interrupt(trial)
     trial.wait()
-    trial.assert_finished(undisturbed(40, nodes))
+    trial.assert_finished(undisturbed(40, 2))
     trial.assert_no_update_twice()
     before, last = trial.attempts()
     assert before in ("REQUEUED", "PREEMPTED")
