@@ -223,9 +223,9 @@ class Attempt:
         found = self.own_failures()
         for node, message in self.reports.items():
             if message["kind"] == team.GONE["kind"]:
-                host = self.place.hosts[node]
-                reason = f"the agent of node {node} is gone"
-                found.append(Failure(reason, None, None, host, self.at.update, True))
+                name = self.place.hosts[node]
+                reason = f"the agent of {name} is gone"
+                found.append(Failure(reason, None, None, name, self.at.update, True))
             else:
                 found += [Failure(**failure) for failure in message["failures"]]
         return found

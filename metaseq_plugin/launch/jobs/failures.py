@@ -37,17 +37,18 @@ class Failure:
     Attributes:
         reason: a sentence, or the last line of the program.
         status: as Popen says it; None: no process has ended.
-        rank: the first that failed, on ``host``.
+        rank: the first that failed.
+        node: the name of its machine.
         update: the last that the run had made.
-        blames_host: whether the machine is at fault.
+        blames_node: whether the machine is at fault.
     """
 
     reason: str
     status: Optional[int] = None
     rank: Optional[int] = None
-    host: str = ""
+    node: str = ""
     update: int = 0
-    blames_host: bool = False
+    blames_node: bool = False
 
     @property
     def is_users(self) -> bool:
@@ -95,7 +96,7 @@ def last_words(log: Path, begin: int) -> str:
     return (errors or lines or ["it said nothing"])[-1][:MAX_CHARACTERS]
 
 
-def why(rank: int, status: int, words: str, host: str, update: int, kills: int) -> Failure:
+def why(rank: int, status: int, words: str, node: str, update: int, kills: int) -> Failure:
     """The failure of one rank.
 
     Args:
@@ -104,14 +105,14 @@ def why(rank: int, status: int, words: str, host: str, update: int, kills: int) 
     """
     if status == -signal.SIGKILL:
         reason = f"rank {rank} {OUT_OF_MEMORY if kills else KILLED}"
-        return Failure(reason, status, rank, host, update)
+        return Failure(reason, status, rank, node, update)
     if status < 0:
         name = signal_name(-status)
-        blames_host = status == -signal.SIGBUS
+        blames_node = status == -signal.SIGBUS
         return Failure(
-            f"rank {rank} was ended by {name}: {words}", status, rank, host, update, blames_host
+            f"rank {rank} was ended by {name}: {words}", status, rank, node, update, blames_node
         )
-    return Failure(words, status, rank, host, update, HARDWARE.search(words) is not None)
+    return Failure(words, status, rank, node, update, HARDWARE.search(words) is not None)
 
 
 def first_of(failures: Sequence[Failure]) -> Failure:

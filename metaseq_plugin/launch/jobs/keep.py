@@ -125,24 +125,27 @@ class Keeper:
         """The run was told to end; it goes on by itself if the signal meant that. Returns to start it again here."""
         fields = {"update": end.update, "signal": self.told.name, "saved": end.has_saved}
         if self.place.is_slurm:
-            try:
-                state = slurm.patiently(lambda: slurm.job_state(self.place.number))
-            except subprocess.SubprocessError as error:
-                self._give_up(f"SLURM does not say how the job stands: {error}")
-            if slurm.is_ours(state, self.place.requeues):
-                self._requeue(fields)
-            kind = "stopped" if state.state in slurm.CANCELLED else "preempted"
-            self._record(kind, state=state.state, **fields)
-            raise SystemExit(EXIT_STOPPED)
+            self._leave_slurm(fields, end.has_saved)
         if self.told.to_end:
             self._record("stopped", **fields)
             raise SystemExit(EXIT_STOPPED)
+        self._record("saved_and_requeued" if end.has_saved else "preempted", **fields)
         if self.can_be_requeued:
-            self._record("saved_and_requeued" if end.has_saved else "preempted", **fields)
             self.told.ask_submitit()
-        else:
-            self._record("restarting", **fields)
-            self.told.received.clear()
+        self.told.received.clear()
+
+    def _leave_slurm(self, fields: dict[str, Any], has_saved: bool) -> NoReturn:
+        """What SLURM itself starts again is left to it; what somebody stops is not started again."""
+        try:
+            state = slurm.patiently(lambda: slurm.job_state(self.place.number))
+        except subprocess.SubprocessError as error:
+            self._give_up(f"SLURM does not say how the job stands: {error}")
+        is_stopped = self.told.to_end and state.state == "RUNNING" and not state.is_preempted
+        if slurm.is_ours(state, self.place.requeues) and not is_stopped:
+            self._requeue({**fields, "kind": "saved_and_requeued" if has_saved else "preempted"})
+        is_stopped = is_stopped or state.state in slurm.CANCELLED
+        self._record("stopped" if is_stopped else "preempted", state=state.state, **fields)
+        raise SystemExit(EXIT_STOPPED)
 
     def _restart(self, end: End) -> None:
         """The run failed: returns to start it again here."""
@@ -155,20 +158,20 @@ class Keeper:
             self._give_up(decision.gives_up, failure)
         if self._wait(decision.seconds):
             return self._leave(End(TOLD, end.update))
-        excluded = failure.host if failure.blames_host else ""
+        excluded = failure.node if failure.blames_node else ""
         if self.place.is_slurm:
             self._requeue_failed(decision, excluded)
         self._record("restarting", attempt=decision.attempt, after=decision.seconds, excluded="")
         return None
 
-    def _requeue_failed(self, decision: Decision, host: str) -> NoReturn:
+    def _requeue_failed(self, decision: Decision, node: str) -> NoReturn:
         state = slurm.patiently(lambda: slurm.job_state(self.place.number))
-        fields = {"attempt": decision.attempt, "after": decision.seconds, "excluded": host}
+        fields = {"attempt": decision.attempt, "after": decision.seconds, "excluded": node}
         if not slurm.is_ours(state, self.place.requeues):
             self._record("preempted", state=state.state, saved=False)
             raise SystemExit(EXIT_FAILED)
         self._record("restarting", **fields)
-        self._requeue(None, host)
+        self._requeue(None, node)
 
     def _wait(self, seconds: float) -> bool:
         """Whether a signal came meanwhile."""
@@ -177,12 +180,12 @@ class Keeper:
             time.sleep(SECONDS_BETWEEN_LOOKS)
         return bool(self.told)
 
-    def _requeue(self, saved: Optional[dict[str, Any]], host: str = "") -> NoReturn:
+    def _requeue(self, saved: Optional[dict[str, Any]], node: str = "") -> NoReturn:
         """Have SLURM start the job again, see that it will, and end.
 
         Args:
             saved: what to record of a run that was told to end; None: it failed, which is recorded.
-            host: a node to leave out.
+            node: one to leave out.
         """
         deadline = time.monotonic() + slurm.PATIENCE_SECONDS
         number, requeues, reason = self.place.number, self.place.requeues, ""
@@ -203,10 +206,10 @@ class Keeper:
             self._record("stopped", state=state.state)
             raise SystemExit(EXIT_STOPPED)
         if saved is not None:
-            self._record("saved_and_requeued" if saved["saved"] else "preempted", **saved)
-        if host:
-            refused = slurm.exclude(number, host)
-            self._record("excluded", host=host, refused=refused)
+            self._record(**saved)
+        if node:
+            refused = slurm.exclude(number, node)
+            self._record("excluded", node=node, refused=refused)
         raise SystemExit(EXIT_FAILED)
 
     def _give_up(self, reason: str, failure: Optional[Failure] = None) -> NoReturn:

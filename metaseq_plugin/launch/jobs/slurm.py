@@ -13,6 +13,7 @@ SECONDS_TO_ANSWER = 30.0
 PATIENCE_SECONDS = 600.0  # with a slurmctld that does not answer
 SECONDS_BETWEEN_TRIES = 5.0
 RUNS = ("RUNNING", "TIMEOUT")  # so a job is ours to requeue; at a time limit SLURM only ends it
+NO_TIME = ("None", "N/A", "Unknown", "")
 CANCELLED = ("CANCELLED",)
 
 
@@ -22,12 +23,14 @@ class JobState:
 
     Attributes:
         requeues: how often it was started again.
+        is_preempted: whether SLURM is taking its nodes, and gives it time to end (GraceTime).
         nodes: how many it needs.
         excluded: those that it leaves out, as SLURM writes lists of nodes; "": none.
     """
 
     state: str
     requeues: int
+    is_preempted: bool = False
     partition: str = ""
     nodes: int = 1
     excluded: str = ""
@@ -40,6 +43,7 @@ def parse(shown: str) -> JobState:
     return JobState(
         fields["JobState"].split(",")[0],
         int(fields.get("Restarts", 0)),
+        fields.get("PreemptTime", "None") not in NO_TIME,
         fields.get("Partition", ""),
         int(fields.get("NumNodes", "1").split("-")[0]),
         "" if excluded == "(null)" else excluded,

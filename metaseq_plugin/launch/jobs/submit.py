@@ -17,6 +17,7 @@ from typing import Any, Iterator, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.folders.events import record
+from metaseq_plugin.launch.folders.jobs_file import add_job
 from metaseq_plugin.launch.jobs.agent import LOCAL, Agent
 from metaseq_plugin.launch.jobs.turn import Queue
 from metaseq_plugin.launch.spec import LAUNCH, Launch
@@ -152,7 +153,7 @@ def submit_to_slurm(
     executor.update_parameters(**slurm_parameters(launches[0], max_jobs, after))
     ids = [str(job.job_id) for job in executor.submit_array([agent_of(one) for one in launches])]
     for launch, job in zip(launches, ids):
-        record(launch.spec.save_dir, "submitted", job=job)
+        note(launch, job, SLURM)
     return ids
 
 
@@ -167,7 +168,7 @@ def submit_here(
         folder.mkdir(parents=True, exist_ok=True)
         with detached(folder / "controller.log"):
             job = executor.submit(replace(agent_of(launch), queue=queue))
-        record(launch.spec.save_dir, "submitted", job=str(job.job_id))
+        note(launch, str(job.job_id), executor.name())
         if executor.name() == DEBUG:
             job.wait()
         ids.append(str(job.job_id))
@@ -190,6 +191,12 @@ def executor_here(launch: Launch) -> Any:
         tasks_per_node=1,
     )
     return executor
+
+
+def note(launch: Launch, job: str, executor: str) -> None:
+    """Write down in the run's folder that it was submitted, and as what."""
+    add_job(launch.spec.save_dir, job, executor)
+    record(launch.spec.save_dir, "submitted", job=job, executor=executor)
 
 
 def agent_of(launch: Launch) -> Agent:
