@@ -126,6 +126,9 @@ def test_a_snapshot_is_the_code_that_the_ranks_import(tmp_path: Path, monkeypatc
     program = (
         "import importlib; print(importlib.import_module('metaseq_plugin.compat.errors').__file__)"
     )
+    monkeypatch.setenv("PYTHONPATH", "/before")
+    variables = own_code(tmp_path)
+    assert variables == {"PYTHONPATH": f"{folder}:/before"}
     environment = {**os.environ, **variables}
     done = subprocess.run([sys.executable, "-c", program], env=environment, cwd="/", capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.strip() == str(folder / "metaseq_plugin/compat/errors.py")
