@@ -12,7 +12,7 @@ from typing import FrozenSet, List, Tuple
 from fairseq import options
 from torch.distributed.run import get_args_parser
 
-from metaseq_plugin.cli import SUBCOMMANDS
+from metaseq_plugin.cli import MEMBERS, SUBCOMMANDS
 from tests.documented import ROOT
 
 PARSERS = {
@@ -24,8 +24,14 @@ PARSERS = {
     "fairseq-preprocess": options.get_preprocessing_parser,
 }
 CHOICES = ("--task", "--arch", "--criterion", "--optimizer", "--lr-scheduler", "--bpe")
+# What `metaseq launch` chooses, whose options it takes too.
+RECIPE = (
+    "--task", "opt_streaming_language_modeling", "--criterion", "chunked_cross_entropy", "--optimizer", "adamw",
+    "--lr-scheduler", "polynomial_decay",
+)  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*\w")
-FOREIGN = frozenset({"--all", "--no-deps"})  # of scripts/test.sh and of pip
+# Of scripts/test.sh, pip, apt-get and sbatch.
+FOREIGN = frozenset({"--all", "--no-deps", "--no-install-recommends", "--wrap"})
 
 
 @lru_cache(maxsize=None)
@@ -44,12 +50,14 @@ def fairseq_knows(program: str, chosen: Tuple[str, ...]) -> FrozenSet[str]:
 
 def metaseq_knows(*names: str) -> FrozenSet[str]:
     """The options of ``metaseq prepare``, ``metaseq data clean`` and so on."""
-    module = SUBCOMMANDS[names[0]]
+    module = MEMBERS.get(names[0], {}).get(names[-1]) or SUBCOMMANDS[names[0]]
     if not isinstance(module, str):
         module = module[names[1]]
     parser = argparse.ArgumentParser()
-    import_module(module).add_arguments(parser)
-    return frozenset(OPTION.findall(parser.format_help()))
+    found = import_module(module)
+    found.add_arguments(parser)
+    more = fairseq_knows("fairseq-train", RECIPE) if "TAKES_MORE" in vars(found) else frozenset()
+    return more | frozenset(OPTION.findall(parser.format_help()))
 
 
 def torchrun_knows() -> FrozenSet[str]:
@@ -90,6 +98,8 @@ def unknown_options(command: str) -> List[str]:
         known = lm_eval_knows()
     elif words[:2] == ["python", "-m"]:
         known = source_knows(words[2].replace(".", "/") + ".py")
+    elif words[0] == "python" and words[1].startswith("scripts/"):
+        known = source_knows(words[1])
     elif words[:2] == ["bash", "scripts/quickstart.sh"]:
         known = source_knows("scripts/quickstart.py")
     else:
@@ -125,7 +135,14 @@ def known_options() -> FrozenSet[str]:
     for name, module in SUBCOMMANDS.items():
         for names in [(name,)] if isinstance(module, str) else [(name, part) for part in module]:
             known |= metaseq_knows(*names)
-    scripts = [ROOT / "scripts/quickstart.py", ROOT / "tests/kills.py"]
+    for name, members in MEMBERS.items():
+        for member in members:
+            known |= metaseq_knows(name, member)
+    scripts = [
+        ROOT / "scripts/quickstart.py",
+        ROOT / "scripts/slurm_cluster.py",
+        ROOT / "tests/kills.py",
+    ]
     for path in [*scripts, *(ROOT / "benchmarks").glob("*.py")]:
         known |= source_knows(str(path))
     return known

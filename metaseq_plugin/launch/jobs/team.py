@@ -1,0 +1,112 @@
+"""The agents of a job's nodes, one of which decides: what they tell each other.
+
+    team = meet(place, start, secret)      of the first node, or of another
+    team.say({"kind": "stacks"})           from the first to all others; from another to the first
+    team.heard()                           [(1, {"kind": "ended", …}), (2, GONE)]
+
+One connection leads from each node to the first; when it breaks, the agent at its other end is gone. Only who knows
+the job's secret is let in. The messages are JSON.
+"""
+
+import json
+import time
+from contextlib import suppress
+from multiprocessing import ProcessError
+from multiprocessing.connection import Client, Connection, Listener, wait
+from threading import Thread
+from typing import Any, Optional
+
+from metaseq_plugin.launch.jobs.place import Place
+
+Message = dict[str, Any]
+GONE: Message = {"kind": "gone"}
+HELLO, ENDED, STACKS, KILL, BYE = "hello", "ended", "stacks", "kill", "bye"
+SECONDS_TO_MEET = 300.0  # nodes of a job may start minutes apart
+SECONDS_BETWEEN_TRIES = 0.5
+
+
+class Team:
+    """This node's connections: to all other nodes on the first, to the first on another.
+
+    Attributes:
+        connections: by node.
+    """
+
+    def __init__(self) -> None:
+        self.connections: dict[int, Connection] = {}
+
+    def say(self, message: Message) -> None:
+        """To all; who is gone does not hear it, which ``heard`` tells."""
+        for connection in list(self.connections.values()):
+            with suppress(OSError):
+                connection.send_bytes(json.dumps(message).encode())
+
+    def heard(self) -> list[tuple[int, Message]]:
+        """What came since, with the node that said it; does not wait."""
+        found: list[tuple[int, Message]] = []
+        nodes = {connection: node for node, connection in list(self.connections.items())}
+        for ready in wait(list(nodes), timeout=0):
+            node = nodes[ready]  # type: ignore[index]
+            try:
+                found.append((node, json.loads(self.connections[node].recv_bytes())))
+            except (OSError, EOFError):
+                self.connections.pop(node).close()
+                found.append((node, GONE))
+        return found
+
+    def close(self) -> None:
+        for connection in self.connections.values():
+            connection.close()
+
+
+class FirstNode(Team):
+    """The agent that decides; others come to it at any time."""
+
+    def __init__(self, place: Place, start: int, secret: bytes) -> None:
+        super().__init__()
+        self._listener: Optional[Listener] = None
+        if len(place.hosts) > 1:
+            self._listener = Listener(("", place.ports(start)[1]), authkey=secret)
+            Thread(target=self._let_in, args=(self._listener,), daemon=True).start()
+
+    def _let_in(self, listener: Listener) -> None:
+        while True:
+            try:
+                connection = listener.accept()
+                self.connections[int(json.loads(connection.recv_bytes())["node"])] = connection
+            except OSError:
+                if listener is not self._listener:  # closed
+                    return
+            except (EOFError, ValueError, KeyError, ProcessError):
+                continue  # a stranger
+
+    def close(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        super().close()
+
+
+class OtherNode(Team):
+    """An agent that does what the first node's says.
+
+    Raises:
+        OSError: the first node's does not answer.
+    """
+
+    def __init__(self, place: Place, start: int, secret: bytes) -> None:
+        super().__init__()
+        address = (place.first_address(), place.ports(start)[1])
+        deadline = time.monotonic() + SECONDS_TO_MEET
+        while not self.connections:
+            try:
+                self.connections[0] = Client(address, authkey=secret)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(SECONDS_BETWEEN_TRIES)
+        self.say({"kind": HELLO, "node": place.node})
+
+
+def meet(place: Place, start: int, secret: bytes) -> Team:
+    return (FirstNode if place.is_first else OtherNode)(place, start, secret)
