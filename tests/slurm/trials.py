@@ -24,7 +24,7 @@ from scripts.slurm_cluster import Cluster
 
 FAULTY = Path(__file__).parent / "faulty"
 SURVIVAL = Survival(backoff=0.5, signal_seconds=30)
-PATIENCE = 240.0  # seconds, for a busy machine
+PATIENCE = 600.0  # seconds, for a busy machine
 
 
 def tiny_options(updates: int) -> Dict[str, Value]:
