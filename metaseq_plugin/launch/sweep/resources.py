@@ -20,7 +20,7 @@ from metaseq_plugin.launch.sweep.marked import Marked, SweepError
 # Options of sbatch that the launcher sets itself.
 OWN = {
     "nodes": "nodes", "time": "time", "gpus-per-node": "gpus_per_node", "cpus-per-task": "cpus_per_rank",
-    "ntasks-per-node": "gpus_per_node", "array": "--max-jobs", "dependency": "after", "output": "save_dir",
+    "ntasks-per-node": "gpus_per_node", "array": "--max-jobs", "output": "save_dir",
     "error": "save_dir", "signal": "survival.signal_seconds", "requeue": "survival.max_restarts",
     "job-name": "save_dir",
 }  # fmt: skip
