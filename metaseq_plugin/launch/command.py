@@ -1,4 +1,4 @@
-"""Start a published OPT baseline, or a sweep, on a cluster or this machine; look after what was started.
+"""Start an OPT baseline or a sweep of runs, and look after them.
 
     metaseq launch opt_125m --data data --save-dir runs/125m --nodes 2 --gpus-per-node 8 --time 72:00:00
     metaseq launch opt_125m --data data --save-dir runs/125m --nodes 2 --gpus-per-node 8 --lr 3e-4 --dry-run
@@ -20,13 +20,13 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.baselines import BASELINES, BATCH_TOKENS, baseline
 from metaseq_plugin.launch.fairseq_options import read_words
 from metaseq_plugin.launch.folders.explain import write_folder
-from metaseq_plugin.launch.folders.reading import is_run, read_launch
+from metaseq_plugin.launch.folders.reading import read_launch
 from metaseq_plugin.launch.folders.status import state_of
 from metaseq_plugin.launch.jobs.submit import SLURM, executor_of, sbatch_script, submit
 from metaseq_plugin.launch.recipe import components, folded, recipe, summary
 from metaseq_plugin.launch.resource_options import (
     add_resource_options,
-    check_slurm,
+    check_signal,
     resources,
     survival,
 )
@@ -78,6 +78,7 @@ def launch_of(args: Any) -> Launch:
             option = name.replace("_", "-")
             raise UserError(f"`--{option}` must name a folder, but is missing. Set it.")
     where, alive = resources(args), survival(args)
+    check_signal(where, alive)
     check_save_dir(args.save_dir)
     typed = read_words(args.more, components(row, args.data))
     overrides = {**left_out(args.without), **typed, **batch(args)}
@@ -113,7 +114,7 @@ def may_start(launch: Launch) -> bool:
         UserError: the run is still under way.
     """
     save_dir = launch.spec.save_dir
-    state = state_of(save_dir) if is_run(save_dir) else "new"
+    state = state_of(save_dir)
     if state in UNDER_WAY:
         raise UserError(
             f"`--save-dir` must be of no run that is under way, but {save_dir} is {state}. Wait for it, end it with "
@@ -135,7 +136,8 @@ def show(launch: Launch) -> None:
     """Print the exact command and, for SLURM, the script."""
     say(f"# {summary(launch)}")
     say(folded([PROGRAM, *map(shlex.quote, launch.spec.words())]))
-    if executor_of(launch) == SLURM:
+    # What SLURM would be given can be shown where there is none.
+    if launch.resources.executor == SLURM or executor_of(launch) == SLURM:
         say(f"\n# sbatch {launch.spec.save_dir}/launch/job.sbatch")
         say(sbatch_script(launch).rstrip())
     else:
@@ -144,7 +146,6 @@ def show(launch: Launch) -> None:
 
 def start(launch: Launch, snapshot_code: bool) -> None:
     """Write what explains the run, submit it, and say how to look after it."""
-    check_slurm(launch.resources)
     script = sbatch_script(launch) if executor_of(launch) == SLURM else ""
     write_folder(launch, script, snapshot_code)
     (job,) = submit([launch])

@@ -12,7 +12,7 @@ import re
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.spec import Launch, Resources, Survival
@@ -180,7 +180,7 @@ def given(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
 
 
 def resources(args: argparse.Namespace) -> Resources:
-    """Where the run computes.
+    """Where the run computes, in numbers that can be.
 
     Raises:
         UserError: neither --gpus-per-node nor --cpu, or what cannot be.
@@ -190,7 +190,7 @@ def resources(args: argparse.Namespace) -> Resources:
         raise UserError(
             "`--gpus-per-node` or `--cpu` must be given, but neither is. Set one of them."
         )
-    return checked(Resources(**given(args, Resources)))
+    return Resources(**given(args, Resources))
 
 
 def survival(args: argparse.Namespace) -> Survival:
@@ -207,30 +207,30 @@ def override(launch: Launch, args: argparse.Namespace) -> Launch:
     asked = given(args, Resources)
     if "slurm" in asked:
         asked["slurm"] = {**launch.resources.slurm, **asked["slurm"]}
-    changed = checked(replace(launch.resources, **asked))
-    return replace(
-        launch, resources=changed, survival=replace(launch.survival, **given(args, Survival))
+    changed = replace(
+        launch,
+        resources=replace(launch.resources, **asked),
+        survival=replace(launch.survival, **given(args, Survival)),
     )
+    check_signal(changed.resources, changed.survival)
+    return changed
 
 
-def checked(asked: Resources) -> Resources:
-    """``asked``, unless its executor cannot do it."""
-    if asked.executor in ("local", "debug") and asked.nodes > 1:
+def check_signal(asked: Resources, alive: Survival) -> None:
+    """Refuse a job that would be told to save before it has begun."""
+    if alive.signal_seconds >= 60 * asked.minutes:
         raise UserError(
-            f"`--nodes` must be 1 with --executor {asked.executor}, but is {asked.nodes}. Set --executor slurm."
+            f"`--signal-seconds` must be less than --time ({60 * asked.minutes:,} seconds), but is "
+            f"{alive.signal_seconds}. Set either."
         )
-    return asked
 
 
-def check_slurm(asked: Resources, sbatch: Optional[str] = None) -> None:
+def check_slurm(asked: Resources) -> None:
     """Refuse to submit to a SLURM that is not there."""
-    if asked.executor == "slurm" and shutil.which(sbatch or "sbatch") is None:
+    if asked.executor == "slurm" and shutil.which("sbatch") is None:
         raise UserError(
-            "`--executor` must be local where there is no sbatch, but is slurm. Set it, or go to a machine of the cluster."
-        )
-    if asked.executor == "auto" and asked.nodes > 1 and shutil.which(sbatch or "sbatch") is None:
-        raise UserError(
-            f"`--nodes` must be 1 where there is no sbatch, but is {asked.nodes}. Go to a machine of the cluster."
+            "`--executor` must be local or auto where there is no sbatch, but is slurm. "
+            "Set it, or go to a machine of the cluster."
         )
 
 

@@ -101,6 +101,15 @@ def test_fairseq_reads_what_all_have_in_common(name: str, data: str) -> None:
     assert (cfg.dataset.num_workers, cfg.dataset.required_batch_size_multiple) == (8, 1)
 
 
+def test_the_page_shows_the_published_values() -> None:
+    page = (Path(__file__).parents[2] / "docs/launch.md").read_text("utf-8")
+    for name, (batch, lr, end_lr, warmup, total, parts) in PUBLISHED.items():
+        assert (
+            f"| `{name}` | {batch:,} | {lr:g}, {end_lr:g} | {warmup:,}, {total:,} | {parts} |\n"
+            in page
+        )
+
+
 def test_there_is_a_row_for_each_published_one() -> None:
     assert set(BASELINES) == set(PUBLISHED)
 

@@ -14,6 +14,7 @@ The steps:
 """
 
 import math
+import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,17 @@ def standings(save_dirs: Sequence[Path]) -> tuple[list[Standing], str]:
     found = [read(save_dir) for save_dir in save_dirs]
     answer = ask(job.id for job in map(asked_about, found) if job is not None)
     problem = f"SLURM could not say all: {answer.problem}." if answer.problem else ""
-    return [standing(run, answer) for run in found], problem
+    names = labels(save_dirs)
+    return [standing(run, answer, name) for run, name in zip(found, names, strict=True)], problem
+
+
+def labels(save_dirs: Sequence[Path]) -> list[str]:
+    """What tables call the runs: the folders' own names, or as much of their paths as tells them apart."""
+    names = [save_dir.absolute().name for save_dir in save_dirs]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath([save_dir.absolute() for save_dir in save_dirs])
+    return [str(save_dir.absolute().relative_to(common)) for save_dir in save_dirs]
 
 
 def read(save_dir: Path) -> Found:
@@ -121,12 +132,11 @@ def ending(events: Sequence[Event]) -> Optional[Event]:
     return None
 
 
-def standing(run: Found, answer: Answer) -> Standing:
+def standing(run: Found, answer: Answer, name: str) -> Standing:
     """How a run stands, by what was read of it and what SLURM said."""
     state, why = state_and_reason(run, answer)
     progress, most = run.progress, max_update(run.launch)
     update = progress.update if progress else last_field(run.events, "update")
-    name = run.launch.spec.name if run.launch and run.launch.spec.name else run.save_dir.name
     speed = progress.updates_per_second if progress and state == RUNS else None
     left = max(0, most - update) if most is not None and update is not None else None
     return Standing(

@@ -7,6 +7,7 @@ It is pickled with the job. submitit's handler asks it for ``checkpoint()`` when
 
 import inspect
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
@@ -15,7 +16,7 @@ from metaseq_plugin.launch.jobs import turn
 from metaseq_plugin.launch.jobs.keep import Keeper
 from metaseq_plugin.launch.jobs.place import Place
 from metaseq_plugin.launch.jobs.progress import progress_file
-from metaseq_plugin.launch.jobs.told import Told
+from metaseq_plugin.launch.jobs.told import Told, ending_at_once
 from metaseq_plugin.launch.spec import Launch
 
 LOCAL = "local"
@@ -59,12 +60,15 @@ class Agent:
 
     def _keep_in_turn(self, place: Place, queue: turn.Queue) -> None:
         turn.note(place.job, "waits")
-        failed = queue.failed()
+        with ending_at_once():
+            failed = queue.failed()
         if failed is not None:
             reason = f"job {failed}, which had to finish before, has not"
             record(self.launch.spec.save_dir, "gave_up", job=place.job, reason=reason)
             raise SystemExit(EXIT_NOT_STARTED)
-        with queue.turn():
+        with ExitStack() as stack:
+            with ending_at_once():
+                stack.enter_context(queue.turn())
             self._keep(place)
         turn.note(place.job, turn.DONE)
 

@@ -15,9 +15,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, BinaryIO, Optional
 
 from metaseq_plugin.launch.folders.events import record
+from metaseq_plugin.launch.folders.surroundings import node_fields
 from metaseq_plugin.launch.jobs import progress, slurm, team
 from metaseq_plugin.launch.jobs.failures import Failure, first_of, last_words, memory_kills, why
 from metaseq_plugin.launch.jobs.place import Place
@@ -81,28 +82,35 @@ class Attempt:
         self.hang: Optional[Failure] = None
         self.ended: dict[
             int, int
-        ] = {}  # rank -> status, in the order in which they ended by themselves
+        ] = {}  # rank -> status, of those that ended by themselves, in order
         self.has_resumed = self.was_passed_on = self.was_killed = False
         self.is_lost = False  # the first node is gone
-        self._asked_slurm, self._echoed = self.begin, self.ranks.begins[0]
+        self._asked_slurm = self.begin
+        fields = {**node_fields(), "node": self.place.host}
+        setting.record("rank", rank=self.ranks.first, ranks=len(self.ranks.numbers), **fields)
 
     def run(self) -> End:
         """Until all ranks, on the first node of all nodes, have ended."""
-        try:
-            while not self._is_over():
-                self._listen()
-                self._pass_signals_on()
+        with self.ranks.logs[0].open("rb") as log:
+            log.seek(self.ranks.begins[0])
+            try:
+                while not self._is_over():
+                    self._look()
+                    self._echo(log)
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
                 self._look_at_statuses()
-                self._look_at_progress()
-                self._look_at_slurm()
-                self._keep_deadline()
-                self._echo()
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-            self._look_at_statuses()
-        finally:
-            self._kill()
-            self._echo()
+            finally:
+                self._kill()
+                self._echo(log)
         return self._end()
+
+    def _look(self) -> None:
+        self._listen()
+        self._pass_signals_on()
+        self._look_at_statuses()
+        self._look_at_progress()
+        self._look_at_slurm()
+        self._keep_deadline()
 
     @property
     def at(self) -> progress.Progress:
@@ -116,7 +124,7 @@ class Attempt:
         for node, message in self.setting.team.heard():
             kind = message["kind"]
             if self.place.is_first:
-                self.reports[node] = message
+                self.reports.setdefault(node, message)
             elif kind == team.STACKS:
                 self.ranks.signal(signal.SIGQUIT)
             else:  # to be killed, or the first node is gone
@@ -179,13 +187,18 @@ class Attempt:
         if self.deadline is None or now < self.deadline:
             return
         if self.hang is not None or self.was_passed_on:
-            self.setting.team.say({"kind": team.STACKS})
+            self._say(team.STACKS)
             self.ranks.signal(signal.SIGQUIT)
             time.sleep(STACKS_SECONDS)
-        self.setting.team.say({"kind": team.KILL})
+        self._say(team.KILL)
         self._kill()
         self._wait_for_reports()
         self.deadline = None
+
+    def _say(self, kind: str) -> None:
+        """To the other nodes, where this one decides."""
+        if self.place.is_first:
+            self.setting.team.say({"kind": kind})
 
     def _wait_for_reports(self) -> None:
         """Of other nodes, whose ranks are to die; who does not answer is gone."""
@@ -197,16 +210,12 @@ class Attempt:
             for node in range(1, len(self.place.hosts)):
                 self.reports.setdefault(node, team.GONE)
 
-    def _echo(self) -> None:
-        """Print what rank 0 has printed since."""
-        if not self.place.is_first:
-            return
-        with self.ranks.logs[0].open("rb") as stream:
-            stream.seek(self._echoed)
-            text = stream.read()
-        self._echoed += len(text)
-        sys.stdout.write(text.decode("utf-8", "replace"))
-        sys.stdout.flush()
+    def _echo(self, log: BinaryIO) -> None:
+        """Print what the first rank has printed since."""
+        text = log.read()
+        if text and self.place.is_first:
+            sys.stdout.write(text.decode("utf-8", "replace"))
+            sys.stdout.flush()
 
     def own_failures(self) -> list[Failure]:
         """Of the ranks of this node, the first to end first; not of those that were killed for it."""

@@ -13,7 +13,7 @@ import logging
 import os
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 EXIT_FAILED = 1
 EXIT_STOPPED = 143  # as of SIGTERM
 SECONDS_BETWEEN_LOOKS = 0.1
-BYE_SECONDS = 3600.0  # that a node, done, waits for the first one's word
 
 
 @dataclass(frozen=True)
@@ -58,15 +57,26 @@ class Keeper:
         Raises:
             SystemExit: it goes on in another start of the job, was stopped or given up.
         """
-        if not self.place.is_first:
-            return self._follow()
-        if self.place.requeues:
+        if self.place.is_first and self.place.requeues:
             wait_until_free(self.launch.spec.save_dir)
+        # Until the end of this process: who loses the first node ends, too.
+        with closing(team.meet(self.place, self.place.requeues, self.secret)) as others:
+            if self.place.is_first:
+                self._lead(others)
+            else:
+                self._follow(others)
+
+    def _lead(self, others: team.Team) -> None:
         while True:
-            end = self._attempt()
+            start = self.place.requeues
+            if not self.place.is_slurm:
+                start = sum(event["kind"] == "started" for event in self._events())
+            self._record("started", start=start, hosts=list(self.place.hosts), process=os.getpid())
+            end = Attempt(self._setting(others, start)).run()
             if end.kind == FINISHED:
                 self._record("finished", update=end.update)
-                return None
+                others.say({"kind": team.BYE})
+                return
             if end.kind == TOLD:
                 self._leave(end)
             else:
@@ -83,43 +93,19 @@ class Keeper:
     def _setting(self, others: team.Team, start: int) -> Setting:
         return Setting(self.launch, self.place, start, self.progress, others, self.told)
 
-    def _attempt(self) -> End:
-        start = self.place.requeues
-        if not self.place.is_slurm:
-            start = sum(event["kind"] == "started" for event in self._events())
-        others = team.meet(self.place, start, self.secret)
-        try:
-            self._record("started", start=start, hosts=list(self.place.hosts), process=os.getpid())
-            end = Attempt(self._setting(others, start)).run()
-            if end.kind == FINISHED:
-                others.say({"kind": team.BYE})
-            return end
-        finally:
-            others.close()
-
-    def _follow(self) -> None:
+    def _follow(self, first: team.Team) -> None:
         """On another node: report how the ranks ended, and end as the first node says."""
-        first = team.meet(self.place, self.place.requeues, self.secret)
         attempt = Attempt(self._setting(first, self.place.requeues))
         end = attempt.run()
         failures = [failure.as_json() for failure in attempt.own_failures()]
         first.say({"kind": team.ENDED, "failures": failures})
-        deadline = time.monotonic() + BYE_SECONDS
-        while end.kind == FINISHED and time.monotonic() < deadline:
-            kinds = {message["kind"] for _, message in first.heard()}
-            if team.BYE in kinds:
-                return
-            if team.GONE["kind"] in kinds:
-                break
+        heard: set[str] = set()
+        # Some clusters end a job when one of its tasks fails: not before the first node's has done its part.
+        while first.connections and team.BYE not in heard:
+            heard |= {message["kind"] for _, message in first.heard()}
             time.sleep(SECONDS_BETWEEN_LOOKS)
-        self._wait_to_be_ended(first)
-
-    def _wait_to_be_ended(self, first: team.Team) -> NoReturn:
-        """The job ends when one of its tasks does, on some clusters: so not before the first node's has done its part."""
-        while first.connections:
-            first.heard()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        raise SystemExit(EXIT_FAILED)
+        if team.BYE not in heard or end.kind != FINISHED:
+            raise SystemExit(EXIT_FAILED)
 
     def _leave(self, end: End) -> None:
         """The run was told to end; it goes on by itself if the signal meant that. Returns to start it again here."""
@@ -136,14 +122,12 @@ class Keeper:
 
     def _leave_slurm(self, fields: dict[str, Any], has_saved: bool) -> NoReturn:
         """What SLURM itself starts again is left to it; what somebody stops is not started again."""
-        try:
-            state = slurm.patiently(lambda: slurm.job_state(self.place.number))
-        except subprocess.SubprocessError as error:
-            self._give_up(f"SLURM does not say how the job stands: {error}")
-        is_stopped = self.told.to_end and state.state == "RUNNING" and not state.is_preempted
-        if slurm.is_ours(state, self.place.requeues) and not is_stopped:
+        state = self._state()
+        is_ours = slurm.is_ours(state, self.place.requeues)
+        asks_to_end = self.told.to_end and state.state == "RUNNING" and not state.is_preempted
+        if is_ours and not asks_to_end:
             self._requeue({**fields, "kind": "saved_and_requeued" if has_saved else "preempted"})
-        is_stopped = is_stopped or state.state in slurm.CANCELLED
+        is_stopped = (is_ours and asks_to_end) or state.state in slurm.CANCELLED
         self._record("stopped" if is_stopped else "preempted", state=state.state, **fields)
         raise SystemExit(EXIT_STOPPED)
 
@@ -165,13 +149,19 @@ class Keeper:
         return None
 
     def _requeue_failed(self, decision: Decision, node: str) -> NoReturn:
-        state = slurm.patiently(lambda: slurm.job_state(self.place.number))
+        state = self._state()
         fields = {"attempt": decision.attempt, "after": decision.seconds, "excluded": node}
         if not slurm.is_ours(state, self.place.requeues):
             self._record("preempted", state=state.state, saved=False)
             raise SystemExit(EXIT_FAILED)
         self._record("restarting", **fields)
         self._requeue(None, node)
+
+    def _state(self) -> slurm.JobState:
+        try:
+            return slurm.patiently(lambda: slurm.job_state(self.place.number))
+        except subprocess.SubprocessError as error:
+            self._give_up(f"SLURM does not say how the job stands: {error}")
 
     def _wait(self, seconds: float) -> bool:
         """Whether a signal came meanwhile."""

@@ -40,7 +40,8 @@ class Place:
 
         environment = JobEnvironment()
         executor = environment.cluster
-        number = os.environ["SLURM_JOB_ID"] if executor == "slurm" else str(os.getpid())
+        numbers = {"slurm": os.environ.get("SLURM_JOB_ID"), "local": environment.job_id}
+        number = numbers.get(executor) or os.getpid()
         hosts = environment.hostnames if executor == "slurm" else [socket.gethostname()]
         requeues = int(os.environ.get("SLURM_RESTART_COUNT") or 0) if executor == "slurm" else 0
         return cls(

@@ -9,7 +9,8 @@ requeue the job.
 """
 
 import signal
-from typing import Any, Callable, Union
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Union
 
 COME_BACK = (signal.SIGUSR1, signal.SIGUSR2)
 END = (signal.SIGTERM, signal.SIGINT)
@@ -21,6 +22,16 @@ def submitits_signal() -> signal.Signals:
     from submitit import JobEnvironment
 
     return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Within, SIGTERM ends this process, which submitit would have it ignore."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Told:
@@ -65,7 +76,12 @@ class Told:
             SystemExit: it has; this process is to end.
             subprocess.SubprocessError: SLURM did not take the request.
         """
+        from submitit import JobEnvironment
+
+        # What an agent left that was killed while it asked; submitit would stumble over it.
+        written = JobEnvironment().paths.submitted_pickle
+        written.with_suffix(f"{written.suffix}.save_tmp").unlink(missing_ok=True)
         number = submitits_signal()
         handler = self._before[number]
-        if callable(handler):
-            handler(number, None)
+        assert callable(handler), "submitit has set its own"
+        handler(number, None)

@@ -1,0 +1,46 @@
+"""What becomes of a run that failed: started again, after how long, or given up."""
+
+from dataclasses import replace
+
+from metaseq_plugin.launch.jobs.failures import Failure
+from metaseq_plugin.launch.jobs.policy import decide
+from metaseq_plugin.launch.spec import Survival
+
+SURVIVAL = Survival(max_restarts=3, backoff=10.0)
+KILLED = Failure("rank 1 was ended by SIGSEGV: done 17", -11, 1, "n1", 40)
+
+
+def failed(failure: Failure) -> dict[str, object]:
+    return {"kind": "failed", **failure.as_json()}
+
+
+RESTARTING = {"kind": "restarting"}
+
+
+def test_the_first_failure_is_followed_by_a_restart_after_the_backoff() -> None:
+    decision = decide(KILLED, [{"kind": "started"}], SURVIVAL)
+    assert (decision.gives_up, decision.seconds, decision.attempt) == ("", 10.0, 1)
+
+
+def test_restarts_that_made_no_update_double_the_wait_and_one_that_did_ends_that() -> None:
+    others = [replace(KILLED, reason=reason) for reason in ("disk", "network")]
+    before = [failed(others[0]), RESTARTING, failed(others[1]), RESTARTING]
+    assert decide(KILLED, before, SURVIVAL).seconds == 40.0
+    assert decide(replace(KILLED, update=41), before, SURVIVAL).seconds == 10.0
+
+
+def test_the_same_reason_at_the_same_update_is_given_up_whatever_its_numbers() -> None:
+    before = [failed(replace(KILLED, reason="rank 0 was ended by SIGSEGV: done 16")), RESTARTING]
+    assert "failed at update 40 for the same reason" in decide(KILLED, before, SURVIVAL).gives_up
+    assert not decide(replace(KILLED, update=41), before, SURVIVAL).gives_up
+    assert not decide(replace(KILLED, reason="another"), before, SURVIVAL).gives_up
+
+
+def test_a_users_mistake_is_not_tried_again() -> None:
+    assert decide(Failure("`--lr` must be given", 2, 0), [], SURVIVAL).gives_up
+
+
+def test_more_than_max_restarts_are_given_up() -> None:
+    before = [RESTARTING, RESTARTING, RESTARTING]
+    assert "--max-restarts" in decide(KILLED, before, SURVIVAL).gives_up
+    assert not decide(KILLED, before[:2], SURVIVAL).gives_up
