@@ -15,6 +15,7 @@ from metaseq_plugin.launch.baselines import baseline
 from metaseq_plugin.launch.data_folder import data_options
 from metaseq_plugin.launch.fairseq_options import check_options
 from metaseq_plugin.launch.recipe import ON_CPU, recipe
+from metaseq_plugin.launch.resource_options import check_signal
 from metaseq_plugin.launch.spec import Launch, Resources, RunSpec, Value
 from metaseq_plugin.launch.sweep.marked import Marked, SweepError, remedy_for
 from metaseq_plugin.launch.sweep.names import follower_name, name_of
@@ -110,6 +111,7 @@ class Recipe:
             )
         )
         resources, survival = launch.resources, launch.survival
+        check_signal(resources, survival)
         if base is None:
             checked = with_defaults(data, options, resources)
             check_options({"arch": ARCH, **checked} if takes_arch else checked)
