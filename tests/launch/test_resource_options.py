@@ -52,16 +52,21 @@ def test_a_sweep_is_launched_elsewhere() -> None:
     )
     assert after.survival == Survival(max_restarts=3, backoff=7.0)
     assert after.spec == before.spec
-    on_cpus = override(before, parsed("--cpu", "--ranks-per-node", "4")).resources
-    assert (on_cpus.uses_gpus, on_cpus.ranks_per_node) == (False, 4)
     with pytest.raises(UserError, match="`--signal-seconds` must be less than --time"):
         override(before, parsed("--time", "3"))
+
+
+@pytest.mark.parametrize("words", [("--nodes", "3"), ("--gpus-per-node", "4"), ("--cpu",)])
+def test_a_sweep_keeps_the_ranks_that_its_batches_are_shared_out_to(words: tuple[str, ...]) -> None:
+    launch = Launch(RunSpec("data", Path("runs/a"), {}), Resources(), Survival())
+    with pytest.raises(UserError, match=f"`{words[0]}` must stand in the sweep file"):
+        override(launch, parsed(*words))
 
 
 def test_a_checkpoint_of_several_files_is_there(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_last.pt"
     with pytest.raises(
-        UserError, match="`--restore-file` must name a checkpoint, but .* does not exist"
+        UserError, match=r"`--restore-file` must name a checkpoint, but .* does not exist"
     ):
         check_checkpoint(path)
     (tmp_path / "checkpoint_last-model_part-0-shard0.pt").touch()
