@@ -6,7 +6,7 @@ from typing import Callable, Dict, Iterator, Tuple
 import pytest
 
 from metaseq_plugin.launch.spec import RunSpec
-from scripts.slurm_cluster import Cluster, Options, what_is_missing
+from scripts.slurm_cluster import Cluster, Options, wait_until, what_is_missing
 from tests.fairseq_runs import write_data
 from tests.rank_runs import train_ranks
 from tests.slurm.trials import tiny_options
@@ -37,8 +37,7 @@ def cluster(whole_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator
     yield whole_cluster
     whole_cluster.up()  # what a test took down
     whole_cluster.cancel_all()
-    for process in whole_cluster.step_processes():
-        pytest.fail(f"process {process} of a job is left")
+    assert wait_until(lambda: not whole_cluster.step_processes(), 10), "a process of a job is left"
 
 
 @pytest.fixture(scope="session")

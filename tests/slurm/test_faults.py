@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from metaseq_plugin.launch.folders.status import state_of
 from metaseq_plugin.launch.spec import Survival
 from scripts.slurm_cluster import Cluster
 from tests.slurm.trials import Trial
@@ -39,6 +40,7 @@ def test_an_update_that_fails_twice_is_given_up(
     assert len(trial.events("failed")) == 2
     (gave_up,) = trial.events("gave_up")
     assert "update 17 is poisoned" in gave_up["reason"]
+    assert state_of(trial.save_dir) == "gave_up"
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

@@ -1,11 +1,14 @@
 """Runs that are requeued, preempted, cancelled: they save behind the update, and go on as if nothing had been."""
 
+import argparse
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from metaseq_plugin.launch.folders import stop
+from metaseq_plugin.launch.folders.status import state_of
 from metaseq_plugin.launch.spec import Survival
 from scripts.slurm_cluster import Cluster
 from tests.slurm.trials import Trial, weights_of
@@ -33,16 +36,15 @@ INTERRUPTIONS = (requeue, warn, preempt)
 
 
 @pytest.mark.parametrize("interrupt", INTERRUPTIONS)
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_an_interrupted_run_goes_on_behind_its_update(
-    cluster: Cluster, data: Path, tmp_path: Path, undisturbed: Any, nodes: int, interrupt: Any
+def test_an_interrupted_run_of_two_nodes_goes_on_behind_its_update(
+    cluster: Cluster, data: Path, tmp_path: Path, undisturbed: Any, interrupt: Any
 ) -> None:
-    launch = {"nodes": nodes}
+    launch = {"nodes": 2}
     trial = Trial.begin(cluster, data, tmp_path / "run", 40, launch=launch, seconds=0.1)
     trial.wait_for_update(7)
     interrupt(trial)
     trial.wait()
-    trial.assert_finished(undisturbed(40, nodes))
+    trial.assert_finished(undisturbed(40, 2))
     trial.assert_no_update_twice()
     before, last = trial.attempts()
     assert before in ("REQUEUED", "PREEMPTED")
@@ -79,16 +81,41 @@ def test_a_requeue_before_the_first_save_starts_from_the_restore_file(
     assert len(trial.attempts()) == 2
 
 
-def test_a_cancelled_run_saves_and_does_not_come_back(
-    cluster: Cluster, data: Path, tmp_path: Path, undisturbed: Any
-) -> None:
-    trial = Trial.begin(cluster, data, tmp_path / "run", 400, seconds=0.1)
-    trial.wait_for_update(7)
+def scancel(trial: Trial) -> None:
     trial.slurm("scancel", trial.job)
+
+
+def stop_command(trial: Trial) -> None:
+    """``metaseq launch stop``."""
+    parser = argparse.ArgumentParser()
+    stop.add_arguments(parser)
+    stop.run(parser.parse_args([str(trial.save_dir)]))
+
+
+@pytest.mark.parametrize(("end", "state"), [(scancel, "CANCELLED"), (stop_command, "FAILED")])
+def test_a_run_that_is_stopped_saves_and_does_not_come_back(
+    cluster: Cluster, data: Path, tmp_path: Path, undisturbed: Any, end: Any, state: str
+) -> None:
+    trial = Trial.begin(cluster, data, tmp_path / "run", 400, launch={"nodes": 2}, seconds=0.1)
+    trial.wait_for_update(7)
+    assert state_of(trial.save_dir) == "running"
+    end(trial)
+    trial.wait()
+    assert trial.attempts() == [state]
+    assert state_of(trial.save_dir) == "stopped"
+    assert trial.kinds().count("stopped") == 1, trial.told()
+    made, expected = weights_of(trial.save_dir), weights_of(undisturbed(trial.updates()[-1], 2))
+    assert all(made[name].equal(tensor) for name, tensor in expected.items())
+
+
+def test_a_job_that_waits_is_stopped_before_it_began(
+    cluster: Cluster, data: Path, tmp_path: Path
+) -> None:
+    launch = {"begin": "now+1hour"}
+    trial = Trial.begin(cluster, data, tmp_path / "run", 10, launch=launch)
+    assert state_of(trial.save_dir) == "queued"
+    stop_command(trial)
     trial.wait()
     assert trial.attempts() == ["CANCELLED"]
-    stopped = trial.updates()[-1]
-    assert "saved" in (trial.save_dir / "launch/logs/rank-0.log").read_text()
-    assert trial.kinds()[-1] == "stopped", trial.told()
-    made, expected = weights_of(trial.save_dir), weights_of(undisturbed(stopped))
-    assert all(made[name].equal(tensor) for name, tensor in expected.items())
+    assert state_of(trial.save_dir) == "stopped"
+    assert not trial.rows()

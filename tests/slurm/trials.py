@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from metaseq_plugin.launch.folders.events import read_events
-from metaseq_plugin.launch.jobs import submit
+from metaseq_plugin.launch.folders.explain import write_folder
+from metaseq_plugin.launch.folders.status import state_of
+from metaseq_plugin.launch.jobs import sbatch_script, submit
 from metaseq_plugin.launch.spec import Launch, Resources, RunSpec, Survival, Value
 from scripts.slurm_cluster import Cluster
 
@@ -86,6 +88,7 @@ class Trial(NamedTuple):
         """Submit it; ``launch``: for ``tiny_launch``; the rest says how updates are to go."""
         prepare(save_dir, **trial)
         wanted = tiny_launch(data, save_dir, updates, **(launch or {}))
+        write_folder(wanted, sbatch_script(wanted))
         (job,) = submit([wanted])
         return cls(wanted, job, cluster)
 
@@ -171,6 +174,9 @@ class Trial(NamedTuple):
         assert attempts[-1] == "COMPLETED", self.told()
         assert attempts.count("COMPLETED") == 1, self.told()
         assert self.kinds().count("finished") == 1, self.told()
+        assert state_of(self.save_dir) == "finished"
+        starts = [event["start"] for event in self.events("started")]
+        assert len(set(starts)) == len(starts) <= len(attempts), self.told()
         self.assert_alone()
         found, weights = weights_of(self.save_dir), weights_of(undisturbed)
         assert found.keys() == weights.keys()
