@@ -54,9 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Any) -> None:
-    if args.what.endswith(SWEEP_FILES):
-        launch_sweep(Path(args.what), args)
-        return
+    from submitit.core.utils import FailedJobError
+
+    try:
+        launch_sweep(Path(args.what), args) if args.what.endswith(SWEEP_FILES) else launch_one(args)
+    except FailedJobError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"sbatch must take the job, but does not ({reason}). Check the options of the cluster."
+        ) from error
+
+
+def launch_one(args: Any) -> None:
+    """Launch a baseline, or with ``args.dry_run`` show it."""
     launch = launch_of(args)
     if args.dry_run:
         show(launch)

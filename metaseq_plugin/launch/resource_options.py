@@ -30,6 +30,8 @@ SBATCH = {
     "mem": "memory of a node, as in 500G",
     "comment": "a note",
 }
+# What the options of a launch that is there were made for.
+OF_THE_BATCH = ("nodes", "gpus_per_node", "ranks_per_node", "cpu")
 # A time as sbatch reads it, but no "unlimited".
 TIME = re.compile(
     r"(?:(?P<days>\d{1,4})-(?P<hours>\d{1,2})(?::(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?)?"
@@ -202,8 +204,18 @@ def survival(args: argparse.Namespace) -> Survival:
 
 
 def override(launch: Launch, args: argparse.Namespace) -> Launch:
-    """``launch`` with what ``args`` set."""
+    """``launch`` with what ``args`` set.
+
+    Raises:
+        UserError: another number of ranks, of which the batch is made, or what cannot be.
+    """
     check_ranges(args)
+    for name in OF_THE_BATCH:
+        if vars(args)[name]:
+            raise UserError(
+                f"`--{name.replace('_', '-')}` must stand in the sweep file, but is on the command line. Set it "
+                "below `resources`: each run's batch is shared out to its ranks."
+            )
     asked = given(args, Resources)
     if "slurm" in asked:
         asked["slurm"] = {**launch.resources.slurm, **asked["slurm"]}

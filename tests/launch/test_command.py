@@ -10,6 +10,8 @@ import pytest
 
 from metaseq_plugin import cli
 from metaseq_plugin.launch import command
+from metaseq_plugin.launch.jobs.submit import submit
+from metaseq_plugin.launch.recipe import folded
 from metaseq_plugin.launch.resource_options import read_minutes
 from metaseq_plugin.launch.spec import Launch
 from tests.fairseq_runs import write_data
@@ -132,6 +134,22 @@ def test_data_without_validation_is_not_validated(world: World) -> None:
     options = world.submitted[0].spec.options
     assert options["disable-validation"] is True
     assert "valid-subset" not in options
+
+
+def test_a_command_is_folded_between_options() -> None:
+    words = [
+        "fairseq-train",
+        "data",
+        "--bf16",
+        "--lr",
+        "1e-4",
+        "--adam-betas",
+        "'(0.9, 0.95)'",
+        "--cpu",
+    ]
+    assert folded(words, 30) == (
+        "fairseq-train data --bf16 \\\n    --lr 1e-4 \\\n    --adam-betas '(0.9, 0.95)' \\\n    --cpu"
+    )
 
 
 @pytest.mark.parametrize("state", ["queued", "running"])
@@ -272,6 +290,25 @@ def test_slurm_must_be_there(
     )
     assert world.launch(*GPUS, "--dry-run") == 0  # needs none
     assert not (world.folder / "runs").exists()
+
+
+def test_what_sbatch_says_is_said(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "submit", submit)
+    monkeypatch.setenv("PATH", f"{world.folder}:/usr/bin:/bin")
+    for name in ("sbatch", "srun"):
+        program = world.folder / name
+        program.write_text(
+            "#!/bin/sh\necho 'error: invalid partition specified: gqu' >&2\nexit 1\n"
+        )
+        program.chmod(0o755)
+    assert world.launch(*GPUS, "--partition", "gqu") == 2
+    error = capsys.readouterr().err
+    assert error.endswith(
+        "metaseq launch: error: sbatch must take the job, but does not (error: invalid partition specified: gqu). "
+        "Check the options of the cluster.\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ NEW, QUEUED, RUNS, FINISHED, FAILED, STOPPED, GAVE_UP, UNKNOWN = (
 ENDINGS = (FINISHED, STOPPED, GAVE_UP)  # events after which an agent starts nothing
 BEGINNINGS = ("submitted", "started", "resumed", "restarting", "saved_and_requeued", "preempted")
 REQUEUES = ("saved_and_requeued", "preempted")
+PLACES = ("rank",)  # events that say where ranks are, not what happened
 SAME_SECONDS = 1.0  # of a process's beginning, asked twice
 CANCELLED = ("CANCELLED", "REVOKED")
 
@@ -151,7 +152,9 @@ def standing(run: Found, answer: Answer, name: str) -> Standing:
         eta_seconds=left / speed if speed and left is not None else None,
         restarts=count(run.events, ("restarting",)),
         requeues=count(run.events, REQUEUES),
-        last_event=run.events[-1] if run.events else None,
+        last_event=next(
+            (event for event in reversed(run.events) if event["kind"] not in PLACES), None
+        ),
         problem=" ".join(sentence for sentence in (why, run.problem) if sentence),
     )
 

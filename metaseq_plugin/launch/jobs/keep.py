@@ -124,10 +124,12 @@ class Keeper:
         """What SLURM itself starts again is left to it; what somebody stops is not started again."""
         state = self._state()
         is_ours = slurm.is_ours(state, self.place.requeues)
-        asks_to_end = self.told.to_end and state.state == "RUNNING" and not state.is_preempted
+        asks_to_end = self.told.to_end and state.state == slurm.RUNNING and not state.is_preempted
         if is_ours and not asks_to_end:
             self._requeue({**fields, "kind": "saved_and_requeued" if has_saved else "preempted"})
-        is_stopped = (is_ours and asks_to_end) or state.state in slurm.CANCELLED
+        is_stopped = not slurm.has_come_back(
+            state, self.place.requeues
+        )  # by a signal, or by scancel
         self._record("stopped" if is_stopped else "preempted", state=state.state, **fields)
         raise SystemExit(EXIT_STOPPED)
 

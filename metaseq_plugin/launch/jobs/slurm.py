@@ -4,6 +4,7 @@ Every answer is looked at: a request that SLURM took says so in the job's state.
 is restarted; it is asked again for minutes.
 """
 
+import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ from typing import Callable
 SECONDS_TO_ANSWER = 30.0
 PATIENCE_SECONDS = 600.0  # with a slurmctld that does not answer
 SECONDS_BETWEEN_TRIES = 5.0
-RUNS = ("RUNNING", "TIMEOUT")  # so a job is ours to requeue; at a time limit SLURM only ends it
 NO_TIME = ("None", "N/A", "Unknown", "")
-CANCELLED = ("CANCELLED",)
+RUNNING, TIME_LIMIT = "RUNNING", "TimeLimit"
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class JobState:
     """How SLURM has a job.
 
     Attributes:
+        reason: why it is in it, as "TimeLimit".
         requeues: how often it was started again.
         is_preempted: whether SLURM is taking its nodes, and gives it time to end (GraceTime).
         nodes: how many it needs.
@@ -30,6 +31,7 @@ class JobState:
 
     state: str
     requeues: int
+    reason: str = ""
     is_preempted: bool = False
     partition: str = ""
     nodes: int = 1
@@ -43,6 +45,7 @@ def parse(shown: str) -> JobState:
     return JobState(
         fields["JobState"].split(",")[0],
         int(fields.get("Restarts", 0)),
+        fields.get("Reason", ""),
         fields.get("PreemptTime", "None") not in NO_TIME,
         fields.get("Partition", ""),
         int(fields.get("NumNodes", "1").split("-")[0]),
@@ -56,10 +59,19 @@ def scontrol(*words: str) -> str:
     Raises:
         subprocess.SubprocessError: it fails or does not answer.
     """
+    return answer("scontrol", *words)
+
+
+def answer(*command: str) -> str:
+    """What a command of SLURM's prints, also while SLURM ends every process of the job."""
     done = subprocess.run(
-        ["scontrol", *words], capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True
-    )
+        command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True, preexec_fn=ignore_sigterm
+    )  # fmt: skip
     return done.stdout
+
+
+def ignore_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def job_state(number: int) -> JobState:
@@ -87,14 +99,17 @@ def patiently(ask: Callable[[], JobState], patience: float = PATIENCE_SECONDS) -
             time.sleep(SECONDS_BETWEEN_TRIES)
 
 
-def is_ours(state: JobState, requeues: int) -> bool:
-    """Whether the job still is the start that an agent belongs to, and nobody has ended or requeued it."""
-    return state.state in RUNS and state.requeues == requeues
+def is_ours(job: JobState, requeues: int) -> bool:
+    """Whether the job still is the start that an agent belongs to, and to be requeued by it.
+
+    SLURM only ends a job at its time limit; one that was cancelled shows as COMPLETING too, but for another reason.
+    """
+    return job.requeues == requeues and (job.state == RUNNING or job.reason == TIME_LIMIT)
 
 
-def has_come_back(state: JobState, requeues: int) -> bool:
-    """Whether the job was requeued since."""
-    return state.requeues > requeues or state.state in ("PENDING", "REQUEUED", "CONFIGURING")
+def has_come_back(job: JobState, requeues: int) -> bool:
+    """Whether the job was requeued since; it may still be COMPLETING what it was."""
+    return job.requeues > requeues
 
 
 def usable_nodes(partition: str) -> set[str]:
@@ -103,11 +118,7 @@ def usable_nodes(partition: str) -> set[str]:
     Raises:
         subprocess.SubprocessError: SLURM does not say.
     """
-    words = ["sinfo", "-h", "-N", "-r", "-o", "%N", "-p", partition]
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True
-    )
-    return set(done.stdout.split())
+    return set(answer("sinfo", "-h", "-N", "-r", "-o", "%N", "-p", partition).split())
 
 
 def exclude(number: int, host: str) -> str:
