@@ -138,7 +138,7 @@ def zipped(marked: Marked) -> Section:
     for key, entry in marked.fields().items():
         if len(values[key]) != len(values[first]):
             raise entry.refused(
-                f"have as many values as {first} ({len(values[first])})", "Write a value for each.", f"{len(values[key])}"
+                f"have as many values as {first} ({len(values[first])})", "Write a value for each.", f"of {len(values[key])}"
             )  # fmt: skip
     rows = [dict(zip(values, row)) for row in zip(*values.values())]
     return Section(places_of(marked.fields()), rows, [marked.place] * len(rows))

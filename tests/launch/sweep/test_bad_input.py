@@ -44,7 +44,7 @@ YAML = {
     "grid of one value": ("grid:\n  lr: 0.1", r"line 6: `grid.lr` must be a list of values, but is 0.1. Write `\[0.1\]`"),
     "grid of no value": ("grid:\n  lr: []", "line 6: `grid.lr` must hold at least one value, but is an empty list"),
     "grid of lists": ("grid:\n  adam-betas:\n  - [0.9, 0.95]", r"line 7: `grid.adam-betas` must be one value, but is a list. Write text in quotes, as in \"\(0.9, 0.95\)\""),
-    "zip of unequal lengths": ("zip:\n  lr: [1, 2]\n  seed: [1, 2, 3]", r"line 7: `zip.seed` must have as many values as lr \(2\), but is 3"),
+    "zip of unequal lengths": ("zip:\n  lr: [1, 2]\n  seed: [1, 2, 3]", r"line 7: `zip.seed` must have as many values as lr \(2\), but is of 3"),
     "key in two sections": ("grid: {lr: [1]}\nzip: {lr: [2]}", "line 6: `lr` must vary in one section, but does in sweep.yaml, line 5 too"),
     "list of values": ("list: [1]", "line 5: `list` must hold keys with values, but is 1"),
     "list with an empty point": ("list:\n- {}", "line 6: `list` must vary something, but is empty"),
