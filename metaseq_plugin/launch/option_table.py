@@ -40,14 +40,12 @@ def added_by(add: Callable[[argparse.ArgumentParser], Any]) -> dict[str, dict[st
 
 
 def read() -> dict[str, Any]:
-    """The table; imports fairseq and the plugin."""
+    """The table; imports fairseq. Our components are in its registries since the package was imported."""
     from fairseq import options
     from fairseq.dataclass.utils import gen_parser_from_dataclass
     from fairseq.models import ARCH_MODEL_REGISTRY
     from fairseq.registry import REGISTRIES
     from fairseq.tasks import TASK_REGISTRY
-
-    import metaseq_plugin  # noqa: F401  registers our components
 
     parser = options.get_training_parser()
     parts: dict[str, dict[str, Any]] = {
