@@ -120,7 +120,7 @@ def wait_for(folders: Sequence[Path]) -> None:
     lost = [folder for folder in folders if states[folder] != FINISHED]
     if lost:
         raise UserError(
-            f"Every run must finish, but {len(lost)} of {len(folders)} did not: {lost[0]} is {states[lost[0]]}. "
+            f"Every run must finish, but {len(lost)} of {len(folders)} did not ({lost[0]}: {states[lost[0]]}). "
             f"See `metaseq launch logs {shlex.quote(str(lost[0]))} --errors`."
         )
 

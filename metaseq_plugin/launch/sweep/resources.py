@@ -83,7 +83,10 @@ def sbatch_options(marked: Marked) -> dict[str, Any]:
 
 def checkpoint(marked: Marked) -> str:
     """A checkpoint that is there."""
-    check_checkpoint(Path(marked.text()))
+    try:
+        check_checkpoint(Path(marked.text()))
+    except UserError:
+        raise marked.refused("name a checkpoint that exists", "Check the path.") from None
     return marked.text()
 
 

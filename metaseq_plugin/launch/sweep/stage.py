@@ -83,54 +83,48 @@ class Recipe:
 
     def run(self, point: Point, parent: Optional[Parent]) -> Run:
         name = name_of(point.values)
-        is_named = parent is not None and parent.is_named
-        if parent is not None and is_named:
+        if parent is not None and parent.is_named:
             name = follower_name(parent.run.name, name)
-        base = self.base(point, parent)
-        try:
-            launch = self.launch(point, parent, base)
-        except SweepError:
-            raise
-        except UserError as error:
-            raise self.located(error, point) from None
-        spec = replace(launch.spec, save_dir=self.folder / name, name=name)
-        before = self.after if parent is None else [parent.run.save_dir]
-        return Run(replace(launch, spec=spec), point, base, before)
-
-    def launch(self, point: Point, parent: Optional[Parent], base: Optional[str]) -> Launch:
-        """What a point asks for, under no name yet."""
-        data, options = self.data(point), self.options(point)
-        takes_arch = parent is not None and "arch" not in options
-        if parent is not None:
-            options[FINETUNE] = parent.checkpoint
-        launch = self.change(
+        asked = self.change(
             Launch(
-                RunSpec(data, self.folder, options),
+                RunSpec(self.data(point), self.folder / name, self.options(point), name),
                 read_resources(self.table("resources", point, parent), point.place),
                 read_survival(self.table("survival", point, parent)),
             )
         )
-        resources, survival = launch.resources, launch.survival
-        check_signal(resources, survival)
-        if base is None:
-            checked = with_defaults(data, options, resources)
-            check_options({"arch": ARCH, **checked} if takes_arch else checked)
-            return replace(launch, spec=replace(launch.spec, options=checked))
+        base = self.base(point, parent)
         try:
-            row = baseline(base)
+            check_signal(asked.resources, asked.survival)
+            options = self.resolved(asked, base, parent)
         except UserError as error:
-            raise SweepError(f"{self.places.get('base', point.place)}: {error}") from None
-        launch = recipe(row, data, self.folder, options, resources, survival)
-        if takes_arch:
-            kept = {key: value for key, value in launch.spec.options.items() if key != "arch"}
-            launch = replace(launch, spec=replace(launch.spec, options=kept))
-        return launch
+            raise self.located(error, point) from None
+        launch = replace(asked, spec=replace(asked.spec, options=options))
+        before = self.after if parent is None else [parent.run.save_dir]
+        return Run(launch, point, base, before)
+
+    def resolved(
+        self, asked: Launch, base: Optional[str], parent: Optional[Parent]
+    ) -> dict[str, Value]:
+        """All options of a run that asks for those of ``asked``, checked."""
+        data, options = asked.spec.data, dict(asked.spec.options)
+        takes_arch = parent is not None and "arch" not in options
+        if parent is not None:
+            options[FINETUNE] = parent.checkpoint
+        if base is None:
+            found = with_defaults(data, options, asked.resources)
+            check_options({"arch": ARCH, **found} if takes_arch else found)
+            return found
+        row, save_dir = baseline(base), asked.spec.save_dir
+        launch = recipe(row, data, save_dir, options, asked.resources, asked.survival)
+        left_out = "arch" if takes_arch else None
+        return {key: value for key, value in launch.spec.options.items() if key != left_out}
 
     def located(self, error: UserError, point: Point) -> SweepError:
         """``error`` with the place of the option that each sentence is about, or else the point's."""
         sentences = []
         for sentence in error.sentences:
-            named = [name for name in re.findall(r"--([\w-]+)", sentence) if name in self.places]
+            words = re.findall(r"--([\w-]+)|(?:A (base)line)", sentence)
+            named = [option or base for option, base in words if (option or base) in self.places]
             place = self.places[named[0]] if named else point.place
             sentences.append(f"{place}: ({point.shown}) {sentence}")
         return SweepError(*sentences)

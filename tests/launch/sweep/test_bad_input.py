@@ -73,12 +73,14 @@ YAML = {
     "resource as an option": ("grid:\n  nodes: [1]", "line 6: `nodes` must be left out of the options, but is there. Set `resources.nodes`"),
     "varied resource unknown": ("grid:\n  resources.node: [1]", "line 6: `resources.node` must be .* Write `resources.nodes`"),
     "batch that does not divide": ("grid:\n  batch-size: [3]", "line 6: .*`--batch-tokens` must be a multiple"),
-    "base unknown": ("grid:\n  base: [opt_126m]", r"line 6: A baseline must be one of .* Did you mean opt_125m\?"),
+    "base unknown": ("grid:\n  base: [opt_126m]", r"line 6: \(base opt_126m\) A baseline must be one of .* Did you mean opt_125m\?"),
     "two runs of one name": ("grid:\n  adam-betas: ['(0.9,0.95)', '(0.9, 0.95)']", r"line 5: every run must have a name of its own, but adam-betas0.9_0.95 is that of two: adam-betas \(0.9,0.95\) \(sweep.yaml, line 5\), and adam-betas \(0.9, 0.95\)"),
 
     "resource unknown": ("survival: {max_restart: 1}", "line 5: `survival.max_restart` must be a known key, but is unknown. Write `max_restarts`"),
     "restarts below 0": ("survival: {max_restarts: -1}", "line 5: `survival.max_restarts` must be a whole number of at least 0, but is -1"),
     "hang factor of 1": ("survival: {hang_factor: 0.5}", "line 5: `survival.hang_factor` must be above 1, or 0 for never, but is 0.5"),
+    "restore file missing": ("survival: {restore_file: none.pt}", "line 5: `survival.restore_file` must name a checkpoint that exists, but is none.pt"),
+    "signal before the job": ("survival: {signal_seconds: 1000000}", "line 1: .*`--signal-seconds` must be less than --time"),
     "varied resource bad": ("grid:\n  resources.nodes: [0]", "line 5: `resources.nodes` must be a whole number of at least 1, but is 0"),
 
     "start without after": ("stages:\n  a: {grid: {seed: [1]}, start: each}", "line 6: `stages.a.start` must come with `after`"),

@@ -221,9 +221,9 @@ def test_three_runs_on_this_machine_of_which_one_fails_and_is_launched_again(
 
     ended = metaseq(tmp_path, "--max-jobs", "2", "--wait")
     assert ended.returncode == 2, ended.stderr
-    assert "Every run must finish, but 1 of 3 did not: runs/s2 is failed." in ended.stderr
+    assert "Every run must finish, but 1 of 3 did not (runs/s2: gave_up)." in ended.stderr
     folders = [tmp_path / f"runs/s{seed}" for seed in (1, 2, 3)]
-    assert [state_of(folder) for folder in folders] == ["finished", "failed", "finished"]
+    assert [state_of(folder) for folder in folders] == ["finished", "gave_up", "finished"]
     before = [read_events(folder).events for folder in folders]
 
     damaged.unlink()
