@@ -98,7 +98,7 @@ def sbatch_script(launch: Launch) -> str:
     """What SLURM would be given for ``launch`` alone; it takes no SLURM to write it."""
     from submitit.slurm.slurm import SlurmExecutor
 
-    class Writer(SlurmExecutor):  # type: ignore[misc]
+    class Writer(SlurmExecutor):
         """Writes the script, and submits nothing."""
 
         @classmethod
