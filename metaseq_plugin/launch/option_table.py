@@ -12,6 +12,7 @@ command names, so that the table has a part for each:
 
 import argparse
 import json
+from functools import partial
 from typing import Any, Callable, Mapping
 
 KINDS: Mapping[Any, str] = {int: "int", float: "float"}
@@ -60,10 +61,9 @@ def read() -> dict[str, Any]:
             if hasattr(component, "add_args"):
                 members[name] = added_by(component.add_args)
             elif dataclass is not None:
-                config = dataclass()
                 members[name] = added_by(
-                    lambda to, config=config: gen_parser_from_dataclass(to, config)
-                )  # type: ignore[misc]
+                    partial(gen_parser_from_dataclass, dataclass_instance=dataclass())
+                )
             else:
                 members[name] = {}
     defaults = {kind: parser.get_default(kind.replace("-", "_")) for kind in parts}
