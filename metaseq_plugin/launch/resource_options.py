@@ -9,7 +9,6 @@ override(launch, args)               the same for a launch that is there, as of 
 import argparse
 import math
 import re
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -234,15 +233,6 @@ def check_signal(asked: Resources, alive: Survival) -> None:
         raise UserError(
             f"`--signal-seconds` must be less than --time ({60 * asked.minutes:,} seconds), but is "
             f"{alive.signal_seconds}. Set either."
-        )
-
-
-def check_slurm(asked: Resources) -> None:
-    """Refuse to submit to a SLURM that is not there."""
-    if asked.executor == "slurm" and shutil.which("sbatch") is None:
-        raise UserError(
-            "`--executor` must be local or auto where there is no sbatch, but is slurm. "
-            "Set it, or go to a machine of the cluster."
         )
 
 

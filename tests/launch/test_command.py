@@ -14,6 +14,7 @@ from metaseq_plugin.launch.jobs.submit import submit
 from metaseq_plugin.launch.recipe import folded
 from metaseq_plugin.launch.resource_options import read_minutes
 from metaseq_plugin.launch.spec import Launch
+from metaseq_plugin.launch.sweep import launching
 from tests.fairseq_runs import write_data
 
 
@@ -34,7 +35,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     submitted: list[Launch] = []
     states: dict[Path, str] = {}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "submit", lambda launches: submitted.extend(launches) or ["17"])
+
+    def submit_nothing(launches: list[Launch]) -> list[str]:
+        submitted.extend(launches)
+        return ["17"]
+
+    monkeypatch.setattr(command, "submit", submit_nothing)
     monkeypatch.setattr(command, "state_of", lambda save_dir: states.get(save_dir, "new"))
     return World(tmp_path, submitted, states)
 
@@ -194,16 +200,13 @@ def test_a_finished_run_goes_on_only_for_more_updates(
 def test_waiting_ends_with_the_run(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen = iter(["new", "queued", "running", "finished", "new", "queued", "failed"])
-    monkeypatch.setattr(command, "state_of", lambda save_dir: next(seen))
-    monkeypatch.setattr(command, "SECONDS_BETWEEN_LOOKS", 0.0)
+    seen = iter(["queued", "running", "finished", "queued", "failed"])
+    monkeypatch.setattr(launching, "states_of", lambda folders: {folders[0]: next(seen)})
+    monkeypatch.setattr(launching, "SECONDS_BETWEEN_LOOKS", 0.0)
     assert world.launch(*CPU, "--wait") == 0
     assert capsys.readouterr().out.endswith("runs/a: finished\n")
     assert world.launch(*CPU, "--wait") == 2
-    assert (
-        "The run must finish, but runs/a is failed. See `metaseq launch logs runs/a --errors`."
-        in (capsys.readouterr().err)
-    )
+    assert "Every run must finish, but 1 of 1 did not (runs/a: failed)." in capsys.readouterr().err
 
 
 # fmt: off
@@ -250,6 +253,8 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Any, ...]], str]] = {
     "parts of heads": (lambda p: (*CPU, "--ranks-per-node", 8, "--model-parallel-size", 8), r"`--model-parallel-size` must divide the attention heads \(12\), but is 8."),
     "batch": (lambda p: (*CPU, "--ranks-per-node", 6), "`--batch-tokens` must be a multiple of 6,144 .* but is 524,288. Set --batch-tokens 522240 or 528384, or 4 or 8 ranks."),
     "batch of words": (lambda p: (*CPU, "--batch-tokens", "many"), "`--batch-tokens` must be a number of tokens, but is many."),
+    "for a sweep": (lambda p: (*CPU, "--max-jobs", 3), "`--max-jobs` must come with a sweep file, but WHAT is opt_125m. Leave it out."),
+    "for a sweep too": (lambda p: (*CPU, "--only", "failed"), "`--only` must come with a sweep file"),
     "rate of words": (lambda p: (*CPU, "--lr", "fast"), "`--lr` must be a number, but is fast."),
 }
 # fmt: on

@@ -92,16 +92,16 @@ def sentences(rows: Sequence[Standing], problem: str, columns: int) -> list[str]
     return lines
 
 
-def event_text(event: Optional[Event], now: float) -> str:
-    """``3m resumed (update 2000)``."""
+def event_text(
+    event: Optional[Event], now: float, shown: Sequence[str] = ("rank", "node", "attempt")
+) -> str:
+    """``3m failed (rank 1, node n2): loss is not finite``; ``shown``: fields in the brackets."""
     if event is None:
         return NONE
     age = now - event["time"]
     when = duration(age) if age > -1 else f"in {duration(-age)}"  # another host's clock
     kind = SHORT_KINDS.get(event["kind"], event["kind"])
-    fields = [
-        f"{name} {event[name]}" for name in ("update", "rank", "node", "attempt") if name in event
-    ]
+    fields = [f"{name} {event[name]}" for name in shown if name in event]
     more = f" ({', '.join(fields)})" if fields else ""
     why = f": {event['reason']}" if event.get("reason") else ""
     return printable(f"{when} {kind}{more}{why}")

@@ -26,6 +26,9 @@ AUTO, SLURM, DEBUG = "auto", "slurm", "debug"
 EXECUTORS = (AUTO, SLURM, LOCAL, DEBUG)
 SUBMITIT = "submitit"
 SECRET_BYTES = 16
+LOCAL_MINUTES = (
+    60 * 24 * 3650
+)  # nobody waits for this machine, and submitit would start a job but six times
 ENDLESS = 10**9  # requeues at a time limit: a run of a month has more than submitit's 3
 
 
@@ -95,7 +98,7 @@ def sbatch_script(launch: Launch) -> str:
     """What SLURM would be given for ``launch`` alone; it takes no SLURM to write it."""
     from submitit.slurm.slurm import SlurmExecutor
 
-    class Writer(SlurmExecutor):  # type: ignore[misc]
+    class Writer(SlurmExecutor):
         """Writes the script, and submits nothing."""
 
         @classmethod
@@ -185,8 +188,7 @@ def executor_here(launch: Launch) -> Any:
         return DebugExecutor(folder)
     executor = LocalExecutor(folder, max_num_timeout=ENDLESS)
     executor.update_parameters(
-        timeout_min=resources.minutes,
-        signal_delay_s=launch.survival.signal_seconds,
+        timeout_min=LOCAL_MINUTES,
         gpus_per_node=resources.ranks_per_node if resources.uses_gpus else 0,
         tasks_per_node=1,
     )

@@ -29,16 +29,17 @@ from metaseq_plugin.launch.folders.standing import (
 )
 from metaseq_plugin.launch.folders.status import states_of
 from metaseq_plugin.launch.jobs.submit import SLURM, executor_of, sbatch_script, submit
-from metaseq_plugin.launch.resource_options import check_slurm, override
+from metaseq_plugin.launch.resource_options import override
 from metaseq_plugin.launch.spec import Resources
 from metaseq_plugin.launch.sweep.reading import read_sweep
 from metaseq_plugin.launch.sweep.screen import listing, plural, ranks_shown, summary
 from metaseq_plugin.launch.sweep.sweep import Run, Stage, Sweep
 
+MISSING = "missing"
 # --only -> the states of the runs that it launches
 ENDED = (FAILED, GAVE_UP, STOPPED)
 ONLY: Mapping[str, Sequence[str]] = {
-    "missing": (NEW,),
+    MISSING: (NEW,),
     "failed": ENDED,
     "all": (NEW, *ENDED, FINISHED),
 }
@@ -50,7 +51,7 @@ IN_THE_FILE = {"data": "data", "save_dir": "save_dir", "batch_tokens": "options"
 
 def add_sweep_options(group: Any) -> None:
     """Add those of ``metaseq launch`` that only a sweep has."""
-    group.add_argument("--only", choices=list(ONLY), default="missing", help="runs that were never launched, that ended before their end, or all but those under way (default: %(default)s)")  # fmt: skip
+    group.add_argument("--only", choices=list(ONLY), default=MISSING, help="runs that were never launched, that ended before their end, or all but those under way (default: %(default)s)")  # fmt: skip
     group.add_argument("--max-jobs", type=int, metavar="N", help="so many at once of those with equal resources")  # fmt: skip
 
 
@@ -99,8 +100,8 @@ def launch_now(sweep: Sweep, args: Namespace) -> list[Path]:
     if args.dry_run:
         say(dry_run([run for runs in wanted for run in runs]))
         return []
-    for resources in each_once(run.launch.resources for runs in wanted for run in runs):
-        check_slurm(resources)
+    for run in (run for runs in wanted for run in runs):
+        executor_of(run.launch)  # refuses one that is not there, before any is submitted
     launched = []
     for stage, runs in zip(sweep.stages, wanted):
         if runs and not stage.waits:

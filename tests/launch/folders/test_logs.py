@@ -210,5 +210,16 @@ def test_of_all_ranks_the_one_that_began_it_stands_first(tmp_path: Path, capsys:
     ]
 
 
+def test_that_a_run_was_given_up_stands_behind_the_failure(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for seconds, kind, reason in (
+        (-130, "failed", "a"),
+        (-120, "failed", "b"),
+        (-60, "gave_up", "c"),
+    ):
+        record_at(run, seconds, kind, reason=reason)
+    assert errors_of(run) == "2m failed: b\n1m gave_up: c"
+
+
 def test_no_error_is_said(run: Path) -> None:
-    assert errors_of(run) == f"no error in {run}/launch/logs (1 ranks)"
+    assert errors_of(run) == f"no error in the logs of {run} (ranks: 1)"

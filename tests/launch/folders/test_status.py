@@ -180,6 +180,23 @@ def test_before_the_first_line_of_the_log_the_update_is_the_event_s(
     assert (row.update, row.loss, row.eta_seconds) == (20, None, None)
 
 
+def test_of_a_run_that_does_not_run_the_last_event_knows_the_update(
+    tmp_path: Path, programs: Path
+) -> None:
+    events = [
+        SUBMITTED,
+        STARTED,
+        ("rank", {"rank": 0}),
+        ("saved_and_requeued", {"update": 43}),
+        ("rank", {}),
+    ]
+    slurm_says(programs, "PENDING")
+    row = one(make_run(tmp_path / "run", events, "17", log=[json_line(40)]))
+    assert (row.state, row.update) == ("queued", 43)
+    assert row.last_event is not None
+    assert row.last_event["kind"] == "saved_and_requeued"
+
+
 @pytest.mark.parametrize("max_update", [None, 0, "many", "1e999"])
 def test_without_a_last_update_there_is_no_time_to_go(
     tmp_path: Path, programs: Path, max_update: Any
@@ -198,9 +215,11 @@ def test_why_a_run_failed_is_said(tmp_path: Path, programs: Path) -> None:
         row.problem
         == "Its job 17 ended as FAILED. loss is not finite (rank 1, node n2, update 30)."
     )
-    record(row.save_dir, "gave_up", reason="twice at update 30: loss is not finite")
+    record(row.save_dir, "gave_up", reason="it failed so before")
     row = one(row.save_dir)
-    assert (row.state, row.problem) == ("gave_up", "twice at update 30: loss is not finite.")
+    assert (row.state, row.problem) == (
+        "gave_up", "loss is not finite (rank 1, node n2, update 30). Given up: it failed so before.",
+    )  # fmt: skip
 
 
 def test_a_job_that_slurm_has_forgotten(tmp_path: Path, programs: Path) -> None:
@@ -260,14 +279,14 @@ def test_the_table_fits_80_columns_and_says_more_on_wider_ones(
         "3m",
         "started",
     ]
-    assert lines[4].split()[1:7] == ["failed", "40/572204", "8.500", "-", "-", "0"]
+    assert lines[4].split()[1:7] == ["failed", "30/572204", "8.500", "-", "-", "0"]
     assert lines[6].startswith(
         "lr0.0012.bs524288.seed2: Its job 18 ended as FAILED. loss is not finite"
     )
     monkeypatch.setenv("COLUMNS", "160")
     lines = shown(capsys, tmp_path).splitlines()
     assert lines[3].startswith("lr0.0006.bs524288.seed1  running")
-    assert lines[4].endswith("3m failed (update 30, rank 1, node n2): loss is not finite")
+    assert lines[4].endswith("3m failed (rank 1, node n2): loss is not finite")
 
 
 def test_json_has_all_of_it(tmp_path: Path, programs: Path, capsys: Any) -> None:

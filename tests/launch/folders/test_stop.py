@@ -88,9 +88,7 @@ def start(agents: Any, run: Path, kind: str = "saving") -> Path:
 
 def test_a_local_run_saves_and_ends(tmp_path: Path, agents: Any, capsys: Any) -> None:
     run = start(agents, tmp_path / "run")
-    assert stopped(capsys, run) == [
-        f"{run}: is stopped; checkpoint_last.pt is saved (the log ends at update 40)"
-    ]
+    assert stopped(capsys, run) == [f"{run}: is stopped at update 40; checkpoint_last.pt is saved"]
     assert agents[0].wait(10) == 143
     event = read_events(run).events[-1]
     assert (event["kind"], event["update"], event["saved"]) == ("stopped", 40, "checkpoint_last.pt")
@@ -104,7 +102,7 @@ def test_now_kills_the_agent_and_all_below_it(tmp_path: Path, agents: Any, capsy
     run = start(agents, tmp_path / "run", "deaf")
     child = psutil.Process(int((run / "ready").read_text()))
     assert stopped(capsys, run, "--now") == [
-        f"{run}: is stopped; nothing was saved since it was told to stop"
+        f"{run}: is stopped at update 40; nothing was saved since it was told to stop"
     ]
     assert agents[0].wait(10) == -signal.SIGKILL
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
@@ -141,9 +139,10 @@ def on_slurm(programs: Path, run: Path, state: str, after: str = "") -> Path:
 
 def test_a_running_job_is_told_to_save(tmp_path: Path, programs: Path, capsys: Any) -> None:
     run = on_slurm(programs, tmp_path / "run", "RUNNING", "FAILED")
-    fake(programs, "scancel", f"touch {run}/checkpoint_last-shard0.pt")
+    names = f"{run}/checkpoint_last-shard0.pt {run}/checkpoint_last.manifest.json"
+    fake(programs, "scancel", f"touch {names}")
     assert stopped(capsys, run) == [
-        f"{run}: is stopped; checkpoint_last-shard0.pt is saved (the log ends at update 40)"
+        f"{run}: is stopped at update 40; checkpoint_last-shard0.pt is saved"
     ]
     assert calls(programs, "scancel") == ["--signal=TERM 17"]
     assert kinds(run)[-1] == "stopped"
@@ -174,7 +173,7 @@ def test_now_kills_and_cancels_so_that_nothing_comes_back(
 ) -> None:
     run = on_slurm(programs, tmp_path / "run", "RUNNING", "CANCELLED")
     assert stopped(capsys, run, "--now") == [
-        f"{run}: is stopped; nothing was saved since it was told to stop"
+        f"{run}: is stopped at update 40; nothing was saved since it was told to stop"
     ]
     assert calls(programs, "scancel") == ["--signal=KILL 17", "17"]
 
