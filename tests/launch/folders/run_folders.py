@@ -18,6 +18,12 @@ WITHOUT_PACKAGE = (
     f"package.__path__ = [{str(PACKAGE)!r}];"
 )
 
+SUBMITTED: tuple[str, Mapping[str, Any]] = ("submitted", {"job": "17"})
+STARTED: tuple[str, Mapping[str, Any]] = ("started", {"job": "17"})
+FAILED: tuple[str, Mapping[str, Any]] = (
+    "failed", {"rank": 1, "node": "n2", "update": 30, "reason": "loss is not finite"},
+)  # fmt: skip
+
 
 def launch_of(save_dir: Path, max_update: Any = 100, **resources: Any) -> Launch:
     options = {"arch": "opt_8m", "lr": 1e-3, "bf16": True, "max-update": max_update}
@@ -82,3 +88,8 @@ def fake(folder: Path, name: str, script: str) -> Path:
 def calls(folder: Path, name: str) -> list[str]:
     noted = folder / f"{name}.calls"
     return noted.read_text().splitlines() if noted.exists() else []
+
+
+def slurm_says(programs: Path, state: str) -> None:
+    """Have squeue show job 17 in ``state``; "": not at all."""
+    fake(programs, "squeue", f'echo "17|{state}"' if state else "true")
