@@ -16,6 +16,7 @@ MAX_HOPS = 9
 OTHERS = {
     "configuration_opt.py",
     "encoder.py",
+    "opt_baselines.py",
     "opt_job_constants.py",
 }  # of Hugging Face, GPT-2, metaseq
 PLACE = r"`([\w/]+\.py):([\w.]+)`"  # path:name, below metaseq_plugin or of fairseq

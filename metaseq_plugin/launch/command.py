@@ -12,7 +12,6 @@ one of fairseq-train's, and counts more than the recipe's. The same command agai
 import argparse
 import os
 import shlex
-import time
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -21,6 +20,7 @@ from metaseq_plugin.launch.baselines import BASELINES, BATCH_TOKENS, baseline
 from metaseq_plugin.launch.fairseq_options import read_words
 from metaseq_plugin.launch.folders.explain import write_folder
 from metaseq_plugin.launch.folders.reading import read_launch
+from metaseq_plugin.launch.folders.standing import FINISHED, NEW
 from metaseq_plugin.launch.folders.status import state_of
 from metaseq_plugin.launch.jobs.submit import SLURM, executor_of, sbatch_script, submit
 from metaseq_plugin.launch.recipe import components, folded, recipe, summary
@@ -31,12 +31,16 @@ from metaseq_plugin.launch.resource_options import (
     survival,
 )
 from metaseq_plugin.launch.spec import PROGRAM, Launch, Value
-from metaseq_plugin.launch.sweep.launching import add_sweep_options, launch_sweep
+from metaseq_plugin.launch.sweep.launching import (
+    MISSING,
+    UNDER_WAY,
+    add_sweep_options,
+    launch_sweep,
+    wait_for,
+)
 
 TAKES_MORE = True  # options of fairseq-train, as args.more
 SWEEP_FILES = (".yaml", ".yml", ".py")
-UNDER_WAY = ("queued", "running")
-SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,16 +58,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Any) -> None:
-    if args.what.endswith(SWEEP_FILES):
-        launch_sweep(Path(args.what), args)
-        return
+    from submitit.core.utils import FailedJobError
+
+    try:
+        launch_sweep(Path(args.what), args) if args.what.endswith(SWEEP_FILES) else launch_one(args)
+    except FailedJobError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"sbatch must take the job, but does not ({reason}). Check the options of the cluster."
+        ) from error
+
+
+def launch_one(args: Any) -> None:
+    """Launch a baseline, or with ``args.dry_run`` show it."""
     launch = launch_of(args)
     if args.dry_run:
         show(launch)
     elif may_start(launch):
         start(launch, args.snapshot_code)
         if args.wait:
-            wait(launch.spec.save_dir)
+            wait_for([launch.spec.save_dir])
+            say(f"{launch.spec.save_dir}: {FINISHED}")
 
 
 def launch_of(args: Any) -> Launch:
@@ -73,6 +88,11 @@ def launch_of(args: Any) -> Launch:
         UserError: anything that no run can use.
     """
     row = baseline(args.what)
+    if args.max_jobs is not None or args.only != MISSING:
+        option = "--only" if args.max_jobs is None else "--max-jobs"
+        raise UserError(
+            f"`{option}` must come with a sweep file, but WHAT is {args.what}. Leave it out."
+        )
     for name in ("data", "save_dir"):
         if vars(args)[name] is None:
             option = name.replace("_", "-")
@@ -120,14 +140,14 @@ def may_start(launch: Launch) -> bool:
             f"`--save-dir` must be of no run that is under way, but {save_dir} is {state}. Wait for it, end it with "
             f"`metaseq launch stop {shlex.quote(str(save_dir))}`, or set another."
         )
-    if state == "finished":
+    if state == FINISHED:
         before, now = (int(str(spec.options.get("max-update", 0))) for spec in (read_launch(save_dir).spec, launch.spec))  # fmt: skip
         if now <= before:
             say(
                 f"{save_dir}: has finished its {before:,} updates; nothing to do. A larger --max-update goes on."
             )
             return False
-    if state != "new":
+    if state != NEW:
         say(f"{save_dir}: {state}; goes on from its newest checkpoint")
     return True
 
@@ -154,21 +174,6 @@ def start(launch: Launch, snapshot_code: bool) -> None:
     say(f"job {job}: {folder}")
     for command in (f"status {folder}", f"logs {folder} -f", f"stop {folder}"):
         say(f"    metaseq launch {command}")
-
-
-def wait(save_dir: Path) -> None:
-    """Until the run in ``save_dir`` has ended.
-
-    Raises:
-        UserError: it ended otherwise than finished.
-    """
-    while (state := state_of(save_dir)) in UNDER_WAY:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    if state != "finished":
-        raise UserError(
-            f"The run must finish, but {save_dir} is {state}. See `metaseq launch logs {shlex.quote(str(save_dir))} --errors`."
-        )
-    say(f"{save_dir}: {state}")
 
 
 def say(line: str) -> None:

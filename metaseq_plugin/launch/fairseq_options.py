@@ -22,6 +22,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.spec import USER_DIR, Value
+from metaseq_plugin.sizes import is_opt
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SECONDS_TO_READ = 300
@@ -53,7 +54,7 @@ class Table(NamedTuple):
     def owners(self, option: str) -> Iterator[str]:
         """The components that have ``option``, such as "--task opt_streaming_language_modeling"; ours first."""
         for kind, members in self.parts.items():
-            for name in sorted(members, key=lambda name: (not name.startswith("opt"), name)):
+            for name in sorted(members, key=lambda name: (not is_opt(name), len(name))):
                 if option in members[name]:
                     yield f"--{kind} {name}"
 

@@ -12,6 +12,7 @@ command names, so that the table has a part for each:
 
 import argparse
 import json
+from functools import partial
 from typing import Any, Callable, Mapping
 
 KINDS: Mapping[Any, str] = {int: "int", float: "float"}
@@ -40,14 +41,12 @@ def added_by(add: Callable[[argparse.ArgumentParser], Any]) -> dict[str, dict[st
 
 
 def read() -> dict[str, Any]:
-    """The table; imports fairseq and the plugin."""
+    """The table; imports fairseq. Our components are in its registries since the package was imported."""
     from fairseq import options
     from fairseq.dataclass.utils import gen_parser_from_dataclass
     from fairseq.models import ARCH_MODEL_REGISTRY
     from fairseq.registry import REGISTRIES
     from fairseq.tasks import TASK_REGISTRY
-
-    import metaseq_plugin  # noqa: F401  registers our components
 
     parser = options.get_training_parser()
     parts: dict[str, dict[str, Any]] = {
@@ -62,10 +61,9 @@ def read() -> dict[str, Any]:
             if hasattr(component, "add_args"):
                 members[name] = added_by(component.add_args)
             elif dataclass is not None:
-                config = dataclass()
                 members[name] = added_by(
-                    lambda to, config=config: gen_parser_from_dataclass(to, config)
-                )  # type: ignore[misc]
+                    partial(gen_parser_from_dataclass, dataclass_instance=dataclass())
+                )
             else:
                 members[name] = {}
     defaults = {kind: parser.get_default(kind.replace("-", "_")) for kind in parts}

@@ -9,7 +9,6 @@ override(launch, args)               the same for a launch that is there, as of 
 import argparse
 import math
 import re
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,8 @@ SBATCH = {
     "mem": "memory of a node, as in 500G",
     "comment": "a note",
 }
+# What the options of a launch that is there were made for.
+OF_THE_BATCH = ("nodes", "gpus_per_node", "ranks_per_node", "cpu")
 # A time as sbatch reads it, but no "unlimited".
 TIME = re.compile(
     r"(?:(?P<days>\d{1,4})-(?P<hours>\d{1,2})(?::(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?)?"
@@ -202,8 +203,18 @@ def survival(args: argparse.Namespace) -> Survival:
 
 
 def override(launch: Launch, args: argparse.Namespace) -> Launch:
-    """``launch`` with what ``args`` set."""
+    """``launch`` with what ``args`` set.
+
+    Raises:
+        UserError: another number of ranks, of which the batch is made, or what cannot be.
+    """
     check_ranges(args)
+    for name in OF_THE_BATCH:
+        if vars(args)[name]:
+            raise UserError(
+                f"`--{name.replace('_', '-')}` must stand in the sweep file, but is on the command line. Set it "
+                "below `resources`: each run's batch is shared out to its ranks."
+            )
     asked = given(args, Resources)
     if "slurm" in asked:
         asked["slurm"] = {**launch.resources.slurm, **asked["slurm"]}
@@ -222,15 +233,6 @@ def check_signal(asked: Resources, alive: Survival) -> None:
         raise UserError(
             f"`--signal-seconds` must be less than --time ({60 * asked.minutes:,} seconds), but is "
             f"{alive.signal_seconds}. Set either."
-        )
-
-
-def check_slurm(asked: Resources) -> None:
-    """Refuse to submit to a SLURM that is not there."""
-    if asked.executor == "slurm" and shutil.which("sbatch") is None:
-        raise UserError(
-            "`--executor` must be local or auto where there is no sbatch, but is slurm. "
-            "Set it, or go to a machine of the cluster."
         )
 
 

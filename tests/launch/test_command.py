@@ -10,8 +10,11 @@ import pytest
 
 from metaseq_plugin import cli
 from metaseq_plugin.launch import command
+from metaseq_plugin.launch.jobs.submit import submit
+from metaseq_plugin.launch.recipe import folded
 from metaseq_plugin.launch.resource_options import read_minutes
 from metaseq_plugin.launch.spec import Launch
+from metaseq_plugin.launch.sweep import launching
 from tests.fairseq_runs import write_data
 
 
@@ -32,7 +35,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     submitted: list[Launch] = []
     states: dict[Path, str] = {}
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "submit", lambda launches: submitted.extend(launches) or ["17"])
+
+    def submit_nothing(launches: list[Launch]) -> list[str]:
+        submitted.extend(launches)
+        return ["17"]
+
+    monkeypatch.setattr(command, "submit", submit_nothing)
     monkeypatch.setattr(command, "state_of", lambda save_dir: states.get(save_dir, "new"))
     return World(tmp_path, submitted, states)
 
@@ -134,6 +142,22 @@ def test_data_without_validation_is_not_validated(world: World) -> None:
     assert "valid-subset" not in options
 
 
+def test_a_command_is_folded_between_options() -> None:
+    words = [
+        "fairseq-train",
+        "data",
+        "--bf16",
+        "--lr",
+        "1e-4",
+        "--adam-betas",
+        "'(0.9, 0.95)'",
+        "--cpu",
+    ]
+    assert folded(words, 30) == (
+        "fairseq-train data --bf16 \\\n    --lr 1e-4 \\\n    --adam-betas '(0.9, 0.95)' \\\n    --cpu"
+    )
+
+
 @pytest.mark.parametrize("state", ["queued", "running"])
 def test_a_run_under_way_is_not_launched_again(
     world: World, state: str, capsys: pytest.CaptureFixture[str]
@@ -176,16 +200,13 @@ def test_a_finished_run_goes_on_only_for_more_updates(
 def test_waiting_ends_with_the_run(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen = iter(["new", "queued", "running", "finished", "new", "queued", "failed"])
-    monkeypatch.setattr(command, "state_of", lambda save_dir: next(seen))
-    monkeypatch.setattr(command, "SECONDS_BETWEEN_LOOKS", 0.0)
+    seen = iter(["queued", "running", "finished", "queued", "failed"])
+    monkeypatch.setattr(launching, "states_of", lambda folders: {folders[0]: next(seen)})
+    monkeypatch.setattr(launching, "SECONDS_BETWEEN_LOOKS", 0.0)
     assert world.launch(*CPU, "--wait") == 0
     assert capsys.readouterr().out.endswith("runs/a: finished\n")
     assert world.launch(*CPU, "--wait") == 2
-    assert (
-        "The run must finish, but runs/a is failed. See `metaseq launch logs runs/a --errors`."
-        in (capsys.readouterr().err)
-    )
+    assert "Every run must finish, but 1 of 1 did not (runs/a: failed)." in capsys.readouterr().err
 
 
 # fmt: off
@@ -232,6 +253,8 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Any, ...]], str]] = {
     "parts of heads": (lambda p: (*CPU, "--ranks-per-node", 8, "--model-parallel-size", 8), r"`--model-parallel-size` must divide the attention heads \(12\), but is 8."),
     "batch": (lambda p: (*CPU, "--ranks-per-node", 6), "`--batch-tokens` must be a multiple of 6,144 .* but is 524,288. Set --batch-tokens 522240 or 528384, or 4 or 8 ranks."),
     "batch of words": (lambda p: (*CPU, "--batch-tokens", "many"), "`--batch-tokens` must be a number of tokens, but is many."),
+    "for a sweep": (lambda p: (*CPU, "--max-jobs", 3), "`--max-jobs` must come with a sweep file, but WHAT is opt_125m. Leave it out."),
+    "for a sweep too": (lambda p: (*CPU, "--only", "failed"), "`--only` must come with a sweep file"),
     "rate of words": (lambda p: (*CPU, "--lr", "fast"), "`--lr` must be a number, but is fast."),
 }
 # fmt: on
@@ -272,6 +295,25 @@ def test_slurm_must_be_there(
     )
     assert world.launch(*GPUS, "--dry-run") == 0  # needs none
     assert not (world.folder / "runs").exists()
+
+
+def test_what_sbatch_says_is_said(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "submit", submit)
+    monkeypatch.setenv("PATH", f"{world.folder}:/usr/bin:/bin")
+    for name in ("sbatch", "srun"):
+        program = world.folder / name
+        program.write_text(
+            "#!/bin/sh\necho 'error: invalid partition specified: gqu' >&2\nexit 1\n"
+        )
+        program.chmod(0o755)
+    assert world.launch(*GPUS, "--partition", "gqu") == 2
+    error = capsys.readouterr().err
+    assert error.endswith(
+        "metaseq launch: error: sbatch must take the job, but does not (error: invalid partition specified: gqu). "
+        "Check the options of the cluster.\n"
+    )
 
 
 @pytest.mark.parametrize(

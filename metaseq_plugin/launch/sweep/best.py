@@ -65,10 +65,9 @@ def validated(log: Path, subset: str, metric: str) -> list[float]:
         text = tail(log, TAIL_BYTES).decode("utf-8", "replace")
     except FileNotFoundError:
         return []
-    subset, metric = re.escape(subset), re.escape(metric)
-    patterns = (
-        rf'"{subset}_(?:best_)?{metric}": "({NUMBER})"',
-        rf"\| valid on '{subset}' subset \|(?:.* \|)? (?:best_)?{metric} ({NUMBER})(?= |$)",
-    )
-    found = [float(value) for p in patterns for value in re.findall(p, text, re.MULTILINE)]
-    return [value for value in found if math.isfinite(value)]
+    name = rf"(?:best_)?{re.escape(metric)}"
+    found = re.findall(rf'"{re.escape(subset)}_{name}": "({NUMBER})"', text)
+    for line in text.splitlines():
+        if f"| valid on '{subset}' subset |" in line:
+            found += re.findall(rf"\| {name} ({NUMBER})(?= |$)", line)
+    return [value for value in map(float, found) if math.isfinite(value)]

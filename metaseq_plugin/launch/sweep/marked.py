@@ -2,7 +2,7 @@
 
     top = read_yaml(path)                      or from_plain(value, "sweep.py"), of a program's
     top.fields("grid", "options", …)           its entries by key; another key is refused
-    top.at("grid").at("lr").items()            the values of a list, each with its own place
+    top.fields()["options"].fields()           all of its entries
 
 Whatever is not as it should be is refused through ``Marked.refused``: "PLACE: `grid.lr` must RULE, but is …".
 """

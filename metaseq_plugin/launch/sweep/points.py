@@ -138,7 +138,7 @@ def zipped(marked: Marked) -> Section:
     for key, entry in marked.fields().items():
         if len(values[key]) != len(values[first]):
             raise entry.refused(
-                f"have as many values as {first} ({len(values[first])})", "Write a value for each.", f"{len(values[key])}"
+                f"have as many values as {first} ({len(values[first])})", "Write a value for each.", f"of {len(values[key])}"
             )  # fmt: skip
     rows = [dict(zip(values, row)) for row in zip(*values.values())]
     return Section(places_of(marked.fields()), rows, [marked.place] * len(rows))
@@ -183,8 +183,11 @@ def without_repeats(points: Sequence[Point]) -> Iterator[tuple[Point, int]]:
 
 def identity(values: Mapping[str, Value]) -> tuple[tuple[str, str], ...]:
     """What two points have in common that give the same command."""
-    return tuple(sorted((key, "" if not_given(value) else repr(value)) for key, value in values.items()))  # fmt: skip
+    return tuple(sorted((key, word_of(value)) for key, value in values.items()))
 
 
-def not_given(value: Value) -> bool:
-    return value is None or value is False
+def word_of(value: Value) -> str:
+    """What a command line has of a value: nothing, a flag, or text."""
+    if value is None or value is False:
+        return ""
+    return "flag" if value is True else f"={value}"

@@ -59,14 +59,14 @@ def read_yaml(path: Path) -> Marked:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
-        problem = error.problem or error.context
-        remedy = "Indent with blanks." if "\\t" in str(problem) else "Mend that line."
+        problem = (error.problem or error.context or "").removeprefix("but ")
+        remedy = "Indent with blanks." if "\\t" in problem else "Mend that line."
         raise SweepError(
-            f"{path}{line}: the file must be YAML, but has {problem}. {remedy}"
+            f"{path}{line}: the file must be YAML, but is not: {problem}. {remedy}"
         ) from None
     except yaml.YAMLError as error:  # characters that no YAML has
         problem = str(error).splitlines()[0]
-        raise SweepError(f"{path}: the file must be YAML, but has {problem}. Save it as UTF-8 text.") from None  # fmt: skip
+        raise SweepError(f"{path}: the file must be YAML, but is not: {problem}. Save it as UTF-8 text.") from None  # fmt: skip
     except RecursionError:
         raise too_much(str(path), f"be nested at most {MAX_DEPTH} times", "is deeper") from None
     if node is None:

@@ -43,9 +43,8 @@ def read_sweep(path: Path, change: Change = unchanged) -> Sweep:
     if path.suffix not in SUFFIXES:
         raise UserError(f"A sweep must be a .yaml, .yml or .py file, but is {path}. Name another.")
     whole = SUFFIXES[path.suffix](path)
-    documents = (
-        [whole] if isinstance(whole.content, Mapping) or path.suffix != ".py" else whole.items()
-    )
+    is_several = path.suffix == ".py" and isinstance(whole.content, list)
+    documents = whole.items() if is_several else [whole]
     stages = [stage for document in documents for stage in read_document(document, change)]
     sweep = Sweep(path, stages)
     check_folders(sweep)
@@ -98,13 +97,12 @@ def read_stage(name: str, marked: Marked, setting: Setting) -> Stage:
         file = own["checkpoint"].text() if "checkpoint" in own else CHECKPOINT
         waits, parents = parents_of(previous, start, file)
     points, repeated, varying = points_of(marked)
-    options = [top["options"].fields() for top in (setting.shared, own) if "options" in top]
     recipe = Recipe(
         setting.shared,
         own,
         setting.folder,
         [run.save_dir for run in previous.runs] if previous else [],
-        check_keys(options, varying, starts=start is not None),
+        check_keys([setting.shared, own], varying, starts=start is not None),
         setting.change,
     )
     runs = list(recipe.runs(points, parents))

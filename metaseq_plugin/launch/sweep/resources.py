@@ -10,17 +10,24 @@ by their long names.
 
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Callable, Mapping
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.launch.resource_options import EXECUTORS, LAUNCHERS, SBATCH, read_minutes
+from metaseq_plugin.launch.resource_options import (
+    EXECUTORS,
+    LAUNCHERS,
+    SBATCH,
+    check_checkpoint,
+    read_minutes,
+)
 from metaseq_plugin.launch.spec import Resources, Survival
 from metaseq_plugin.launch.sweep.marked import Marked, SweepError
 
 # Options of sbatch that the launcher sets itself.
 OWN = {
     "nodes": "nodes", "time": "time", "gpus-per-node": "gpus_per_node", "cpus-per-task": "cpus_per_rank",
-    "ntasks-per-node": "gpus_per_node", "array": "--max-jobs", "dependency": "after", "output": "save_dir",
+    "ntasks-per-node": "gpus_per_node", "array": "--max-jobs", "output": "save_dir",
     "error": "save_dir", "signal": "survival.signal_seconds", "requeue": "survival.max_restarts",
     "job-name": "save_dir",
 }  # fmt: skip
@@ -74,6 +81,15 @@ def sbatch_options(marked: Marked) -> dict[str, Any]:
     return options
 
 
+def checkpoint(marked: Marked) -> str:
+    """A checkpoint that is there."""
+    try:
+        check_checkpoint(Path(marked.text()))
+    except UserError:
+        raise marked.refused("name a checkpoint that exists", "Check the path.") from None
+    return marked.text()
+
+
 RESOURCES: Mapping[str, Callable[[Marked], Any]] = {
     "executor": lambda marked: marked.one_of(EXECUTORS),
     "nodes": at_least(1),
@@ -91,7 +107,7 @@ SURVIVAL: Mapping[str, Callable[[Marked], Any]] = {
     "hang_factor": hang_factor,
     "hang_seconds": not_negative,
     "signal_seconds": at_least(1),
-    "restore_file": lambda marked: marked.text(),
+    "restore_file": checkpoint,
 }
 assert set(SURVIVAL) == {field.name for field in fields(Survival)}
 

@@ -15,6 +15,7 @@ from metaseq_plugin.launch.baselines import baseline
 from metaseq_plugin.launch.data_folder import data_options
 from metaseq_plugin.launch.fairseq_options import check_options
 from metaseq_plugin.launch.recipe import ON_CPU, recipe
+from metaseq_plugin.launch.resource_options import check_signal
 from metaseq_plugin.launch.spec import Launch, Resources, RunSpec, Value
 from metaseq_plugin.launch.sweep.marked import Marked, SweepError, remedy_for
 from metaseq_plugin.launch.sweep.names import follower_name, name_of
@@ -82,50 +83,49 @@ class Recipe:
 
     def run(self, point: Point, parent: Optional[Parent]) -> Run:
         name = name_of(point.values)
-        is_named = parent is not None and parent.is_named
-        if parent is not None and is_named:
+        if parent is not None and parent.is_named:
             name = follower_name(parent.run.name, name)
-        base = self.base(point, parent)
-        try:
-            launch = self.launch(point, parent, base)
-        except SweepError:
-            raise
-        except UserError as error:
-            raise self.located(error, point) from None
-        spec = replace(launch.spec, save_dir=self.folder / name, name=name)
-        before = [parent.run.save_dir] if parent is not None and is_named else self.after
-        return Run(replace(launch, spec=spec), point, base, before)
-
-    def launch(self, point: Point, parent: Optional[Parent], base: Optional[str]) -> Launch:
-        """What a point asks for, under no name yet."""
-        data, options = self.data(point), self.options(point)
-        takes_arch = parent is not None and "arch" not in options
-        if parent is not None:
-            options[FINETUNE] = parent.checkpoint
-        launch = self.change(
+        asked = self.change(
             Launch(
-                RunSpec(data, self.folder, options),
+                RunSpec(self.data(point), self.folder / name, self.options(point), name),
                 read_resources(self.table("resources", point, parent), point.place),
                 read_survival(self.table("survival", point, parent)),
             )
         )
-        resources, survival = launch.resources, launch.survival
+        base = self.base(point, parent)
+        try:
+            check_signal(asked.resources, asked.survival)
+            options = self.resolved(asked, base, parent)
+        except UserError as error:
+            raise self.located(error, point) from None
+        launch = replace(asked, spec=replace(asked.spec, options=options))
+        before = self.after if parent is None else [parent.run.save_dir]
+        return Run(launch, point, base, before)
+
+    def resolved(
+        self, asked: Launch, base: Optional[str], parent: Optional[Parent]
+    ) -> dict[str, Value]:
+        """All options of a run that asks for those of ``asked``, checked."""
+        data, options = asked.spec.data, dict(asked.spec.options)
+        takes_arch = parent is not None and "arch" not in options
+        if parent is not None:
+            options[FINETUNE] = parent.checkpoint
         if base is None:
-            checked = with_defaults(data, options, resources)
-            check_options({"arch": ARCH, **checked} if takes_arch else checked)
-            return replace(launch, spec=replace(launch.spec, options=checked))
-        launch = recipe(baseline(base), data, self.folder, options, resources, survival)
-        if takes_arch:
-            kept = {key: value for key, value in launch.spec.options.items() if key != "arch"}
-            launch = replace(launch, spec=replace(launch.spec, options=kept))
-        return launch
+            found = with_defaults(data, options, asked.resources)
+            check_options({"arch": ARCH, **found} if takes_arch else found)
+            return found
+        row, save_dir = baseline(base), asked.spec.save_dir
+        launch = recipe(row, data, save_dir, options, asked.resources, asked.survival)
+        left_out = "arch" if takes_arch else None
+        return {key: value for key, value in launch.spec.options.items() if key != left_out}
 
     def located(self, error: UserError, point: Point) -> SweepError:
         """``error`` with the place of the option that each sentence is about, or else the point's."""
         sentences = []
         for sentence in error.sentences:
-            option = re.match(r"`--([^`]*)`", sentence)
-            place = self.places.get(option[1] if option else "", point.place)
+            words = re.findall(r"--([\w-]+)|(?:A (base)line)", sentence)
+            named = [option or base for option, base in words if (option or base) in self.places]
+            place = self.places[named[0]] if named else point.place
             sentences.append(f"{place}: ({point.shown}) {sentence}")
         return SweepError(*sentences)
 
@@ -170,32 +170,38 @@ class Recipe:
         return shared, own
 
 
-def check_keys(
-    options: Sequence[Entries], varying: Mapping[str, str], starts: bool
-) -> dict[str, str]:
+def check_keys(tops: Sequence[Entries], varying: Mapping[str, str], starts: bool) -> dict[str, str]:
     """Refuse keys that no run can have; names of options are checked with each run.
 
     Args:
-        options: those of the file and of the stage.
+        tops: the entries of the file and of the stage.
         varying: key -> place.
         starts: the runs start from others.
 
     Returns:
-        every option's place.
+        every option's place, and those of base and data.
     """
-    places = {key: entry.place for top in options for key, entry in top.items()}
     for key in varying:
         if "." in key and key not in VARIABLE:
-            raise refused_key(key, varying[key], remedy_for(key, VARIABLE))
+            raise SweepError(
+                f"{varying[key]}: `{key}` must be a known key, but is unknown. {remedy_for(key, VARIABLE)}"
+            )
+    entries = {key: top[key] for top in tops for key in ("base", "data") if key in top}
+    for top in tops:
+        entries.update(top["options"].fields() if "options" in top else {})
+    places = {key: entry.place for key, entry in entries.items()}
     places.update({key: place for key, place in varying.items() if "." not in key})
+    elsewhere = {
+        name: f"Set `{table}.{name}`." for table, names in TABLES.items() for name in names
+    }
+    elsewhere.update(ELSEWHERE)
+    if starts:
+        elsewhere[FINETUNE] = "It is the checkpoint of `start`."
     for key, place in places.items():
-        if key in ELSEWHERE:
-            raise refused_key(key, place, ELSEWHERE[key])
-        if key == FINETUNE and starts:
-            raise refused_key(key, place, "Leave it out where `start` is there.")
-        for table, names in TABLES.items():
-            if key in names:
-                raise refused_key(key, place, f"Set `{table}.{key}`.")
+        if key in elsewhere:
+            raise SweepError(
+                f"{place}: `{key}` must be left out of the options, but is there. {elsewhere[key]}"
+            )
     return places
 
 
@@ -205,12 +211,6 @@ def with_defaults(
     """``options`` without a recipe: what the data and the machine ask for goes before them."""
     asked = {} if "task" in options else data_options(data)
     return {**asked, **({} if resources.uses_gpus else ON_CPU), **options}
-
-
-def refused_key(key: str, place: str, remedy: str) -> SweepError:
-    return SweepError(
-        f"{place}: `{key}` must be an option of fairseq-train, but is none here. {remedy}"
-    )
 
 
 def is_option(key: str) -> bool:

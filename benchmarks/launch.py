@@ -1,11 +1,13 @@
-"""`metaseq launch status` over many runs, beside one run, a bare Python, and an import of torch.
+"""`metaseq launch` of a sweep of many points, and `metaseq launch status` over many runs.
 
-    python -m benchmarks.launched_runs
-    python -m benchmarks.launched_runs --runs 1000 --log-lines 20000
+    python -m benchmarks.launch
+    python -m benchmarks.launch --runs 1000 --log-lines 20000
 
-(1) a run folder is made as one that runs on SLURM, with a log, and copied; squeue is a script that knows all jobs;
-(2) each contender is a process from its start to its end, and they take turns;
-(3) the best time of each is printed, as a ratio to the bare Python's.
+Beside them: one point, one run, a bare Python, and an import of torch. The steps:
+(1) a sweep file is written, whose dry run renders and checks every point;
+(2) a run folder is made as one that runs on SLURM, with a log, and copied; squeue is a script that knows all jobs;
+(3) each contender is a process from its start to its end, and they take turns;
+(4) the best time of each is printed, as a ratio to the bare Python's.
 """
 
 import argparse
@@ -28,17 +30,23 @@ BARE = "python -c pass"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=200, help="run folders")
+    parser.add_argument(
+        "--runs", type=int, default=200, help="run folders, and points of the sweep"
+    )
     parser.add_argument("--log-lines", type=int, default=5_000, help="lines of each log")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_runs(Path(folder) / "runs", options.runs, options.log_lines)
         make_squeue(Path(folder) / "bin", options.runs)
-        status = [str(Path(sys.executable).with_name("metaseq")), "launch", "status"]
+        one, many = (make_sweep(Path(folder), points) for points in (1, options.runs))
+        launch = [str(Path(sys.executable).with_name("metaseq")), "launch"]
+        status = [*launch, "status"]
         contenders = {
             BARE: [sys.executable, "-c", "pass"],
             "python -c 'import torch'": [sys.executable, "-c", "import torch"],
+            "dry run of 1 point": [*launch, one, "--dry-run"],
+            f"dry run of {options.runs} points": [*launch, many, "--dry-run"],
             "status of 1 run": [*status, f"{folder}/runs/run0"],
             f"status of {options.runs} runs": [*status, f"{folder}/runs"],
         }
@@ -46,6 +54,21 @@ def main() -> None:
         best = take_turns(contenders, {**os.environ, "PATH": path}, options.rounds)
     for name, seconds in best.items():
         print(f"{name:<26}{seconds:8.3f} s{seconds / best[BARE]:8.1f} x")
+
+
+def make_sweep(folder: Path, points: int) -> str:
+    """A sweep over a baseline, on data that is only looked at."""
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    for name in ("train.idx", "train.bin"):
+        (data / name).touch()
+    file = folder / f"sweep{points}.yaml"
+    file.write_text(
+        f"base: opt_125m\ndata: {data}\nsave_dir: {folder}/sweep\n"
+        "resources: {nodes: 2, gpus_per_node: 8, executor: slurm, partition: gpu}\n"
+        f"random: {{number: {points}, seed: 1, draw: {{lr: {{log-uniform: [1e-4, 1e-2]}}, seed: {{integer: [1, 1000000]}}}}}}\n"
+    )
+    return str(file)
 
 
 def make_runs(folder: Path, number: int, log_lines: int) -> None:
