@@ -1,5 +1,7 @@
 """FLOPs: equal to PyTorch's own counter on the real model, and to what was published of OPT-175B."""
 
+from typing import Any, Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -48,9 +50,19 @@ def test_flops_are_those_that_pytorch_counts(
     assert counted(model, tokens) == pytest.approx(ours, rel=1e-12)
 
 
+def product_in_place(_: Any, a: Sequence[int], b: Sequence[int], **__: Any) -> int:
+    """What PyTorch's counter has for ``addmm``, for ``addmm_``, which it does not know."""
+    return 2 * a[0] * a[1] * b[1]
+
+
 def test_the_chunked_loss_takes_the_products_of_the_plain_one() -> None:
-    features, weight = torch.randn(64, 16, requires_grad=True), torch.randn(56, 16, requires_grad=True)  # fmt: skip
-    with FlopCounterMode(display=False) as counter:
+    # In fp64, which takes PyTorch's own products and not oneDNN's, which the counter does not see.
+    features, weight = (
+        torch.randn(rows, 16, dtype=torch.float64, requires_grad=True) for rows in (64, 56)
+    )
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.addmm_: product_in_place}
+    ) as counter:
         chunked_cross_entropy(features, weight, torch.arange(64) % 56, -1, 32).backward()
     assert counter.get_total_flops() == 3 * 2 * 64 * 16 * 56
 
@@ -97,5 +109,7 @@ def test_opt_175bs_own_record() -> None:
     assert all_tokens / (1024 * 147e12) / DAY == pytest.approx(33, abs=0.1)
     peak = device("a100-80gb").peak("fp16")
     assert 147e12 / peak == pytest.approx(0.471, abs=0.0005)
+    # MFU is said to be three quarters of it, 35.3 %; the head is not recomputed, which makes it 35.4 %.
+    assert 0.75 * 147e12 / peak == pytest.approx(0.353, abs=0.0005)
     mfu = 147e12 / peak * flops.training / flops.hardware(recomputes=True)
-    assert mfu == pytest.approx(0.353, abs=0.0006)
+    assert mfu == pytest.approx(0.354, abs=0.0005)
