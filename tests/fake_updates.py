@@ -73,6 +73,8 @@ class Storages(TorchDispatchMode):
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:  # no value is there to be asked for
             return 0
+        if _sums_gradients(func):  # in place, as for tensors that no mode looks at
+            return args[0].add_(args[1])
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor) and not value.is_meta:
@@ -91,6 +93,12 @@ class Storages(TorchDispatchMode):
         self.now -= self.alive.pop(key)[1]
 
 
+def _sums_gradients(func: Any) -> bool:
+    """Whether autograd's engine adds what a tensor's second use contributes, and not recomputation an activation."""
+    is_backward = torch._C._current_graph_task_id() != -1
+    return is_backward and not torch.is_grad_enabled() and func is torch.ops.aten.add.Tensor
+
+
 def _gpu_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Any, dropout_p: float, is_causal: bool
 ) -> Tensor:
@@ -101,6 +109,12 @@ def _gpu_attention(
     return aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
         query, key, value, mask, True, dropout_p, is_causal
     )[0]
+
+
+def _gpu_log_softmax(x: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    if x.dtype == torch.float16:  # in one kernel, unlike bf16
+        return torch._log_softmax(x, dim, half_to_float=True)
+    return torch._log_softmax(x.to(dtype), dim, half_to_float=False)
 
 
 def _gpu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -114,7 +128,7 @@ def kernels_of(on_gpu: bool) -> Iterator[None]:
         yield
         return
     with patch.object(F, "scaled_dot_product_attention", _gpu_attention):
-        with patch.object(F, "dropout", _gpu_dropout):
+        with patch.object(F, "dropout", _gpu_dropout), patch.object(torch, "log_softmax", _gpu_log_softmax):
             yield
 
 
