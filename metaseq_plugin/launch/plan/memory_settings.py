@@ -15,7 +15,8 @@ class MemorySettings(NamedTuple):
     """Options of a run.
 
     Attributes:
-        batch_size: sequences of one micro-batch on a data-parallel rank; --update-freq changes no peak.
+        batch_size: sequences of one micro-batch on a data-parallel rank.
+        update_freq: micro-batches of an update; from the second one on gradients are there already.
         tokens_per_sample: tokens of each.
         precision: one of ``PRECISIONS``.
         fully_sharded: ``--ddp-backend fully_sharded``; otherwise plain data parallelism.
@@ -26,6 +27,7 @@ class MemorySettings(NamedTuple):
     """
 
     batch_size: int = 1
+    update_freq: int = 1
     tokens_per_sample: int = 2048
     precision: str = "fp32"
     fully_sharded: bool = True
