@@ -9,7 +9,7 @@
 A subcommand, also one of a group such as ``data``, is a module with a docstring (its first line is the
 help), ``add_arguments(parser)`` and ``run(args)``. The steps: (1) a parser is built from the docstrings,
 which are read from the sources; (2) the subcommand that was chosen is imported, and with it torch and
-fairseq, and adds its arguments; (3) it runs. ``metaseq doctor`` does not pass through here: it must work
+fairseq (not those of ``LIGHT``), and adds its arguments; (3) it runs. ``metaseq doctor`` does not pass through here: it must work
 when torch or fairseq cannot be imported (``metaseq_plugin.compat.commands.doctor``).
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Union
 
 from metaseq_plugin.compat.errors import EXIT_LOST_RANK, EXIT_USER_ERROR, LostRank, UserError
+from metaseq_plugin.compat.light_rooms import open_rooms
 
 EXIT_INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 Commands = Mapping[str, Union[str, Mapping[str, str]]]
@@ -37,7 +38,10 @@ SUBCOMMANDS: Commands = {
     "reshard": "metaseq_plugin.checkpoint.reshard",
     "generate": "metaseq_plugin.serve.prompt",
     "serve": "metaseq_plugin.serve.command",
+    "plan": "metaseq_plugin.launch.plan.command",
 }
+# What answers without torch and fairseq, unless it says otherwise itself.
+LIGHT = "metaseq_plugin.launch."
 TRAINING_OPTIONS = "metaseq_plugin.launch.training_options"
 GROUPS = {"data": "Look at a corpus, or clean it."}
 
@@ -50,6 +54,8 @@ class Subcommand(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if not self.module:
             return super().parse_known_args(args, namespace)
+        if self.module.startswith(LIGHT):
+            open_rooms()
         module = import_module(self.module)
         self.module = ""
         module.add_arguments(self)

@@ -5,7 +5,9 @@
 
 ``import metaseq_plugin`` registers every component with fairseq, and Python imports a package before what is
 in it, unless it knows that already. So the rooms of ``ROOMS`` come in as empty packages with the right path, as
-the start-up hook (setup.py) brings in ``metaseq_plugin.compat``, and ``sizes`` is loaded by its path.
+the start-up hook (setup.py) brings in ``metaseq_plugin.compat``, and ``sizes`` is loaded by its path. What is opened
+so says ``from metaseq_plugin.room.module import name``: ``from metaseq_plugin.room import module`` asks Python for the
+package itself.
 Who needs a component later imports the package as ever: it finds the rooms that are open, and registers all.
 """
 
