@@ -129,6 +129,7 @@ def planned(args: argparse.Namespace) -> Planned:
 def settings_of(args: argparse.Namespace, batch: Batch) -> MemorySettings:
     return MemorySettings(
         batch_size=batch.batch_size,
+        update_freq=batch.update_freq,
         tokens_per_sample=args.tokens_per_sample,
         precision=precision_of(args),
         fully_sharded=args.zero > 0,

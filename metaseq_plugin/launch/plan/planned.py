@@ -22,7 +22,7 @@ class Planned(NamedTuple):
         arch: as fairseq-train's ``--arch`` has it.
         num_ranks: in all; those of one node are ``ranks_per_node``.
         model_parallel_size: model parts.
-        batch: of an update; its ``batch_size`` is ``settings``'.
+        batch: of an update; its ``batch_size`` and ``update_freq`` are ``settings``', too.
         tokens: to train on.
         settings: all else that decides about memory.
         device: None: not said, as for a CPU; then nothing is said of what it can do.
@@ -57,8 +57,8 @@ class Planned(NamedTuple):
 
     @property
     def num_updates(self) -> int:
-        """As many as the tokens fill; the last may be smaller."""
-        return max(1, round(self.tokens // self.batch.batch_tokens))
+        """As many as the tokens fill, at least one."""
+        return max(1, int(self.tokens) // self.batch.batch_tokens)
 
     @property
     def flops(self) -> Flops:

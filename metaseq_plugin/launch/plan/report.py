@@ -62,7 +62,8 @@ def layout(result: Estimate) -> Iterator[str]:
     where = "CPU" if planned.device is None else planned.device.name
     yield f"{planned.num_ranks:,} × {where}, {planned.num_nodes:,} {'node' if planned.num_nodes == 1 else 'nodes'} of {planned.ranks_per_node}"
     yield (
-        f"{planned.model_parallel_size} model parts × {planned.data_parallel_size:,} data-parallel "
+        f"{planned.model_parallel_size} model {'part' if planned.model_parallel_size == 1 else 'parts'} × "
+        f"{planned.data_parallel_size:,} data-parallel "
         f"({kind}), {settings.precision.replace('_', ' ')}"
     )
     batch = planned.batch
@@ -121,7 +122,7 @@ def exchange(result: Estimate) -> Iterator[str]:
 def checkpoints(result: Estimate) -> Iterator[str]:
     saves, assumed = result.checkpoints, result.assumed
     yield (
-        f"{saves.num_bytes / GB:,.4g} GB in {saves.num_writers:,} files, {duration(saves.save_seconds)} "
+        f"{saves.num_bytes / GB:,.4g} GB in {saves.num_writers:,} {'file' if saves.num_writers == 1 else 'files'}, {duration(saves.save_seconds)} "
         f"at {assumed.write_rate / GB:g} GB/s a rank"
     )
     yield (

@@ -23,17 +23,21 @@ LARGEST_BATCH_SIZE = 64
 
 
 class Suggestion(NamedTuple):
-    """A layout that fits: seconds of an update, of which ``exposed_seconds`` are exchange; bytes at the peak."""
+    """A layout that fits: seconds of an update, of which ``exposed_seconds`` are exchange; bytes at the peak.
+
+    ``exchange_seconds`` are those of all of it, hidden or not.
+    """
 
     planned: Planned
     update_seconds: float
     exposed_seconds: float
+    exchange_seconds: float
     peak: int
 
     @property
-    def order(self) -> tuple[float, int]:
-        """Fastest first; of equal ones, the one that needs less memory."""
-        return round(self.update_seconds, 6), self.peak
+    def order(self) -> tuple[float, float, int]:
+        """Fastest first; of equal ones, the one that sends less, then the one that needs less memory."""
+        return round(self.update_seconds, 6), self.exchange_seconds, self.peak
 
 
 class Suggestions(NamedTuple):
@@ -68,7 +72,7 @@ def candidates(planned: Planned) -> Iterator[Planned]:
     ):
         data_parallel = planned.num_ranks // parts
         unsuited = sequences % data_parallel or (cuts and parts == 1)
-        if unsuited or (zero and data_parallel == 1) or (zero == 0 and parts > 1 and settings.cpu_offload):
+        if unsuited or (zero and data_parallel == 1) or (zero == 0 and settings.cpu_offload):
             continue
         yield planned._replace(
             model_parallel_size=parts,
@@ -92,7 +96,8 @@ def largest_batch(candidate: Planned) -> tuple[Optional[Planned], int]:
     for batch_size in sizes:
         batch = Batch(batch_size, sequences // batch_size, candidate.batch.batch_tokens)
         sized = candidate._replace(
-            batch=batch, settings=settings._replace(batch_size=batch_size)
+            batch=batch,
+            settings=settings._replace(batch_size=batch_size, update_freq=batch.update_freq),
         )
         peak = sized.memory().peak
         if peak <= candidate.device.memory:
@@ -103,5 +108,6 @@ def largest_batch(candidate: Planned) -> tuple[Optional[Planned], int]:
 def timed(found: Planned, peak: int, rate: Rate) -> Suggestion:
     """With the seconds of an update."""
     computing = time_of(found, rate).update_seconds
-    exposed = exchange(found).exposed_seconds(computing)
-    return Suggestion(found, computing + exposed, exposed, peak)
+    sent = exchange(found)
+    exposed = sent.exposed_seconds(computing)
+    return Suggestion(found, computing + exposed, exposed, sent.seconds, peak)
