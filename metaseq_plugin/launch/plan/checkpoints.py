@@ -25,8 +25,9 @@ WRITE_RATE = 0.8e9
 # Until a failed run trains again; MegaScale (Jiang et al. 2024, arXiv:2402.15627) says less than 15 minutes.
 RESTART_SECONDS = 15 * 60.0
 
-# Bytes of an element in the files, by what holds it: weights, fp32 masters, two fp32 moments.
-SHARDED, MASTERS, WITHOUT_MASTERS = 4 + 8, 2 + 4 + 8, 2 + 8
+# Bytes of an element in the files: weights, which are saved in fp32 whatever they are, and two fp32 moments; and fp32
+# masters beside 16-bit weights, of which FSDP has none.
+PLAIN, WITH_MASTERS = 4 + 8, 4 + 4 + 8
 
 
 class Checkpoints(NamedTuple):
@@ -53,9 +54,8 @@ class Checkpoints(NamedTuple):
 def element_bytes(planned: Planned) -> int:
     """Of an element in the files (``optim/adamw.py`` says what has masters)."""
     settings = planned.settings
-    if settings.fully_sharded or settings.precision == "fp32":
-        return SHARDED
-    return WITHOUT_MASTERS if settings.precision.startswith("memory_efficient") else MASTERS
+    has_masters = settings.precision in ("bf16", "fp16") and not settings.fully_sharded
+    return WITH_MASTERS if has_masters else PLAIN
 
 
 def checkpoints(

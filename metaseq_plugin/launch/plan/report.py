@@ -77,13 +77,12 @@ def layout(result: Estimate) -> Iterator[str]:
 def flops(result: Estimate) -> Iterator[str]:
     planned = result.planned
     full, causal = planned.flops, planned.flops_by(causal=True)
-    yield (
-        f"a token: {number(full.training)} of the model (6N + 12LDT), {number(causal.training)} if causal"
-    )
+    this = " (this run)"
     recomputes = planned.settings.checkpoint_activations
+    yield f"of a token, attention as a full square (6N + 12LDT), or causal"
     yield (
-        f"with recomputation {number(full.hardware(True))}, {number(causal.hardware(True))} if causal"
-        f"{' (this run)' if recomputes else ''}"
+        f"model {number(full.training)}, {number(causal.training)}{'' if recomputes else this}; recomputing "
+        f"{number(full.hardware(True))}, {number(causal.hardware(True))}{this if recomputes else ''}"
     )
     yield f"{planned.tokens:,.0f} tokens: {result.total_flops:.3g} in all"
 
@@ -91,10 +90,10 @@ def flops(result: Estimate) -> Iterator[str]:
 def time(result: Estimate) -> Iterator[str]:
     took, planned = result.time, result.planned
     yield (
-        f"{took.tokens_per_second:,.0f} tokens/s, {took.update_seconds:.3g} s an update, "
-        f"{planned.num_updates:,} updates: {took.days:.1f} days"
+        f"{took.tokens_per_second:,.0f} tokens/s: {planned.num_updates:,} updates of "
+        f"{took.update_seconds:.3g} s"
     )
-    yield f"{result.wall_days:.1f} days with saves and failures"
+    yield f"{took.days:.1f} days; {result.wall_days:.1f} with saves and failures"
     shares = ""
     if planned.device is not None:
         shares = f": HFU {took.rate.flops / planned.peak:.1%}, MFU {took.model_rate / planned.peak:.1%}"
@@ -108,14 +107,15 @@ def exchange(result: Estimate) -> Iterator[str]:
         yield "none: one rank"
         return
     for each in sent.sent:
-        text = f"{each.what} {each.num_bytes / GB:,.4g} GB over the {each.link}"
-        yield text + (f": {each.seconds:.3g} s" if planned.device is not None else "")
+        yield f"{each.what} {each.num_bytes / GB:,.3g} GB, {each.link}" + (
+            f": {each.seconds:.2g} s" if planned.device is not None else ""
+        )
     if planned.device is not None:
         slowest = [planned.device.sources["link_rate"]]
         if any(each.link != NODE for each in sent.sent):
             slowest.append(planned.device.sources["node_rate"])
         hidden = sent.hidden_share(result.time.update_seconds)
-        yield f"a rank and update, at full rate; computing can hide {hidden:.0%} of it"
+        yield f"by a rank, an update, at full rate; computing can hide {hidden:.0%} of it"
         yield from wrapped(f"from {', '.join(slowest)}")
 
 
@@ -127,7 +127,7 @@ def checkpoints(result: Estimate) -> Iterator[str]:
     )
     yield (
         f"a failure every {duration(saves.mtbf_seconds)}: save every "
-        f"{duration(saves.interval_seconds)} (Daly; Young {duration(saves.young_seconds)}),"
+        f"{duration(saves.interval_seconds)} (Young: {duration(saves.young_seconds)}),"
     )
     updates = max(1, round(saves.interval_seconds / result.time.update_seconds))
     yield f"--save-interval-updates {updates:,}; {saves.lost_share:.1%} of the time is lost"
