@@ -17,7 +17,14 @@ from pathlib import Path
 from types import ModuleType
 
 HOME = Path(__file__).parents[1]
-ROOMS = ("launch", "layout", "ledger", "modules", "optim", "storage")  # their __init__.py hold a docstring and no more
+ROOMS = (
+    "launch",
+    "layout",
+    "ledger",
+    "modules",
+    "optim",
+    "storage",
+)  # their __init__.py hold a docstring and no more
 MODULES = ("sizes",)
 
 

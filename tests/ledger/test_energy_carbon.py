@@ -78,5 +78,7 @@ def test_an_intensity_is_a_number_or_a_country() -> None:
     assert intensity("231") == 231.0
     assert intensity("fra") == 56.0
     for wrong in ("-1", "nan", "inf", "Mars", ""):
-        with pytest.raises(UserError, match="`--intensity` must be g/kWh, at least 0, or one of USA"):
+        with pytest.raises(
+            UserError, match=r"`--intensity` must be g/kWh, at least 0, or one of USA"
+        ):
             intensity(wrong)

@@ -27,9 +27,9 @@ def test_a_device_is_found(name: str, found: str) -> None:
 
 
 def test_a_typo_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="but is a100_80gb. Did you mean a100-80gb?"):
+    with pytest.raises(UserError, match=r"but is a100_80gb. Did you mean a100-80gb?"):
         device("a100_80gb")
-    with pytest.raises(UserError, match="Did you mean"):
+    with pytest.raises(UserError, match=r"Did you mean"):
         device("")
 
 
@@ -43,5 +43,5 @@ def test_every_number_has_a_source_and_is_plausible() -> None:
 
 def test_a_type_that_a_device_lacks() -> None:
     assert device("h200").peak("bf16") == 989e12
-    with pytest.raises(UserError, match="`--bf16` must be a type that the v100-32gb multiplies"):
+    with pytest.raises(UserError, match=r"`--bf16` must be a type that the v100-32gb multiplies"):
         device("v100-32gb").peak("bf16")

@@ -103,9 +103,7 @@ def data_parallel(planned: Planned) -> tuple[Sent, ...]:
         return Sent(what, num_bytes, link, seconds, hides_behind)
 
     if not settings.fully_sharded:
-        return (
-            sent("gradients summed", width * whole, backward / micro_batches, all_reduce=True),
-        )
+        return (sent("gradients summed", width * whole, backward / micro_batches, all_reduce=True),)
     again = whole - root_elements(planned) if settings.reshard_after_forward else 0
     return (
         sent("weights gathered", micro_batches * width * (whole + again), forward),

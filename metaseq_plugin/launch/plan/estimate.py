@@ -1,7 +1,7 @@
 """All that a plan says, as one value: what ``report.py`` prints and ``--json`` writes.
 
-    result = estimate(planned, Assumptions())
-    result.time.days, result.carbon_kg, result.as_json()["flops"]["total"]
+result = estimate(planned, Assumptions())
+result.time.days, result.carbon_kg, result.as_json()["flops"]["total"]
 """
 
 from typing import Any, NamedTuple, Optional
@@ -179,6 +179,4 @@ def variants(planned: Planned) -> dict[str, Memory]:
     others["plain loss" if chunked else "chunked loss"] = settings._replace(
         chunked_loss=not chunked
     )
-    return {
-        name: planned._replace(settings=changed).memory() for name, changed in others.items()
-    }
+    return {name: planned._replace(settings=changed).memory() for name, changed in others.items()}

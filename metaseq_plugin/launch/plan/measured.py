@@ -122,7 +122,5 @@ def hardware_flops(config: Mapping[str, Any], parameters: Optional[str]) -> floa
 
 def vocabulary(size: OPTSize, parameters: int, position_rows: int) -> int:
     """V of a model of so many parameters: what the rest leaves, in rows of E."""
-    rest = sum(
-        rank_elements(size, Layout(1, 1), rank=0, vocab_size=0, position_rows=position_rows)
-    )
+    rest = sum(rank_elements(size, Layout(1, 1), rank=0, vocab_size=0, position_rows=position_rows))
     return (parameters - rest) // (size.word_embed_dim or size.embed_dim)

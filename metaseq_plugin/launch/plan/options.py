@@ -112,7 +112,7 @@ def planned(args: argparse.Namespace) -> Planned:
         "`--vocab-size`": args.vocab_size,
     }
     check_divides(parts, cut)
-    batch = batch_of(args)
+    batch, asked_tokens = batch_of(args)
     return Planned(
         arch=args.arch,
         size=size,
@@ -123,6 +123,7 @@ def planned(args: argparse.Namespace) -> Planned:
         tokens=float(read_count(args.tokens)),
         settings=settings_of(args, batch),
         device=None if args.gpu is None else device(args.gpu),
+        asked_tokens=0 if asked_tokens == batch.batch_tokens else asked_tokens,
     )
 
 
@@ -208,8 +209,8 @@ def combinations(args: argparse.Namespace) -> Iterator[str]:
         yield "`--mfu` must be left out with --measured, but both are set. Leave one out."
 
 
-def batch_of(args: argparse.Namespace) -> Batch:
-    """What each rank takes of an update.
+def batch_of(args: argparse.Namespace) -> tuple[Batch, int]:
+    """What each rank takes of an update, and how many tokens were asked for; 0: --batch-size and --update-freq say.
 
     Raises:
         UserError: a batch that does not divide; says the nearest.
@@ -230,7 +231,7 @@ def batch_of(args: argparse.Namespace) -> Batch:
         if abs(nearest - tokens) > MOST_ROUNDING * tokens:
             raise UserError(indivisible(asked, unit, args.gpus, args.model_parallel_size))
         asked = asked._replace(batch_tokens=nearest)
-    return deal(asked, args.gpus, args.model_parallel_size)
+    return deal(asked, args.gpus, args.model_parallel_size), tokens if args.batch_tokens else 0
 
 
 def read_count(text: str) -> int:

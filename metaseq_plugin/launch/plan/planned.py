@@ -1,6 +1,6 @@
 """What a plan is of: a model, the ranks that share it, the batch of an update, and the device of a rank.
 
-    planned.flops.training, planned.num_updates, planned.memory().peak
+planned.flops.training, planned.num_updates, planned.memory().peak
 """
 
 from typing import NamedTuple, Optional
@@ -25,6 +25,7 @@ class Planned(NamedTuple):
         batch: of an update; its ``batch_size`` and ``update_freq`` are ``settings``', too.
         tokens: to train on.
         settings: all else that decides about memory.
+        asked_tokens: the batch that was asked for, where it is another than ``batch``'s; otherwise 0.
         device: None: not said, as for a CPU; then nothing is said of what it can do.
     """
 
@@ -37,6 +38,7 @@ class Planned(NamedTuple):
     tokens: float
     settings: MemorySettings
     device: Optional[Device] = None
+    asked_tokens: int = 0
 
     @property
     def data_parallel_size(self) -> int:

@@ -1,6 +1,6 @@
 """A plan as one screen of 80 columns: a line or two for each question, and what each answer is from.
 
-    print("\\n".join(lines(result)))
+print("\\n".join(lines(result)))
 """
 
 from typing import Iterator, Sequence
@@ -58,7 +58,11 @@ def model(result: Estimate) -> Iterator[str]:
 
 def layout(result: Estimate) -> Iterator[str]:
     planned, settings = result.planned, result.planned.settings
-    kind = "plain" if not settings.fully_sharded else f"ZeRO-{3 if settings.reshard_after_forward else 2}"
+    kind = (
+        "plain"
+        if not settings.fully_sharded
+        else f"ZeRO-{3 if settings.reshard_after_forward else 2}"
+    )
     where = "CPU" if planned.device is None else planned.device.name
     yield f"{planned.num_ranks:,} × {where}, {planned.num_nodes:,} {'node' if planned.num_nodes == 1 else 'nodes'} of {planned.ranks_per_node}"
     yield (
@@ -72,6 +76,8 @@ def layout(result: Estimate) -> Iterator[str]:
         f"{batch.batch_size} ×"
     )
     yield f"--update-freq {batch.update_freq} × {settings.tokens_per_sample:,} tokens"
+    if planned.asked_tokens:
+        yield f"({planned.asked_tokens:,} were asked for: this is the nearest that divides)"
 
 
 def flops(result: Estimate) -> Iterator[str]:
@@ -79,7 +85,7 @@ def flops(result: Estimate) -> Iterator[str]:
     full, causal = planned.flops, planned.flops_by(causal=True)
     this = " (this run)"
     recomputes = planned.settings.checkpoint_activations
-    yield f"of a token, attention as a full square (6N + 12LDT), or causal"
+    yield "of a token, attention as a full square (6N + 12LDT), or causal"
     yield (
         f"model {number(full.training)}, {number(causal.training)}{'' if recomputes else this}; recomputing "
         f"{number(full.hardware(True))}, {number(causal.hardware(True))}{this if recomputes else ''}"
@@ -96,7 +102,9 @@ def time(result: Estimate) -> Iterator[str]:
     yield f"{took.days:.1f} days; {result.wall_days:.1f} with saves and failures"
     shares = ""
     if planned.device is not None:
-        shares = f": HFU {took.rate.flops / planned.peak:.1%}, MFU {took.model_rate / planned.peak:.1%}"
+        shares = (
+            f": HFU {took.rate.flops / planned.peak:.1%}, MFU {took.model_rate / planned.peak:.1%}"
+        )
     yield f"at {rate(took.rate.flops)} a rank{shares}, from"
     yield from wrapped(took.rate.source)
 

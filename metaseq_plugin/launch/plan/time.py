@@ -1,7 +1,7 @@
 """How long a run takes: tokens a second and days, at a rate of hardware FLOPs that every rank keeps.
 
-    tokens/s = ranks · rate / hardware FLOPs of a token
-    days     = tokens / (tokens/s) / 86,400
+tokens/s = ranks · rate / hardware FLOPs of a token
+days     = tokens / (tokens/s) / 86,400
 """
 
 from typing import NamedTuple

@@ -17,7 +17,9 @@ def test_by_hand() -> None:
     assert young(5, 1440) == 120
     ratio = 5 / 2880
     assert daly(5, 1440) == pytest.approx(120 * (1 + ratio**0.5 / 3 + ratio / 9) - 5)
-    assert daly(10, 5) == daly(100, 5) == 5  # where saving takes twice as long as the time between failures
+    assert (
+        daly(10, 5) == daly(100, 5) == 5
+    )  # where saving takes twice as long as the time between failures
 
 
 @pytest.mark.parametrize("save", [10.0, 100.0, 1000.0])
@@ -58,7 +60,7 @@ def test_opt_175b() -> None:
     saves = plan(OPT_175B).checkpoints
     assert saves.num_writers == 992
     assert saves.num_bytes == pytest.approx(174_604_468_224 * 12, rel=2e-3)
-    assert DEVICE_MTBF_HOURS == pytest.approx(13_600, rel=0.001)
+    assert pytest.approx(13_600, rel=0.001) == DEVICE_MTBF_HOURS
     assert saves.mtbf_seconds == pytest.approx(DEVICE_MTBF_HOURS * HOUR / 992)
     assert plan(f"{OPT_175B} --mtbf 10").checkpoints.mtbf_seconds == 10 * HOUR
     assert plan(f"{OPT_175B} --device-mtbf 9920").checkpoints.mtbf_seconds == 10 * HOUR
@@ -77,9 +79,7 @@ def test_a_real_checkpoint_is_as_large(form: str, tmp_path: Path) -> None:
     """But for what is not elements: names, settings and counts, which a larger model hides."""
     run_options, options = FORMS[form]
     data = write_data(tmp_path / "data", vocab_size=1000, documents=20)
-    model = (
-        "--decoder-layers 2 --decoder-embed-dim 256 --decoder-attention-heads 4 --decoder-max-positions 32"
-    )
+    model = "--decoder-layers 2 --decoder-embed-dim 256 --decoder-attention-heads 4 --decoder-max-positions 32"
     ended = train(data, tmp_path / "run", "--max-update", 1, *model.split(), *run_options)
     assert ended.status == 0, ended.output
     said = plan(

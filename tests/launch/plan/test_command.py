@@ -78,15 +78,24 @@ def test_a_batch_with_a_letter_is_a_round_number() -> None:
     """2M are 2,097,152; 124 ranks of 2,048 tokens take 8.26 sequences each of it: 8."""
     assert plan(OPT_175B).planned.batch == (8, 1, 2_031_616)
     assert plan(OPT_175B.replace("2M", "2031616")).planned.batch == (8, 1, 2_031_616)
-    with pytest.raises(UserError, match="must be a multiple of 253,952 .* but is 2,097,152. Set --batch-tokens 2031616 or 2285568"):
+    with pytest.raises(
+        UserError,
+        match=r"must be a multiple of 253,952 .* but is 2,097,152. Set --batch-tokens 2031616 or 2285568",
+    ):
         plan(OPT_175B.replace("2M", "2097152"))
-    with pytest.raises(UserError, match="must be a multiple of 253,952"):  # it would have to double
+    with pytest.raises(
+        UserError, match=r"must be a multiple of 253,952"
+    ):  # it would have to double
         plan(OPT_175B.replace("2M", "128K"))
 
 
 def test_the_batch_is_the_recipes_where_none_is_given() -> None:
     assert plan(A_SIZE).planned.batch.batch_tokens == 524_288
-    assert plan(f"{A_SIZE} --batch-size 2 --update-freq 3").planned.batch == (2, 3, 2 * 3 * 8 * 2048)
+    assert plan(f"{A_SIZE} --batch-size 2 --update-freq 3").planned.batch == (
+        2,
+        3,
+        2 * 3 * 8 * 2048,
+    )
 
 
 def test_dimensions_of_ones_own() -> None:
@@ -100,7 +109,12 @@ def test_dimensions_of_ones_own() -> None:
 
 
 def test_counts_and_durations() -> None:
-    assert [read_count(text) for text in ("300B", "1.5K", "2_000", "1T")] == [300e9, 1500, 2000, 1e12]
+    assert [read_count(text) for text in ("300B", "1.5K", "2_000", "1T")] == [
+        300e9,
+        1500,
+        2000,
+        1e12,
+    ]
     said = [duration(seconds) for seconds in (2.64, 89, 600, 49_371, 2.9e6)]
     assert said == ["2.6 s", "89 s", "10 min", "13.7 h", "33.6 days"]
 

@@ -1,6 +1,5 @@
 """What ranks send: equal to what ``test_collectives.py`` counts in real runs, and by hand for the 175B."""
 
-
 import pytest
 
 from metaseq_plugin.launch.batch import Batch
@@ -83,7 +82,10 @@ def test_opt_175b_by_hand() -> None:
     scattered = sent["gradients scattered"]
     assert scattered.num_bytes == pytest.approx(4 * part * 123 / 124, rel=1e-3)
     # All eight ranks of a node send at once through its 200 GB/s.
-    assert (scattered.link, scattered.seconds) == (NETWORK, pytest.approx(scattered.num_bytes / 25e9))
+    assert (scattered.link, scattered.seconds) == (
+        NETWORK,
+        pytest.approx(scattered.num_bytes / 25e9),
+    )
 
 
 def test_what_hides() -> None:
@@ -99,6 +101,9 @@ def test_a_ring_leaves_a_node_once_for_each_part() -> None:
     layout = counted.Layout(dp=8, tp=2, shards=True)
     two_nodes = planned_as(layout)._replace(ranks_per_node=8, device=device("a100-80gb"))
     gathered = exchange(two_nodes).sent[0]
-    assert (gathered.link, gathered.seconds) == (NETWORK, pytest.approx(gathered.num_bytes * 2 / 200e9))
+    assert (gathered.link, gathered.seconds) == (
+        NETWORK,
+        pytest.approx(gathered.num_bytes * 2 / 200e9),
+    )
     one_node = exchange(two_nodes._replace(ranks_per_node=16)).sent[0]
     assert (one_node.link, one_node.seconds) == (NODE, pytest.approx(gathered.num_bytes / 300e9))

@@ -33,7 +33,7 @@ def test_a_stated_share_is_of_model_flops() -> None:
     assert result.time.model_rate == pytest.approx(0.5 * 312e12)
     assert result.time.tokens_per_second == pytest.approx(992 * 156e12 / 1.0764e12, rel=1e-3)
     for wrong in ("0", "1.1", "-1", "nan"):
-        with pytest.raises(UserError, match="`--mfu` must be above 0 and at most 1"):
+        with pytest.raises(UserError, match=r"`--mfu` must be above 0 and at most 1"):
             plan(f"{OPT_175B} --mfu {wrong}")
 
 
@@ -47,7 +47,7 @@ def test_the_nearest_published_share(device: str, parameters: float, hfu: float)
 
 
 def test_nothing_is_published_of_some() -> None:
-    with pytest.raises(UserError, match="but is mi300x. Set --mfu, or --measured RUN."):
+    with pytest.raises(UserError, match=r"but is mi300x. Set --mfu, or --measured RUN."):
         plan("--arch opt_1.3b --gpus 8 --gpu mi300x")
     assert plan("--arch opt_1.3b --gpus 8 --gpu mi300x --mfu 0.4").time.days > 0
 
