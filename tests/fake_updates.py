@@ -128,10 +128,7 @@ def kernels_of(on_gpu: bool) -> Iterator[None]:
         yield
         return
     with patch.object(F, "scaled_dot_product_attention", _gpu_attention):
-        with (
-            patch.object(F, "dropout", _gpu_dropout),
-            patch.object(torch, "log_softmax", _gpu_log_softmax),
-        ):
+        with patch.object(F, "dropout", _gpu_dropout), patch.object(torch, "log_softmax", _gpu_log_softmax):
             yield
 
 
@@ -159,7 +156,7 @@ def _model(size: OPTSize, grid: Grid, settings: MemorySettings) -> fully_sharded
 
 
 def peaks_of_update(grid: Grid, size: OPTSize, settings: MemorySettings) -> dict[str, int]:
-    """ "forward", "loss", "backward", "update" -> the most bytes that this rank holds meanwhile, from the second update on."""
+    """"forward", "loss", "backward", "update" -> the most bytes that this rank holds meanwhile, from the second update on."""
     torch.manual_seed(1)  # of what is not fake: checkpointing keeps the generator's state
     storages = Storages()
     with FakeTensorMode(), storages, kernels_of(settings.on_gpu):

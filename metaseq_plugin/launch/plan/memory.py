@@ -156,7 +156,9 @@ class RankPlan:
         yield self.moment(
             "forward",
             before,
-            gathered=self.root + max(self.gathered_layer, layers * left_gathered) + self.all_gather,
+            gathered=self.root
+            + max(self.gathered_layer, layers * left_gathered)
+            + self.all_gather,
             activations=layers * self.kept_by_layer,
             layer=self.activations.in_forward if recomputes else 2 * self.shape.entered,
         )
