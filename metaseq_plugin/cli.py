@@ -9,7 +9,7 @@
 A subcommand, also one of a group such as ``data``, is a module with a docstring (its first line is the
 help), ``add_arguments(parser)`` and ``run(args)``. The steps: (1) a parser is built from the docstrings,
 which are read from the sources; (2) the subcommand that was chosen is imported, and with it torch and
-fairseq, and adds its arguments; (3) it runs. ``metaseq doctor`` does not pass through here: it must work
+fairseq (not those of ``LIGHT``), and adds its arguments; (3) it runs. ``metaseq doctor`` does not pass through here: it must work
 when torch or fairseq cannot be imported (``metaseq_plugin.compat.commands.doctor``).
 """
 
@@ -39,6 +39,7 @@ SUBCOMMANDS: Commands = {
     "generate": "metaseq_plugin.serve.prompt",
     "serve": "metaseq_plugin.serve.command",
     "launch": "metaseq_plugin.launch.command",
+    "plan": "metaseq_plugin.launch.plan.command",
 }
 # Words behind a subcommand that mean another one.
 MEMBERS: Mapping[str, Mapping[str, str]] = {

@@ -30,10 +30,11 @@ class OPTSize(NamedTuple):
     heads: int
     word_embed_dim: Optional[int] = None  # E, where it is not D
     post_norm: bool = False
+    ffn_dim: Optional[int] = None  # F, where it is not 4·D; no published OPT's
 
     @property
     def ffn_embed_dim(self) -> int:
-        return FFN_RATIO * self.embed_dim
+        return self.ffn_dim or FFN_RATIO * self.embed_dim
 
 
 SIZES = {
@@ -87,6 +88,21 @@ def dimensions_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     if complete.decoder_word_embed_dim == complete.decoder_embed_dim:
         complete.decoder_word_embed_dim = None
     return {name: vars(complete)[name] for name in DIMENSIONS}
+
+
+def size_of(settings: Mapping[str, Any]) -> OPTSize:
+    """The row of the dimensions in ``settings``, published or not."""
+    dims = dimensions_of(settings)
+    return OPTSize(
+        layers=dims["decoder_layers"],
+        embed_dim=dims["decoder_embed_dim"],
+        heads=dims["decoder_attention_heads"],
+        word_embed_dim=dims["decoder_word_embed_dim"],
+        post_norm=bool(dims["decoder_post_norm"]),
+        ffn_dim=None
+        if dims["decoder_ffn_embed_dim"] == FFN_RATIO * dims["decoder_embed_dim"]
+        else dims["decoder_ffn_embed_dim"],
+    )
 
 
 def arch_of(settings: Mapping[str, Any]) -> str:

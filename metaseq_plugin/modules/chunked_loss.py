@@ -35,23 +35,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from metaseq_plugin.modules.linear import matmul
+from metaseq_plugin.modules.loss_chunks import equal_chunk_tokens
 from metaseq_plugin.modules.vocab_shard import VocabShard
 
 # G's entries lie in (-1, 1); times 2**10 the smallest normal fp16 number stands for a probability
 # of 6e-8 (1/V is 2e-5), and |dX| <= 2 * 2**10 * max|W| still fits in fp16 (65,504) up to |W| = 31.
 FP16_SCALE = 1_024.0
 
-# Bounds of the automatic chunk, in tokens. Below 512 the products lose speed (dW is read and
-# written once a chunk); above 4,096 nothing is gained and a GPU's memory goes into logits.
-MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS = 512, 4_096
-
 # Before 2.10 (pytorch/pytorch pull request 167931) addmm refused an fp32 sum of 16-bit products.
 HAS_FP32_ADDMM = torch.__version__ >= "2.10"  # TorchVersion compares numbers, not letters
-
-
-def automatic_chunk_tokens(num_tokens: int) -> int:
-    """The chunk size, in tokens, for a batch of ``num_tokens``: a sixteenth, within the bounds."""
-    return min(max(num_tokens // 16, MIN_CHUNK_TOKENS), MAX_CHUNK_TOKENS)
 
 
 def chunked_cross_entropy(
@@ -128,9 +120,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         target = target.masked_fill(~valid, 0)  # ignore_index need not be a column
 
         if num_tokens > 0:
-            chunk_tokens = chunk_tokens or automatic_chunk_tokens(num_tokens)
-            num_chunks = math.ceil(num_tokens / chunk_tokens)
-            size = math.ceil(num_tokens / num_chunks)  # equal chunks: a short last one is slow
+            size = equal_chunk_tokens(num_tokens, chunk_tokens)
             # Memory that nobody touches, as where oneDNN computes, costs a CPU nothing.
             buffer = features.new_empty(size, weight.size(0))
             # Autocast would choose the products' types by itself, and cannot write into buffers.

@@ -34,9 +34,7 @@ from metaseq_plugin.distributed.gradient_norm import total_norm
 from metaseq_plugin.distributed.run import current
 from metaseq_plugin.layout.held import local
 from metaseq_plugin.layout.layout import FULLY_SHARDED
-
-# 16-bit parameters are updated in fp32 copies of so many elements in all: 256 MB, twice.
-ELEMENTS_IN_FP32 = 67_108_864
+from metaseq_plugin.optim.fp32_copies import ELEMENTS_IN_FP32
 
 
 @dataclass

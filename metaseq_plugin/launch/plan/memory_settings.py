@@ -1,0 +1,55 @@
+"""What of a run's options decides about the memory of a rank, by fairseq-train's names.
+
+    settings = MemorySettings(batch_size=8, precision="fp16", checkpoint_activations=True)
+
+Where a name differs from the option's it is said below. Defaults are those of the options, but for the backend and
+the device, which are the ones that a plan is for.
+"""
+
+from typing import NamedTuple
+
+PRECISIONS = ("fp32", "bf16", "fp16", "memory_efficient_bf16", "memory_efficient_fp16")
+
+
+class MemorySettings(NamedTuple):
+    """Options of a run.
+
+    Attributes:
+        batch_size: sequences of one micro-batch on a data-parallel rank.
+        update_freq: micro-batches of an update; from the second one on gradients are there already.
+        tokens_per_sample: tokens of each.
+        precision: one of ``PRECISIONS``.
+        fully_sharded: ``--ddp-backend fully_sharded``; otherwise plain data parallelism.
+        reshard_after_forward: False: ``--no-reshard-after-forward`` (ZeRO-2).
+        chunked_loss: ``--criterion chunked_cross_entropy``; otherwise ``cross_entropy``.
+        on_gpu: kernels, and what an allocation is rounded to, are a GPU's; otherwise a CPU's.
+        vocab_size, position_rows: of the dictionary and of the position table.
+    """
+
+    batch_size: int = 1
+    update_freq: int = 1
+    tokens_per_sample: int = 2048
+    precision: str = "fp32"
+    fully_sharded: bool = True
+    reshard_after_forward: bool = True
+    cpu_offload: bool = False
+    checkpoint_activations: bool = False
+    offload_activations: bool = False
+    sequence_parallel: bool = False
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    chunked_loss: bool = True
+    loss_chunk_tokens: int = 0
+    on_gpu: bool = True
+    vocab_size: int = 50_272
+    position_rows: int = 2_050
+
+    @property
+    def num_tokens(self) -> int:
+        """N = B·T, of a micro-batch."""
+        return self.batch_size * self.tokens_per_sample
+
+    @property
+    def compute_bytes(self) -> int:
+        """Of an element that is computed with."""
+        return 4 if self.precision == "fp32" else 2
