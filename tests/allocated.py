@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch._C._profiler import _EventType
 
+from metaseq_plugin.modules.collectives import all_gather, reduce_scatter
 from tests.rank_runs import train_ranks
 
 HAND_OVER_SECONDS = 0.05
@@ -51,11 +52,8 @@ def watch(folder: Path, rank: int) -> None:
     """In a rank of a real run, before the command: write down the most bytes of update ``UPDATE``."""
     from fairseq.trainer import Trainer
 
-    let_the_rank_free(
-        "reduce_scatter_single"
-        if hasattr(dist, "reduce_scatter_single")
-        else "reduce_scatter_tensor"
-    )
+    for name in ("all_reduce", all_gather.__name__, reduce_scatter.__name__):
+        let_the_rank_free(name)
     profiler = torch.autograd.profiler.profile(use_cpu=True, use_kineto=True, profile_memory=True)
     profiler.__enter__()
     train_step, updates = Trainer.train_step, []

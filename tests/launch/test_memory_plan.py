@@ -1,12 +1,17 @@
 """What a plan says of a rank's memory, by itself: which setting takes what, and what fits."""
 
+from pathlib import Path
+
 import pytest
 
+from metaseq_plugin.criterions.chunked_cross_entropy import ChunkedCrossEntropyConfig
 from metaseq_plugin.launch.plan.memory import Memory, fits, headroom, memory
 from metaseq_plugin.launch.plan.memory_settings import MemorySettings
 from metaseq_plugin.launch.rank_bytes import LAYOUTS, rank_bytes
 from metaseq_plugin.layout.layout import Layout
+from metaseq_plugin.models.opt import OPTConfig
 from metaseq_plugin.sizes import SIZES
+from metaseq_plugin.tasks.opt_dummy_lm import OPTDummyLMConfig
 
 A100 = 80 * 10**9
 RECORD = MemorySettings(batch_size=8, precision="fp16", checkpoint_activations=True)
@@ -93,6 +98,13 @@ def test_what_should_save_memory_does(settings: MemorySettings, change: dict[str
     assert after.peak < before.peak
 
 
+def test_defaults_are_those_of_the_options() -> None:
+    defaults = MemorySettings()._asdict()
+    for options in (OPTConfig(), ChunkedCrossEntropyConfig(), OPTDummyLMConfig()):
+        for name, value in vars(options).items():
+            assert name == "batch_size" or defaults.get(name, value) == value, name
+
+
 def test_offloaded_bytes_lie_in_cpu_memory() -> None:
     layout, settings = LAYOUTS["1.3b"], MemorySettings(cpu_offload=True)
     offloaded = plan("1.3b", layout, settings)
@@ -110,3 +122,14 @@ def test_gradients_of_earlier_micro_batches_are_there_in_forward() -> None:
     gradients = rank_bytes(SIZES["1.3b"], layout, rank=0).gradients
     assert [m.gradients for m in once.moments[:3]] == [0, 0, 0]
     assert [m.gradients for m in twice.moments] == [gradients] * len(twice.moments)
+
+
+def test_the_page_says_what_the_formula_gives() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text()
+    recorded = plan("175b", LAYOUTS["175b"], RECORD)
+    kept = plan("175b", LAYOUTS["175b"], RECORD._replace(checkpoint_activations=False))
+    assert f"{recorded.peak:,}" in page
+    assert f"{kept.peak:,}" in page
+    for part, number in recorded.at_peak._asdict().items():
+        if part not in ("name", "workspace"):
+            assert f"| {part.replace('_', ' ')} | {number / 1e9:.3f} |" in page, part

@@ -13,10 +13,11 @@ backward has come to the k-th; "a layer" in bytes as it is computed with; a fill
     backward    root, layer k, all-gather of k - 1     reduce-scatter of k + 1   of k layers, and k's backward
     scatter     root, all-gather of k - 1              reduce-scatter of k       of k - 1 layers
     embedding   root                                   reduce-scatter of 1       -
+    scatter     -                                      reduce-scatter of root    -
     update      -                                      -                         -
 
 Without FSDP nothing is gathered, and the buffers are DDP's buckets, which stay. With --no-reshard-after-forward
-a layer once gathered stays until its backward. A reduce-scatter takes in a filled layer in fp32, and gloo copies it.
+a layer once gathered stays until its backward. A reduce-scatter takes in a filled layer in fp32, which gloo copies.
 
 Not counted: token ids and what a norm keeps of each token (some 100 bytes a token), the allocator's rounding and gaps,
 what a process has before its model (``baseline``). Not known: --document-attention, --compile.
@@ -107,9 +108,10 @@ class RankPlan:
         self.root = shape.compute * shape.root * sharded  # as it is gathered
         self.layer = shape.compute * shape.layer * sharded
         self.all_gather = self.layer * has_shards  # of a layer, before it is copied out
-        # What goes into a layer's reduce-scatter, in fp32; gloo, which a CPU's ranks speak, copies it.
-        copies = 2 if has_shards and not settings.on_gpu else 1
-        self.reduce_scatter = 4 * shape.layer * sharded * copies
+        # What goes into a layer's reduce-scatter, in fp32, and stays until the next one; gloo, which a CPU's ranks
+        # speak, has a copy of it meanwhile.
+        self.reduce_scatter = 4 * shape.layer * sharded
+        self.copies = 2 if has_shards and not settings.on_gpu else 1
         self.offloads_states = settings.cpu_offload and settings.on_gpu
         self.offloads_inputs = settings.offload_activations and settings.on_gpu
         # On the device, of each layer that waits for its backward.
@@ -139,6 +141,13 @@ class RankPlan:
             layer=self.shape.compute * self.shape.root,
             loss=self.loss.waiting,
         )
+        if self.settings.fully_sharded:
+            yield self.moment(
+                "scatter",
+                self.held.gradients,
+                4 * self.shape.root * self.copies,
+                layer=self.shape.compute * self.shape.root,
+            )
         yield self.moment("update", self.held.gradients, workspace=self.held.workspace)
 
     def forward(self) -> Iterator[Moment]:
@@ -189,7 +198,7 @@ class RankPlan:
             yield self.moment(
                 "scatter",
                 self.gradients_of(behind + 1),
-                self.reduce_scatter,
+                self.reduce_scatter * self.copies,
                 gathered=self.root + others,
                 activations=waiting,
                 layer=outside + self.layer,
