@@ -18,7 +18,8 @@ OTHERS = {
     "encoder.py",
     "opt_baselines.py",
     "opt_job_constants.py",
-}  # of Hugging Face, GPT-2, metaseq
+    "version.py",
+}  # of Hugging Face, GPT-2, metaseq, torch
 PLACE = r"`([\w/]+\.py):([\w.]+)`"  # path:name, below metaseq_plugin or of fairseq
 
 
