@@ -126,8 +126,7 @@ def submit(
         their ids, in order.
 
     Raises:
-        UserError: an executor that cannot do it.
-        submitit.core.utils.FailedJobError: sbatch refuses.
+        UserError: an executor that cannot do it, or sbatch refuses.
     """
     ids: dict[int, str] = {}
     for group in alike(launches):
@@ -149,12 +148,24 @@ def alike(launches: Sequence[Launch]) -> list[list[int]]:
 def submit_to_slurm(
     launches: Sequence[Launch], max_jobs: Optional[int], after: Sequence[str]
 ) -> list[str]:
-    """One job, or an array."""
+    """One job, or an array.
+
+    Raises:
+        UserError: sbatch refuses; it says why.
+    """
+    from submitit.core.utils import FailedJobError
     from submitit.slurm.slurm import SlurmExecutor
 
     executor = SlurmExecutor(folder_of(launches), max_num_timeout=ENDLESS)
     executor.update_parameters(**slurm_parameters(launches[0], max_jobs, after))
-    ids = [str(job.job_id) for job in executor.submit_array([agent_of(one) for one in launches])]
+    try:
+        jobs = executor.submit_array([agent_of(one) for one in launches])
+    except FailedJobError as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"SLURM must take what is asked of it, but sbatch says: {said}. Set other options of sbatch."
+        ) from error
+    ids = [str(job.job_id) for job in jobs]
     for launch, job in zip(launches, ids):
         note(launch, job, SLURM)
     return ids
