@@ -102,7 +102,7 @@ def launch_now(sweep: Sweep, args: Namespace) -> list[Path]:
         return []
     for run in (run for runs in wanted for run in runs):
         executor_of(run.launch)  # refuses one that is not there, before any is submitted
-    launched = []
+    launched: list[Path] = []
     for stage, runs in zip(sweep.stages, wanted):
         if runs and not stage.waits:
             launched += launch_stage(stage, runs, args)

@@ -82,12 +82,13 @@ class Marked:
         Raises:
             SweepError: no list, or an empty one.
         """
-        if isinstance(self.content, (str, Mapping)) or not isinstance(self.content, Sequence):
+        content = self.content
+        if isinstance(content, (str, Mapping)) or not isinstance(content, Sequence):
             shown = "VALUE" if isinstance(self.content, Mapping) else self.shown
             raise self.refused("be a list of values", f"Write `[{shown}]`.")
-        if not self.content:
+        if not content:
             raise self.refused("hold at least one value", "Leave the key out, or give it values.")
-        return self.content
+        return content
 
     def plain(self) -> Value:
         """The one value: text, a number, true, false, or null.
