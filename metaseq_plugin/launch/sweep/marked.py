@@ -20,7 +20,7 @@ MAX_VALUES = 200_000  # what aliases unfold to counts too
 MAX_CHARACTERS = 4096  # of one value
 LONGEST_SHOWN = 60
 
-Content = Union[Value, Sequence["Marked"], Mapping[str, "Marked"]]
+Content = Union[Value, list["Marked"], Mapping[str, "Marked"]]
 
 
 class SweepError(UserError):
@@ -53,7 +53,7 @@ class Marked:
         """The value in a few words."""
         if isinstance(self.content, Mapping):
             return "a mapping of keys" if self.content else "empty"
-        if isinstance(self.content, Sequence) and not isinstance(self.content, str):
+        if isinstance(self.content, list):
             return "a list" if self.content else "an empty list"
         text = "empty" if self.content is None else str(self.content)
         if isinstance(self.content, bool):
@@ -76,18 +76,19 @@ class Marked:
                 raise entry.refused("be a known key", remedy_for(key, known), "unknown")
         return self.content
 
-    def items(self) -> Sequence["Marked"]:
+    def items(self) -> list["Marked"]:
         """The values of a list that holds some.
 
         Raises:
             SweepError: no list, or an empty one.
         """
-        if isinstance(self.content, (str, Mapping)) or not isinstance(self.content, Sequence):
+        content = self.content
+        if not isinstance(content, list):
             shown = "VALUE" if isinstance(self.content, Mapping) else self.shown
             raise self.refused("be a list of values", f"Write `[{shown}]`.")
-        if not self.content:
+        if not content:
             raise self.refused("hold at least one value", "Leave the key out, or give it values.")
-        return self.content
+        return content
 
     def plain(self) -> Value:
         """The one value: text, a number, true, false, or null.

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Callable, Iterator
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from metaseq_plugin.launch.spec import Value
 from metaseq_plugin.launch.sweep.marked import MAX_DEPTH, MAX_VALUES, Marked, SweepError, checked
@@ -120,7 +120,8 @@ class Reader:
         return checked(Marked(self.scalar(node, place, key), place, key))
 
     def mapping(self, node: yaml.MappingNode, key: str, depth: int) -> dict[str, Marked]:
-        entries, own = {}, {}
+        entries: dict[str, Marked] = {}
+        own: dict[str, Marked] = {}
         for key_node, value in node.value:
             place = self.place(key_node)
             if key_node.tag == f"{TAG}merge":

@@ -15,7 +15,14 @@ from metaseq_plugin.launch.spec import Launch
 from metaseq_plugin.launch.sweep.best import best_run
 from metaseq_plugin.launch.sweep.marked import Marked, SweepError
 from metaseq_plugin.launch.sweep.names import safe
-from metaseq_plugin.launch.sweep.points import SECTIONS, Point, filled, read_points, without_repeats
+from metaseq_plugin.launch.sweep.points import (
+    MAX_POINTS,
+    SECTIONS,
+    Point,
+    filled,
+    read_points,
+    without_repeats,
+)
 from metaseq_plugin.launch.sweep.read_program import read_program
 from metaseq_plugin.launch.sweep.read_yaml import read_yaml
 from metaseq_plugin.launch.sweep.stage import Change, Parent, Recipe, check_keys
@@ -97,6 +104,9 @@ def read_stage(name: str, marked: Marked, setting: Setting) -> Stage:
         file = own["checkpoint"].text() if "checkpoint" in own else CHECKPOINT
         waits, parents = parents_of(previous, start, file)
     points, repeated, varying = points_of(marked)
+    number = len(points) * len(parents)
+    if number > MAX_POINTS:
+        raise marked.refused(f"leave at most {MAX_POINTS:,} runs", "Vary less.", f"{number:,}")
     recipe = Recipe(
         setting.shared,
         own,

@@ -89,6 +89,7 @@ YAML = {
     "after itself": ("stages:\n  a: {after: a}", "line 6: `stages.a.after` must name a stage that stands before, but is a"),
     "start of another kind": ("stages:\n  a: {}\n  b: {after: a, start: bset}", "line 7: `stages.b.start` must be one of each, best, but is bset. Write `best`"),
     "start and finetune-from-model": ("stages:\n  a: {}\n  b: {after: a, start: each, options: {finetune-from-model: x}}", "line 7: `finetune-from-model` must be left out of the options, but is there. It is the checkpoint of `start`"),
+    "too many from each": ("stages:\n  a: {grid: {seed: [" + ",".join(map(str, range(101))) + "]}}\n  b: {after: a, start: each, grid: {seed: [" + ",".join(map(str, range(100))) + "]}}", "line 7: `stages.b` must leave at most 10,000 runs, but is 10,100"),
     "grid beside stages": ("grid: {lr: [1]}\nstages: {a: {}}", "line 5: `grid` must stand in a stage where there are stages"),
     "no stages": ("stages: {}", "line 5: `stages` must vary something, but is empty"),
     "stage with a path as name": ("stages:\n  ../a: {}", "line 6: `stages.../a` must be a name of letters, digits"),
