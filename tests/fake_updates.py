@@ -127,9 +127,12 @@ def kernels_of(on_gpu: bool) -> Iterator[None]:
     if not on_gpu:
         yield
         return
-    with patch.object(F, "scaled_dot_product_attention", _gpu_attention):
-        with patch.object(F, "dropout", _gpu_dropout), patch.object(torch, "log_softmax", _gpu_log_softmax):
-            yield
+    with (
+        patch.object(F, "scaled_dot_product_attention", _gpu_attention),
+        patch.object(F, "dropout", _gpu_dropout),
+        patch.object(torch, "log_softmax", _gpu_log_softmax),
+    ):
+        yield
 
 
 def _model(size: OPTSize, grid: Grid, settings: MemorySettings) -> fully_sharded.FullyShardedModel:
@@ -156,7 +159,7 @@ def _model(size: OPTSize, grid: Grid, settings: MemorySettings) -> fully_sharded
 
 
 def peaks_of_update(grid: Grid, size: OPTSize, settings: MemorySettings) -> dict[str, int]:
-    """"forward", "loss", "backward", "update" -> the most bytes that this rank holds meanwhile, from the second update on."""
+    """ "forward", "loss", "backward", "update" -> the most bytes that this rank holds meanwhile, from the second update on."""
     torch.manual_seed(1)  # of what is not fake: checkpointing keeps the generator's state
     storages = Storages()
     with FakeTensorMode(), storages, kernels_of(settings.on_gpu):
@@ -189,4 +192,5 @@ def peaks_of_update(grid: Grid, size: OPTSize, settings: MemorySettings) -> dict
                 optimizer.step()
                 optimizer.zero_grad()
                 del loss, logged
+                storages.peaks["between"] = storages.now - tokens.nbytes - sample["target"].nbytes
     return storages.peaks

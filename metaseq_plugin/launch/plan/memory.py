@@ -7,14 +7,20 @@ Formulas only: nothing is built. ``states.py``, ``activations.py`` and ``loss.py
 backward has come to the k-th; "a layer" in bytes as it is computed with; a filled one as FSDP2 deals it out.
 
     moment      gathered                               gradient buffers          activations
-    forward     root, a layer and its all-gather       -                         of L layers
+    gather      root twice, all-gather of layer 1      -                         -
+    forward     root, layer L and its all-gather       -                         of L layers
     loss        root                                   -                         of L layers
     backward    root, layer k, all-gather of k - 1     reduce-scatter of k + 1   of k layers, and k's backward
+    scatter     root, all-gather of k - 1              reduce-scatter of k       of k - 1 layers
     embedding   root                                   reduce-scatter of 1       -
+    scatter     -                                      reduce-scatter of root    -
     update      -                                      -                         -
 
 Without FSDP nothing is gathered, and the buffers are DDP's buckets, which stay. With --no-reshard-after-forward
-a layer once gathered stays until its backward. A reduce-scatter takes in a filled layer in fp32, and gloo copies it.
+a layer once gathered stays until its backward. A reduce-scatter takes in a filled layer in fp32, which gloo copies.
+
+Not counted: token ids and what a norm keeps of each token (some 100 bytes a token), the allocator's rounding and gaps,
+what a process has before its model (``baseline``). Not known: --document-attention, --compile.
 """
 
 from typing import Iterator, NamedTuple
@@ -32,9 +38,9 @@ class Moment(NamedTuple):
     """What a rank holds on its device at one moment of an update, in bytes, by what it is.
 
     Attributes:
-        name: "forward", "loss", "backward", "embedding" or "update".
+        name: of the table above.
         parameters, gradients, optimizer: the states; between two updates nothing else is there.
-        gathered: parameters as they are computed with: whole layers and the embedding, under FSDP.
+        gathered: parameters as they are computed with, under FSDP; with them lie all-gathers that are not copied out.
         gradient_buffers: gradients before they are averaged over ranks, and DDP's buckets.
         activations: what forward keeps for backward.
         layer: what the layer that computes needs on top: recomputed activations, gradients of activations and weights.
@@ -98,112 +104,125 @@ class RankPlan:
         self.shape, self.held, self.settings = shape, held, settings
         self.activations: LayerActivations = layer_activations(shape, settings)
         self.loss: LossMemory = loss_memory(shape, settings)
-        sharded = settings.fully_sharded
-        self.root = shape.compute * shape.root * sharded  # gathered
-        self.gathered_layer = shape.compute * shape.layer * sharded
-        self.all_gather = self.gathered_layer if shape.shards > 1 else 0
-        # What goes into a reduce-scatter, in fp32; gloo, which a CPU's ranks speak, copies it.
+        sharded, has_shards = settings.fully_sharded, shape.shards > 1
+        self.root = shape.compute * shape.root * sharded  # as it is gathered
+        self.layer = shape.compute * shape.layer * sharded
+        self.all_gather = self.layer * has_shards  # of a layer, before it is copied out
+        # What goes into a layer's reduce-scatter, in fp32, and stays until the next one; gloo, which a CPU's ranks
+        # speak, has a copy of it meanwhile.
         self.reduce_scatter = 4 * shape.layer * sharded
-        if shape.shards > 1 and not settings.on_gpu:
-            self.reduce_scatter *= 2
-
-    @property
-    def kept_by_layer(self) -> int:
-        """On the device, of each layer that waits for its backward."""
-        if not self.settings.checkpoint_activations:
-            return self.activations.kept
-        return 0 if self.offloads else self.activations.input
-
-    @property
-    def offloads(self) -> bool:
-        return self.settings.offload_activations and self.settings.on_gpu
+        self.copies = 2 if has_shards and not settings.on_gpu else 1
+        self.offloads_states = settings.cpu_offload and settings.on_gpu
+        self.offloads_inputs = settings.offload_activations and settings.on_gpu
+        # On the device, of each layer that waits for its backward.
+        self.waiting = self.activations.kept
+        if settings.checkpoint_activations:
+            self.waiting = 0 if self.offloads_inputs else self.activations.input
 
     @property
     def host(self) -> int:
         """Bytes in CPU memory."""
-        states_there = sum(self.held[:3]) if self._states_are_on_host else 0
-        return states_there + self.shape.layers * self.activations.input * self.offloads
-
-    @property
-    def _states_are_on_host(self) -> bool:
-        return self.settings.cpu_offload and self.settings.on_gpu
-
-    def gradients_at(self, num_layers: int) -> int:
-        """Gradients that are there once backward has left ``num_layers`` layers behind."""
-        if self.settings.update_freq > 1:
-            return self.held.gradients
-        per_layer = 4 * self.shape.layer // self.shape.shards
-        if not self.settings.fully_sharded:
-            per_layer = self.shape.compute * self.shape.layer
-        return self.held.kept_gradients + num_layers * per_layer
-
-    def moment(self, name: str, gradients: int, gradient_buffers: int = 0, **parts: int) -> Moment:
-        """``parts`` with the states, which lie elsewhere with --cpu-offload."""
-        parameters, optimizer = self.held.parameters, self.held.optimizer
-        if self._states_are_on_host:
-            parameters = gradients = optimizer = 0
-        buffers = gradient_buffers + self.held.buckets
-        return Moment(name, parameters, gradients, optimizer, gradient_buffers=buffers, **parts)
+        inputs = self.shape.layers * self.activations.input * self.offloads_inputs
+        return inputs + sum(self.held[:3]) * self.offloads_states
 
     def moments(self) -> Iterator[Moment]:
         """In the order of an update."""
-        layers, outside = self.shape.layers, self.shape.outside
-        left_gathered = 0 if self.settings.reshard_after_forward else self.gathered_layer
-        before = self.gradients_at(0)
-        waiting = layers * self.kept_by_layer + outside  # and the last norm's input
-        features = self.shape.compute * self.settings.num_tokens * self.shape.word_dim
-        recomputes = self.settings.checkpoint_activations
-        yield self.moment(
-            "forward",
-            before,
-            gathered=self.root
-            + max(self.gathered_layer, layers * left_gathered)
-            + self.all_gather,
-            activations=layers * self.kept_by_layer,
-            layer=self.activations.in_forward if recomputes else 2 * self.shape.entered,
-        )
-        gathered = self.root + layers * left_gathered
-        loss = max(self.loss.in_forward + features, self.loss.in_backward)
-        yield self.moment("loss", before, gathered=gathered, activations=waiting, loss=loss)
-        for layer in sorted({layers, max(layers - 1, 1), 1}, reverse=True):
+        yield from self.forward()
+        layers = self.shape.layers
+        for layer in sorted(
+            {layers, max(layers - 1, 1), 1}, reverse=True
+        ):  # between them it is linear
             yield from self.backward(layer)
         yield self.moment(
             "embedding",
-            self.gradients_at(layers),
+            self.gradients_of(layers),
             self.reduce_scatter,
             gathered=self.root,
             layer=self.shape.compute * self.shape.root,
             loss=self.loss.waiting,
         )
+        if self.settings.fully_sharded:
+            yield self.moment(
+                "scatter",
+                self.held.gradients,
+                4 * self.shape.root * self.copies,
+                layer=self.still_whole(self.shape.root),
+            )
         yield self.moment("update", self.held.gradients, workspace=self.held.workspace)
 
+    def forward(self) -> Iterator[Moment]:
+        """The first layer, the last one, and the loss with the start of its backward."""
+        layers, gradients = self.shape.layers, self.gradients_of(0)
+        in_layer = 2 * self.shape.entered
+        if self.settings.checkpoint_activations:
+            in_layer = self.activations.in_forward
+        root_gather = self.root * (self.shape.shards > 1)  # before it is copied out
+        yield self.moment("gather", gradients, gathered=self.root + root_gather + self.all_gather)
+
+        all_layers = layers * self.waiting
+        stay = 0 if self.settings.reshard_after_forward else layers * self.layer
+        yield self.moment(
+            "forward",
+            gradients,
+            gathered=self.root + max(self.layer, stay) + self.all_gather,
+            activations=all_layers,
+            layer=in_layer,
+        )
+        features = self.shape.compute * self.settings.num_tokens * self.shape.word_dim
+        yield self.moment(
+            "loss",
+            gradients,
+            gathered=self.root + stay,
+            activations=all_layers + self.shape.outside,  # and the last norm's input
+            loss=max(features + self.loss.in_forward, self.loss.in_backward),
+        )
+
     def backward(self, layer: int) -> Iterator[Moment]:
-        """The moments of the backward of the ``layer``-th of all layers: while it computes, and when it has."""
+        """While the ``layer``-th of all layers computes its gradients, and when they are handed over."""
         behind = self.shape.layers - layer
         if self.settings.reshard_after_forward:
-            prefetched = self.all_gather if layer > 1 else 0
-            gathered = self.root + prefetched
+            others = self.all_gather * (layer > 1)  # of the next one
         else:
-            gathered = self.root + (layer - 1) * self.gathered_layer
-        waiting = (layer - 1) * self.kept_by_layer
-        kept = self.activations.kept
-        if self.offloads:
-            kept -= 0  # its input is fetched back
+            others = (layer - 1) * self.layer
+        waiting, outside = (layer - 1) * self.waiting, self.shape.outside
         yield self.moment(
             "backward",
-            self.gradients_at(behind),
+            self.gradients_of(behind),
             self.reduce_scatter if behind else 0,
-            gathered=gathered + self.gathered_layer,
+            gathered=self.root + self.layer + others,
             activations=waiting,
-            layer=kept + self.activations.in_backward,
+            layer=self.activations.kept + self.activations.in_backward,
             loss=self.loss.waiting,
         )
-        yield self.moment(
-            "backward",
-            self.gradients_at(behind + 1),
-            self.reduce_scatter,
-            gathered=gathered,
-            activations=waiting,
-            layer=self.shape.outside + self.shape.compute * self.shape.layer,
-            loss=self.loss.waiting,
-        )
+        if self.settings.fully_sharded:
+            yield self.moment(
+                "scatter",
+                self.gradients_of(behind + 1),
+                self.reduce_scatter * self.copies,
+                gathered=self.root + others,
+                activations=waiting,
+                layer=outside + self.still_whole(self.shape.layer),
+                loss=self.loss.waiting,
+            )
+
+    def still_whole(self, elements: int) -> int:
+        """Bytes of whole gradients that a reduce-scatter's own copy and result do not make up for: those come when these are gone."""
+        own = 4 * elements * (self.copies - 1) + 4 * elements // self.shape.shards
+        return max(0, self.shape.compute * elements - own)
+
+    def gradients_of(self, num_layers: int) -> int:
+        """Bytes of gradients, once backward has left ``num_layers`` layers behind."""
+        if self.settings.update_freq > 1:
+            return self.held.gradients
+        of_layer = self.shape.compute * self.shape.layer
+        if self.settings.fully_sharded:
+            of_layer = 4 * self.shape.layer // self.shape.shards
+        return self.held.kept_gradients + num_layers * of_layer
+
+    def moment(self, name: str, gradients: int, gradient_buffers: int = 0, **parts: int) -> Moment:
+        """``parts``, and the states, which lie elsewhere with --cpu-offload."""
+        states_here = self.held.parameters, gradients, self.held.optimizer
+        if self.offloads_states:
+            states_here = 0, 0, 0
+        buffers = gradient_buffers + self.held.buckets
+        return Moment(name, *states_here, gradient_buffers=buffers, **parts)

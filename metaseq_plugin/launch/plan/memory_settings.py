@@ -8,6 +8,9 @@ the device, which are the ones that a plan is for.
 
 from typing import NamedTuple
 
+from metaseq_plugin.launch.rank_bytes import POSITION_ROWS, VOCAB_SIZE
+from metaseq_plugin.sizes import MAX_POSITIONS
+
 PRECISIONS = ("fp32", "bf16", "fp16", "memory_efficient_bf16", "memory_efficient_fp16")
 
 
@@ -28,7 +31,7 @@ class MemorySettings(NamedTuple):
 
     batch_size: int = 1
     update_freq: int = 1
-    tokens_per_sample: int = 2048
+    tokens_per_sample: int = MAX_POSITIONS
     precision: str = "fp32"
     fully_sharded: bool = True
     reshard_after_forward: bool = True
@@ -41,8 +44,8 @@ class MemorySettings(NamedTuple):
     chunked_loss: bool = True
     loss_chunk_tokens: int = 0
     on_gpu: bool = True
-    vocab_size: int = 50_272
-    position_rows: int = 2_050
+    vocab_size: int = VOCAB_SIZE
+    position_rows: int = POSITION_ROWS
 
     @property
     def num_tokens(self) -> int:

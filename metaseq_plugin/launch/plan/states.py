@@ -51,5 +51,7 @@ def states(size: OPTSize, layout: Layout, settings: MemorySettings, rank: int) -
     if c == 4:
         return States(4 * n, 4 * n, optimizer, 0, buckets)
     if settings.precision.startswith("memory_efficient"):
-        return States(c * n, c * n, optimizer, 0, buckets, 2 * 4 * min(n, ELEMENTS_IN_FP32))
+        largest = size.embed_dim * max(size.ffn_embed_dim, settings.vocab_size)
+        copied = min(n, max(largest, ELEMENTS_IN_FP32))  # a tensor is not copied in parts
+        return States(c * n, c * n, optimizer, 0, buckets, 2 * 4 * copied)
     return States(c * n, (c + 4) * n, 4 * n + optimizer, 4 * n, buckets)
