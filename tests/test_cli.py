@@ -63,7 +63,8 @@ def test_help_of_doctor_is_the_doctors_own(run_python: RunPython) -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize(
-    "name", ["prepare", "data inspect", "data clean", "convert", "reshard", "generate", "serve", "plan"]
+    "name",
+    ["prepare", "data inspect", "data clean", "convert", "reshard", "generate", "serve", "plan"],
 )
 def test_a_subcommand_has_its_modules_arguments_and_docstring(
     name: str, before: bool, capsys: pytest.CaptureFixture[str]
