@@ -175,7 +175,8 @@ def in_bash(script: str, home: Path) -> Ended:
 
 def script_of(step: Step, updates: int) -> str:
     """What bash is given for a shell step: the page's command, and a function for each of MORE."""
-    if step.is_mistake:  # refused before anything large begins
+    # A mistake is refused before anything large begins; a plan builds nothing.
+    if step.is_mistake or step.text.startswith("metaseq plan "):
         return step.text
     command = step.text
     for pattern, replacement in SMALLER:

@@ -83,6 +83,7 @@ def test_help_of_doctor_is_the_doctors_own(run_python: RunPython) -> None:
         "reshard",
         "generate",
         "serve",
+        "plan",
         "launch status",
         "launch stop",
         "launch logs",

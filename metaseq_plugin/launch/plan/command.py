@@ -1,4 +1,4 @@
-"""Say what a run will need before it is started: memory, time, exchange, energy.
+"""Say what a run will need: memory, time, exchange and energy.
 
     metaseq plan --arch opt_175b --gpus 992 --gpu a100-80gb --model-parallel-size 8 --batch-tokens 2M \\
       --tokens 300B --checkpoint-activations

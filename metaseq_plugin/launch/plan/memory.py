@@ -146,7 +146,7 @@ class RankPlan:
                 "scatter",
                 self.held.gradients,
                 4 * self.shape.root * self.copies,
-                layer=self.shape.compute * self.shape.root,
+                layer=self.still_whole(self.shape.root),
             )
         yield self.moment("update", self.held.gradients, workspace=self.held.workspace)
 
@@ -201,9 +201,14 @@ class RankPlan:
                 self.reduce_scatter * self.copies,
                 gathered=self.root + others,
                 activations=waiting,
-                layer=outside + self.layer,
+                layer=outside + self.still_whole(self.shape.layer),
                 loss=self.loss.waiting,
             )
+
+    def still_whole(self, elements: int) -> int:
+        """Bytes of whole gradients that a reduce-scatter's own copy and result do not make up for: those come when these are gone."""
+        own = 4 * elements * (self.copies - 1) + 4 * elements // self.shape.shards
+        return max(0, self.shape.compute * elements - own)
 
     def gradients_of(self, num_layers: int) -> int:
         """Bytes of gradients, once backward has left ``num_layers`` layers behind."""
