@@ -6,7 +6,7 @@ from typing import Callable, Dict, Iterator, Tuple
 import pytest
 
 from metaseq_plugin.launch.spec import RunSpec
-from scripts.slurm_cluster import Cluster, Options, wait_until, what_is_missing
+from scripts.slurm_cluster import NODES, Cluster, Options, wait_until, what_is_missing
 from tests.fairseq_runs import write_data
 from tests.rank_runs import train_ranks
 from tests.slurm.trials import tiny_options
@@ -31,6 +31,8 @@ def whole_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 @pytest.fixture
 def cluster(whole_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """The cluster with all its daemons up and no job, which commands of this test mean."""
+    # Nodes that a test took away and did not give back.
+    whole_cluster.ask("scontrol", "update", f"NodeName={','.join(NODES)}", "State=RESUME")
     whole_cluster.up()
     for name, value in whole_cluster.exports().items():
         monkeypatch.setenv(name, value)
