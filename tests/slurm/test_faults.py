@@ -72,7 +72,7 @@ def test_a_node_set_down_costs_the_updates_since_the_last_save_at_most(
     trial.slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=trial")
     if nodes == 2:  # there is no third
         trial.wait_until(lambda: not cluster.step_processes(), "the end on both nodes")
-        assert state_of(trial.save_dir) == "queued"
+        trial.wait_until(lambda: state_of(trial.save_dir) == "queued", "the requeue")
         trial.slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
     trial.wait()
     trial.assert_finished(undisturbed(60, nodes))
