@@ -6,7 +6,7 @@ from typing import Callable, Dict, Iterator, Tuple
 import pytest
 
 from metaseq_plugin.launch.spec import RunSpec
-from scripts.slurm_cluster import Cluster, Options, wait_until, what_is_missing
+from scripts.slurm_cluster import NODES, Cluster, Options, wait_until, what_is_missing
 from tests.fairseq_runs import write_data
 from tests.rank_runs import train_ranks
 from tests.slurm.trials import tiny_options
@@ -31,11 +31,12 @@ def whole_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 @pytest.fixture
 def cluster(whole_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """The cluster with all its daemons up and no job, which commands of this test mean."""
-    whole_cluster.up()
     for name, value in whole_cluster.exports().items():
         monkeypatch.setenv(name, value)
     yield whole_cluster
-    whole_cluster.up()  # what a test took down
+    for node in NODES:  # that a test took away; refused for others
+        whole_cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    whole_cluster.up()  # what it took down
     whole_cluster.cancel_all()
     assert wait_until(lambda: not whole_cluster.step_processes(), 10), "a process of a job is left"
 

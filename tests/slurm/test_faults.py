@@ -71,11 +71,10 @@ def test_a_node_set_down_costs_the_updates_since_the_last_save_at_most(
     node = trial.rows()[0]["node"]
     trial.slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=trial")
     if nodes == 2:  # there is no third
-        trial.wait_until(lambda: "PENDING" in trial.slurm("squeue", "-h", "-j", trial.job, "-o", "%T"), "the requeue")  # fmt: skip
+        trial.wait_until(lambda: not cluster.step_processes(), "the end on both nodes")
+        trial.wait_until(lambda: state_of(trial.save_dir) == "queued", "the requeue")
         trial.slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
     trial.wait()
-    if nodes == 1:
-        trial.slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
     trial.assert_finished(undisturbed(60, nodes))
     assert trial.attempts() == ["NODE_FAIL", "COMPLETED"]
     assert trial.rows()[-1]["node"] != node or nodes == 2
