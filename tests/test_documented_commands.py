@@ -57,7 +57,12 @@ NOT_PRINTED = {
     'docs/streaming.md:{"src"': "a line of PAIRS",
 }
 # Lines of a comparable block that are the page's own.
-OTHER_LINES = ("text               runs/quickstart/corpus.jsonl",)
+OTHER_LINES = (
+    "text               runs/quickstart/corpus.jsonl",
+    # of docs/launched-runs.md: how long ago, how long still, and where a long sentence is cut
+    *("a           finished", "b           gave_up", "c           running", "1m failed", "1m gave_up"),
+    *("b: fairseq-train", "  train, valid.", "  (rank 0"),
+)
 
 
 class Quickstart(NamedTuple):
