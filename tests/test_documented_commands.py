@@ -61,7 +61,13 @@ NOT_PRINTED = {
 OTHER_LINES = (
     "text               runs/quickstart/corpus.jsonl",
     # of docs/launched-runs.md: how long ago, how long still, and where a long sentence is cut
-    *("a           finished", "b           gave_up", "c           running", "1m failed", "1m gave_up"),
+    *(
+        "a           finished",
+        "b           gave_up",
+        "c           running",
+        "1m failed",
+        "1m gave_up",
+    ),
     *("b: fairseq-train", "  train, valid.", "  (rank 0"),
 )
 
