@@ -62,11 +62,8 @@ GIVEN: Dict[str, List[str]] = {
     "docs/convert.md": ["OPT-13B"],
     "docs/data.md": ["DATA"],
     "docs/fairseq.md": ["data"],
-<<<<<<< HEAD
     "docs/launch.md": ["data"],
-=======
     "docs/launched-runs.md": ["data"],
->>>>>>> folders
     "docs/parallelism.md": ["data"],
     "docs/sweep.md": ["data"],
     "docs/streaming.md": ["DATA", "PAIRS", "vocab.json", "merges.txt", "opt-125m"],

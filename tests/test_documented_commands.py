@@ -35,12 +35,8 @@ NOT_RUN = {
     "python -m benchmarks.tokenizing": "times for minutes, and wants OPT's own tokenizer files",
     "OMP_NUM_THREADS=1 python -m benchmarks.parallel": "times for minutes",
     "python -m benchmarks.data": "times for minutes",
-<<<<<<< HEAD
     "python -m benchmarks.launch": "times for minutes",
     "metaseq launch opt_125m --data data --save-dir runs/125m": "submits to a cluster; tests/slurm",
-=======
-    "python -m benchmarks.launched_runs": "times",
->>>>>>> folders
     "apt-get install": "takes network",
     "python scripts/slurm_cluster.py": "wants root and SLURM's packages; tests/slurm/test_cluster.py",
     'eval "$(python scripts/slurm_cluster.py': "asks the cluster above",
