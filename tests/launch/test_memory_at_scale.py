@@ -28,16 +28,9 @@ QUICK = [
 ]  # fmt: skip
 LARGE = [
     ("125m", LAYOUTS["125m"], BF16),
-    ("350m", LAYOUTS["350m"], RECOMPUTING),
     ("1.3b", LAYOUTS["1.3b"], RECOMPUTING._replace(checkpoint_activations=False)),
-    ("2.7b", LAYOUTS["2.7b"], RECOMPUTING._replace(sequence_parallel=True)),
     ("6.7b", LAYOUTS["6.7b"], RECOMPUTING),
-    ("6.7b", LAYOUTS["6.7b"], RECOMPUTING._replace(reshard_after_forward=False)),
-    ("13b", LAYOUTS["13b"], RECOMPUTING._replace(precision="fp32", batch_size=2)),
-    ("30b", LAYOUTS["30b"], RECOMPUTING._replace(dropout=0.0)),
-    ("66b", LAYOUTS["66b"], RECOMPUTING),
     ("175b", LAYOUTS["175b"], RECOMPUTING._replace(precision="fp16")),
-    ("175b", LAYOUTS["175b"], RECOMPUTING._replace(precision="fp16", checkpoint_activations=False)),
 ]  # fmt: skip
 
 
@@ -59,5 +52,5 @@ def test_the_peak_of_a_small_model(size: OPTSize, layout: Layout, settings: Memo
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "layout", "settings"), LARGE)
-def test_the_peak_of_every_size(name: str, layout: Layout, settings: MemorySettings) -> None:
+def test_the_peak_of_a_real_size(name: str, layout: Layout, settings: MemorySettings) -> None:
     check(SIZES[name], layout, settings, tolerance=0.02)

@@ -5,11 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metaseq_plugin.modules.chunked_loss import (
-    automatic_chunk_tokens,
-    chunked_cross_entropy,
-    token_losses,
-)
+from metaseq_plugin.modules.chunked_loss import chunked_cross_entropy, token_losses
+from metaseq_plugin.modules.loss_chunks import automatic_chunk_tokens
 
 PAD = 1
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.optim import adamw
+from metaseq_plugin.optim.fp32_copies import ELEMENTS_IN_FP32
 from metaseq_plugin.optim.adamw import FairseqAdamW, Fp32StateAdamW
 
 LR, BETAS, EPS, DECAY, CLIP = 1e-2, (0.8, 0.9), 1e-6, 0.3, 0.5
@@ -173,7 +174,7 @@ def test_sixteen_bit_gradients_are_not_scaled_in_sixteen_bits() -> None:
 
 def test_buckets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = []
-    for elements in (adamw.ELEMENTS_IN_FP32, 10, 1):
+    for elements in (ELEMENTS_IN_FP32, 10, 1):
         monkeypatch.setattr(adamw, "ELEMENTS_IN_FP32", elements)
         model = make_model(torch.bfloat16)
         run(model, make_optimizer("memory-efficient-bf16", model), range(3))
