@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.optim import adamw
-from metaseq_plugin.optim.fp32_copies import ELEMENTS_IN_FP32
 from metaseq_plugin.optim.adamw import FairseqAdamW, Fp32StateAdamW
+from metaseq_plugin.optim.fp32_copies import ELEMENTS_IN_FP32
 
 LR, BETAS, EPS, DECAY, CLIP = 1e-2, (0.8, 0.9), 1e-6, 0.3, 0.5
 OPTIONS = ["--lr", str(LR), "--adam-betas", str(BETAS), "--adam-eps", str(EPS),
