@@ -56,7 +56,8 @@ def watch(folder: Path, rank: int) -> None:
         let_the_rank_free(name)
     profiler = torch.autograd.profiler.profile(use_cpu=True, use_kineto=True, profile_memory=True)
     profiler.__enter__()
-    train_step, updates = Trainer.train_step, []
+    train_step = Trainer.train_step
+    updates: list[int] = []
 
     def watched_step(*args: Any, **kwargs: Any) -> Any:
         updates.append(len(updates) + 1)
@@ -64,10 +65,10 @@ def watch(folder: Path, rank: int) -> None:
             output = train_step(*args, **kwargs)
         if len(updates) == UPDATE:
             profiler.__exit__(None, None, None)
+            results = profiler.kineto_results
+            assert results is not None
             (start,) = (
-                event.start_ns()
-                for event in profiler.kineto_results.events()
-                if event.name() == f"update {UPDATE}"
+                event.start_ns() for event in results.events() if event.name() == f"update {UPDATE}"
             )
             most = max(total for time, total in allocations(profiler) if time >= start)
             (folder / f"allocated{rank}.json").write_text(json.dumps(most))

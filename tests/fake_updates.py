@@ -61,8 +61,8 @@ class Storages(TorchDispatchMode):
                 tracker._count(storage)
             return result
 
-        torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign]
-        return super().__enter__()  # type: ignore[no-any-return]
+        torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign, assignment]
+        return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         torch.UntypedStorage.resize_ = self.resize_  # type: ignore[method-assign]
@@ -105,8 +105,8 @@ def _gpu_attention(
     """What ``scaled_dot_product_attention`` calls on a GPU: flash attention of 16 bits, else the efficient one."""
     aten: Any = torch.ops.aten
     if query.element_size() == 2:
-        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal)[0]  # type: ignore[no-any-return]
-    return aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
+        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal)[0]
+    return aten._scaled_dot_product_efficient_attention(
         query, key, value, mask, True, dropout_p, is_causal
     )[0]
 
@@ -168,9 +168,10 @@ def peaks_of_update(grid: Grid, size: OPTSize, settings: MemorySettings) -> dict
         task: Any = SimpleNamespace(target_dictionary=SimpleNamespace(pad=lambda: PAD))
         criterion = criterions.ChunkedCrossEntropyCriterion(task, False, settings.loss_chunk_tokens)
         tokens = torch.full((settings.batch_size, settings.tokens_per_sample), PAD + 1)
+        targets = tokens.clone()
         sample = {
             "net_input": {"src_tokens": tokens, "src_lengths": None},
-            "target": tokens.clone(),
+            "target": targets,
             "ntokens": tokens.numel(),
             "nsentences": settings.batch_size,
         }
@@ -192,5 +193,5 @@ def peaks_of_update(grid: Grid, size: OPTSize, settings: MemorySettings) -> dict
                 optimizer.step()
                 optimizer.zero_grad()
                 del loss, logged
-                storages.peaks["between"] = storages.now - tokens.nbytes - sample["target"].nbytes
+                storages.peaks["between"] = storages.now - tokens.nbytes - targets.nbytes
     return storages.peaks

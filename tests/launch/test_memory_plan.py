@@ -1,6 +1,7 @@
 """What a plan says of a rank's memory, by itself: which setting takes what, and what fits."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,7 +93,7 @@ LESS = [
 @pytest.mark.parametrize(
     ("settings", "change"), [row[1:] for row in LESS], ids=[r[0] for r in LESS]
 )
-def test_what_should_save_memory_does(settings: MemorySettings, change: dict[str, object]) -> None:
+def test_what_should_save_memory_does(settings: MemorySettings, change: dict[str, Any]) -> None:
     layout = Layout(2, 32, 32)
     before, after = (plan("1.3b", layout, s) for s in (settings, settings._replace(**change)))
     assert after.peak < before.peak

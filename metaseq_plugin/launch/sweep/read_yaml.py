@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Callable, Iterator
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from metaseq_plugin.launch.spec import Value
 from metaseq_plugin.launch.sweep.marked import MAX_DEPTH, MAX_VALUES, Marked, SweepError, checked
