@@ -58,15 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: Any) -> None:
-    from submitit.core.utils import FailedJobError
-
-    try:
-        launch_sweep(Path(args.what), args) if args.what.endswith(SWEEP_FILES) else launch_one(args)
-    except FailedJobError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(
-            f"sbatch must take the job, but does not ({reason}). Check the options of the cluster."
-        ) from error
+    launch_sweep(Path(args.what), args) if args.what.endswith(SWEEP_FILES) else launch_one(args)
 
 
 def launch_one(args: Any) -> None:

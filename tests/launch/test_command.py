@@ -311,8 +311,8 @@ def test_what_sbatch_says_is_said(
     assert world.launch(*GPUS, "--partition", "gqu") == 2
     error = capsys.readouterr().err
     assert error.endswith(
-        "metaseq launch: error: sbatch must take the job, but does not (error: invalid partition specified: gqu). "
-        "Check the options of the cluster.\n"
+        "metaseq launch: error: SLURM must take what is asked of it, but sbatch says: error: invalid partition "
+        "specified: gqu. Set other options of sbatch.\n"
     )
 
 

@@ -161,7 +161,7 @@ def submit_to_slurm(
     try:
         jobs = executor.submit_array([agent_of(one) for one in launches])
     except FailedJobError as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"SLURM must take what is asked of it, but sbatch says: {said}. Set other options of sbatch."
         ) from error
