@@ -37,6 +37,7 @@ NOT_RUN = {
     "python -m benchmarks.data": "times for minutes",
     "python -m benchmarks.launch": "times for minutes",
     "metaseq launch opt_125m --data data --save-dir runs/125m": "submits to a cluster; tests/slurm",
+    "metaseq launch status runs/125m": "asks of the run above; tests/launch/folders",
     "apt-get install": "takes network",
     "python scripts/slurm_cluster.py": "wants root and SLURM's packages; tests/slurm/test_cluster.py",
     'eval "$(python scripts/slurm_cluster.py': "asks the cluster above",
