@@ -52,6 +52,7 @@ NOT_PRINTED = {
     "docs/fairseq.md:fairseq_cli.train.main": "a walk through files",
     "docs/parallelism.md:model part 0": "a drawing",
     "docs/serve.md:loading runs/": "said by a server, which is not run here; tests/serve/test_command.py",
+    'docs/surviving.md:{"time"': "of runs that fail; tests/launch/jobs/test_local_runs.py",
     "docs/streaming.md:DATA/train": "what lies in a folder",
     "docs/streaming.md:epoch 1 so far": "of a mixture of corpora with other names; tests/tasks",
     'docs/streaming.md:{"src"': "a line of PAIRS",

@@ -87,7 +87,9 @@ class Attempt:
         self.is_lost = False  # the first node is gone
         self._asked_slurm = self.begin
         fields = {**node_fields(), "node": self.place.host}
-        setting.record("rank", rank=self.ranks.first, ranks=len(self.ranks.numbers), **fields)
+        setting.record(
+            "rank", rank=self.ranks.first, ranks=setting.launch.resources.ranks_per_node, **fields
+        )
 
     def run(self) -> End:
         """Until all ranks, on the first node of all nodes, have ended."""

@@ -20,6 +20,7 @@ LOST = re.compile(r"Another rank of this run (?:ended|did not answer)|another ra
 ERROR = re.compile(
     r"fairseq-train: error: .*|(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*"
 )
+RANK_PREFIX = re.compile(r"^\[rank\d+\]: ")  # torch's, of tracebacks
 # Of the machine, whatever the program does.
 HARDWARE = re.compile(
     r"uncorrectable ECC|ECC error|Xid|fallen off the bus|unspecified launch failure|"
@@ -91,7 +92,7 @@ def last_words(log: Path, begin: int) -> str:
         size = stream.seek(0, 2)
         stream.seek(max(begin, size - TAIL_BYTES))
         text = stream.read().decode("utf-8", "replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [RANK_PREFIX.sub("", line.strip()) for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR.match(line)]
     return (errors or lines or ["it said nothing"])[-1][:MAX_CHARACTERS]
 

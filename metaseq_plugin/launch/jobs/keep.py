@@ -25,7 +25,7 @@ from metaseq_plugin.launch.jobs.attempt import FINISHED, TOLD, Attempt, End, Set
 from metaseq_plugin.launch.jobs.failures import Failure
 from metaseq_plugin.launch.jobs.lock import wait_until_free
 from metaseq_plugin.launch.jobs.place import Place
-from metaseq_plugin.launch.jobs.policy import Decision, decide
+from metaseq_plugin.launch.jobs.policy import decide
 from metaseq_plugin.launch.jobs.told import Told
 from metaseq_plugin.launch.spec import Launch
 
@@ -127,9 +127,7 @@ class Keeper:
         asks_to_end = self.told.to_end and state.state == slurm.RUNNING and not state.is_preempted
         if is_ours and not asks_to_end:
             self._requeue({**fields, "kind": "saved_and_requeued" if has_saved else "preempted"})
-        is_stopped = not slurm.has_come_back(
-            state, self.place.requeues
-        )  # by a signal, or by scancel
+        is_stopped = not slurm.has_come_back(state, self.place.requeues)
         self._record("stopped" if is_stopped else "preempted", state=state.state, **fields)
         raise SystemExit(EXIT_STOPPED)
 
@@ -139,25 +137,19 @@ class Keeper:
         assert failure is not None, "what failed has a reason"
         before = self._events()
         self._record("hang" if end.is_hang else "failed", **failure.as_json())
+        if self.place.is_slurm and not slurm.is_ours(self._state(), self.place.requeues):
+            self._record("preempted", saved=False)  # SLURM ended it, and starts it again if it does
+            raise SystemExit(EXIT_FAILED)
         decision = decide(failure, before, self.launch.survival)
         if decision.gives_up:
             self._give_up(decision.gives_up, failure)
         if self._wait(decision.seconds):
             return self._leave(End(TOLD, end.update))
-        excluded = failure.node if failure.blames_node else ""
+        node = failure.node if failure.blames_node and self.place.is_slurm else ""
+        self._record("restarting", attempt=decision.attempt, after=decision.seconds, excluded=node)
         if self.place.is_slurm:
-            self._requeue_failed(decision, excluded)
-        self._record("restarting", attempt=decision.attempt, after=decision.seconds, excluded="")
+            self._requeue(None, node)
         return None
-
-    def _requeue_failed(self, decision: Decision, node: str) -> NoReturn:
-        state = self._state()
-        fields = {"attempt": decision.attempt, "after": decision.seconds, "excluded": node}
-        if not slurm.is_ours(state, self.place.requeues):
-            self._record("preempted", state=state.state, saved=False)
-            raise SystemExit(EXIT_FAILED)
-        self._record("restarting", **fields)
-        self._requeue(None, node)
 
     def _state(self) -> slurm.JobState:
         try:
@@ -180,20 +172,17 @@ class Keeper:
             node: one to leave out.
         """
         deadline = time.monotonic() + slurm.PATIENCE_SECONDS
-        number, requeues, reason = self.place.number, self.place.requeues, ""
-        while True:
+        number, requeues = self.place.number, self.place.requeues
+        while slurm.is_ours(state := self._state(), requeues):
+            reason = f"SLURM took the request, but shows it {state.state}"
             try:
-                state = slurm.patiently(lambda: slurm.job_state(number))
-                if not slurm.is_ours(state, requeues):
-                    break
-                if time.monotonic() > deadline:
-                    self._give_up(f"the job could not be requeued: {reason}")
                 with suppress(SystemExit):
                     self.told.ask_submitit()
-                reason = f"SLURM took the request, but shows it {state.state}"
             except (subprocess.SubprocessError, OSError) as error:
                 reason = str(error)
-                time.sleep(slurm.SECONDS_BETWEEN_TRIES)
+            if time.monotonic() > deadline:
+                self._give_up(f"the job could not be requeued: {reason}")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
         if not slurm.has_come_back(state, requeues):  # ended by somebody, in between
             self._record("stopped", state=state.state)
             raise SystemExit(EXIT_STOPPED)

@@ -26,6 +26,9 @@ AUTO, SLURM, DEBUG = "auto", "slurm", "debug"
 EXECUTORS = (AUTO, SLURM, LOCAL, DEBUG)
 SUBMITIT = "submitit"
 SECRET_BYTES = 16
+LOCAL_MINUTES = (
+    60 * 24 * 3650
+)  # nobody waits for this machine, and submitit would start a job but six times
 ENDLESS = 10**9  # requeues at a time limit: a run of a month has more than submitit's 3
 
 
@@ -95,7 +98,7 @@ def sbatch_script(launch: Launch) -> str:
     """What SLURM would be given for ``launch`` alone; it takes no SLURM to write it."""
     from submitit.slurm.slurm import SlurmExecutor
 
-    class Writer(SlurmExecutor):  # type: ignore[misc]
+    class Writer(SlurmExecutor):
         """Writes the script, and submits nothing."""
 
         @classmethod
@@ -123,8 +126,7 @@ def submit(
         their ids, in order.
 
     Raises:
-        UserError: an executor that cannot do it.
-        submitit.core.utils.FailedJobError: sbatch refuses.
+        UserError: an executor that cannot do it, or sbatch refuses.
     """
     ids: dict[int, str] = {}
     for group in alike(launches):
@@ -146,12 +148,24 @@ def alike(launches: Sequence[Launch]) -> list[list[int]]:
 def submit_to_slurm(
     launches: Sequence[Launch], max_jobs: Optional[int], after: Sequence[str]
 ) -> list[str]:
-    """One job, or an array."""
+    """One job, or an array.
+
+    Raises:
+        UserError: sbatch refuses; it says why.
+    """
+    from submitit.core.utils import FailedJobError
     from submitit.slurm.slurm import SlurmExecutor
 
     executor = SlurmExecutor(folder_of(launches), max_num_timeout=ENDLESS)
     executor.update_parameters(**slurm_parameters(launches[0], max_jobs, after))
-    ids = [str(job.job_id) for job in executor.submit_array([agent_of(one) for one in launches])]
+    try:
+        jobs = executor.submit_array([agent_of(one) for one in launches])
+    except FailedJobError as error:
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"SLURM must take what is asked of it, but sbatch says: {said}. Set other options of sbatch."
+        ) from error
+    ids = [str(job.job_id) for job in jobs]
     for launch, job in zip(launches, ids):
         note(launch, job, SLURM)
     return ids
@@ -185,8 +199,7 @@ def executor_here(launch: Launch) -> Any:
         return DebugExecutor(folder)
     executor = LocalExecutor(folder, max_num_timeout=ENDLESS)
     executor.update_parameters(
-        timeout_min=resources.minutes,
-        signal_delay_s=launch.survival.signal_seconds,
+        timeout_min=LOCAL_MINUTES,
         gpus_per_node=resources.ranks_per_node if resources.uses_gpus else 0,
         tasks_per_node=1,
     )

@@ -22,6 +22,7 @@ RuntimeError: update 17 is poisoned
         (TRACEBACK, "RuntimeError: update 17 is poisoned"),
         ("x\nfairseq-train: error: `--lr` must be given.\n", "fairseq-train: error: `--lr` must be given."),
         ("torch.distributed.DistBackendError: NCCL error\n", "torch.distributed.DistBackendError: NCCL error"),
+        ("[rank0]: RuntimeError: y\n[rank0]:[W1127] at exit\n", "RuntimeError: y"),
         ("only\nthis\n\n", "this"),
         ("", "it said nothing"),
     ],

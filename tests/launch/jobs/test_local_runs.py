@@ -149,7 +149,7 @@ def test_an_update_that_fails_twice_is_given_up(data: Path, tmp_path: Path) -> N
 def test_a_hang_shows_the_stacks_of_all_ranks_and_is_started_again(
     data: Path, tmp_path: Path, undisturbed: Callable[[int], Path]
 ) -> None:
-    survival = Survival(backoff=0.2, hang_seconds=5.0)
+    survival = Survival(backoff=0.2, hang_seconds=20.0)  # a start may take 6 times as long
     launch = local_launch(data, tmp_path / "run", 20, survival)
     trial = LocalTrial.of(launch, act="hang", at=17, times=1)
     trial.wait()

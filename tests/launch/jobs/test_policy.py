@@ -1,6 +1,7 @@
 """What becomes of a run that failed: started again, after how long, or given up."""
 
 from dataclasses import replace
+from typing import Any
 
 from metaseq_plugin.launch.jobs.failures import Failure
 from metaseq_plugin.launch.jobs.policy import decide
@@ -10,11 +11,11 @@ SURVIVAL = Survival(max_restarts=3, backoff=10.0)
 KILLED = Failure("rank 1 was ended by SIGSEGV: done 17", -11, 1, "n1", 40)
 
 
-def failed(failure: Failure) -> dict[str, object]:
+def failed(failure: Failure) -> dict[str, Any]:
     return {"kind": "failed", **failure.as_json()}
 
 
-RESTARTING = {"kind": "restarting"}
+RESTARTING: dict[str, Any] = {"kind": "restarting"}
 
 
 def test_the_first_failure_is_followed_by_a_restart_after_the_backoff() -> None:

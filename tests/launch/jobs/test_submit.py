@@ -83,3 +83,16 @@ def test_slurm_without_slurm_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="srun is not found"):
         submit([launch()])
+
+
+def test_what_sbatch_refuses_is_said_in_its_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("srun", "sbatch"):
+        (tmp_path / name).write_text(
+            "#!/bin/sh\necho sbatch: error: invalid partition >&2\nexit 1\n"
+        )
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(UserError, match=r"sbatch says: .*invalid partition"):
+        submit([launch(str(tmp_path / "run"))])
