@@ -19,6 +19,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Mapping, Optional, Sequence, Union
 
 from metaseq_plugin.compat.errors import EXIT_LOST_RANK, EXIT_USER_ERROR, LostRank, UserError
@@ -37,25 +38,53 @@ SUBCOMMANDS: Commands = {
     "reshard": "metaseq_plugin.checkpoint.reshard",
     "generate": "metaseq_plugin.serve.prompt",
     "serve": "metaseq_plugin.serve.command",
+    "launch": "metaseq_plugin.launch.command",
 }
+# Words behind a subcommand that mean another one.
+MEMBERS: Mapping[str, Mapping[str, str]] = {
+    "launch": {
+        "status": "metaseq_plugin.launch.folders.status",
+        "stop": "metaseq_plugin.launch.folders.stop",
+        "logs": "metaseq_plugin.launch.folders.logs",
+    },
+}
+# These answer at once: they need neither torch nor fairseq, which the package itself imports.
+WITHOUT_PACKAGE = ("metaseq_plugin.launch.",)
+PACKAGE = "metaseq_plugin"
 TRAINING_OPTIONS = "metaseq_plugin.launch.training_options"
 GROUPS = {"data": "Look at a corpus, or clean it."}
 
 
 class Subcommand(argparse.ArgumentParser):
-    """The parser of one subcommand; it imports the module when it is chosen, not before."""
+    """The parser of one subcommand; it imports the module when it is chosen, not before.
+
+    A module with TAKES_MORE gets what it does not know, and all behind ``--``, as ``args.more``.
+    """
 
     module = ""  # none of a group, nor once it is imported
+    members: Mapping[str, str] = {}
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if args and args[0] in self.members:
+            member = Subcommand(**described(self.members[args[0]]), prog=f"{self.prog} {args[0]}")
+            member.module = self.members[args[0]]
+            return member.parse_known_args(args[1:], namespace)
         if not self.module:
             return super().parse_known_args(args, namespace)
+        if self.module.startswith(WITHOUT_PACKAGE):
+            leave_out_package()
         module = import_module(self.module)
         self.module = ""
         module.add_arguments(self)
         self.set_defaults(run=module.run, full_name=self.prog)
         # Options may stand between PATH and PROMPT; this calls us again.
-        return self.parse_known_intermixed_args(args, namespace)
+        if "TAKES_MORE" not in vars(module):
+            return self.parse_known_intermixed_args(args, namespace)
+        self.allow_abbrev = False  # what is short for an option of ours may be one of the others
+        end = args.index("--") if "--" in args else len(args)
+        namespace, more = self.parse_known_intermixed_args(args[:end], namespace)
+        namespace.more = [*more, *args[end + 1 :]]
+        return namespace, []
 
 
 class Version(argparse.Action):
@@ -92,16 +121,25 @@ def _add_subparsers(parser: argparse.ArgumentParser) -> Any:
 
 
 def _add_subcommand(subparsers: Any, name: str, module: str) -> None:
-    # Read from the source, without running it.
+    texts = described(module)
+    help_line = texts["description"].split("\n", 1)[0]
+    subparser = subparsers.add_parser(name, help=help_line, **texts)
+    subparser.module, subparser.members = module, MEMBERS.get(name, {})
+
+
+def described(module: str) -> dict[str, Any]:
+    """What a parser says of ``module``: its docstring, read from the source without running it."""
     file = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
     doc = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
-    subparser = subparsers.add_parser(
-        name,
-        help=doc.split("\n", 1)[0],
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    subparser.module = module
+    return {"description": doc, "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def leave_out_package() -> None:
+    """Let rooms be imported without ``metaseq_plugin/__init__.py``, which registers everything with fairseq."""
+    if PACKAGE not in sys.modules:
+        package = ModuleType(PACKAGE)
+        package.__path__ = [str(Path(__file__).parent)]
+        sys.modules[PACKAGE] = package
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -17,6 +17,7 @@ PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").g
 PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:fairseq-[\w-]+|metaseq|torchrun|tensorboard|bash|source|pip|python|mkdir|cp|printf|curl|lm_eval) "
 )
+MISTAKE = re.compile(r"[a-z][\w-]*(?: [a-z]+)*: error: ")  # by the command itself, not quoted by it
 FILE = re.compile(r"# ([\w./-]+\.\w+)$")
 
 
@@ -35,7 +36,7 @@ class Step(NamedTuple):
 
     @property
     def is_mistake(self) -> bool:
-        return any(": error: " in line for line in self.prints)
+        return any(MISTAKE.match(line) for line in self.prints)
 
 
 def read_page(page: str) -> List[Step]:

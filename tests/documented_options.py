@@ -12,7 +12,7 @@ from typing import FrozenSet, List, Tuple
 from fairseq import options
 from torch.distributed.run import get_args_parser
 
-from metaseq_plugin.cli import SUBCOMMANDS
+from metaseq_plugin.cli import MEMBERS, SUBCOMMANDS
 from tests.documented import ROOT
 
 PARSERS = {
@@ -24,6 +24,11 @@ PARSERS = {
     "fairseq-preprocess": options.get_preprocessing_parser,
 }
 CHOICES = ("--task", "--arch", "--criterion", "--optimizer", "--lr-scheduler", "--bpe")
+# What `metaseq launch` chooses, whose options it takes too.
+RECIPE = (
+    "--task", "opt_streaming_language_modeling", "--criterion", "chunked_cross_entropy", "--optimizer", "adamw",
+    "--lr-scheduler", "polynomial_decay",
+)  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*\w")
 # Of scripts/test.sh, pip, apt-get and sbatch.
 FOREIGN = frozenset({"--all", "--no-deps", "--no-install-recommends", "--wrap"})
@@ -45,12 +50,14 @@ def fairseq_knows(program: str, chosen: Tuple[str, ...]) -> FrozenSet[str]:
 
 def metaseq_knows(*names: str) -> FrozenSet[str]:
     """The options of ``metaseq prepare``, ``metaseq data clean`` and so on."""
-    module = SUBCOMMANDS[names[0]]
+    module = MEMBERS.get(names[0], {}).get(names[-1]) or SUBCOMMANDS[names[0]]
     if not isinstance(module, str):
         module = module[names[1]]
     parser = argparse.ArgumentParser()
-    import_module(module).add_arguments(parser)
-    return frozenset(OPTION.findall(parser.format_help()))
+    found = import_module(module)
+    found.add_arguments(parser)
+    more = fairseq_knows("fairseq-train", RECIPE) if "TAKES_MORE" in vars(found) else frozenset()
+    return more | frozenset(OPTION.findall(parser.format_help()))
 
 
 def torchrun_knows() -> FrozenSet[str]:
@@ -128,6 +135,9 @@ def known_options() -> FrozenSet[str]:
     for name, module in SUBCOMMANDS.items():
         for names in [(name,)] if isinstance(module, str) else [(name, part) for part in module]:
             known |= metaseq_knows(*names)
+    for name, members in MEMBERS.items():
+        for member in members:
+            known |= metaseq_knows(name, member)
     scripts = [
         ROOT / "scripts/quickstart.py",
         ROOT / "scripts/slurm_cluster.py",

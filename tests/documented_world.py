@@ -62,6 +62,7 @@ GIVEN: Dict[str, List[str]] = {
     "docs/convert.md": ["OPT-13B"],
     "docs/data.md": ["DATA"],
     "docs/fairseq.md": ["data"],
+    "docs/launched-runs.md": ["data"],
     "docs/parallelism.md": ["data"],
     "docs/streaming.md": ["DATA", "PAIRS", "vocab.json", "merges.txt", "opt-125m"],
     "docs/train.md": ["books", "articles.jsonl.zst", "vocab.json", "merges.txt", "opt-125m"],

@@ -3,7 +3,7 @@
 import subprocess
 from importlib import import_module
 from importlib.metadata import version
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -48,6 +48,17 @@ def test_what_needs_no_library_imports_none(
     assert done.stdout.endswith("loaded:\n")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["launch", "--help"], ["launch", "status", "--help"], ["launch", "opt_125n"]]
+)
+def test_to_launch_imports_neither_torch_nor_fairseq(
+    run_python: RunPython, arguments: list[str]
+) -> None:
+    done = run_python(COMMAND.format(arguments=arguments))
+    assert done.returncode == (2 if "opt_125n" in arguments else 0), done.stderr
+    assert done.stdout.endswith("loaded: metaseq_plugin\n")
+
+
 def test_a_line_of_the_list_is_a_subcommand(run_python: RunPython) -> None:
     done = run_python(COMMAND.format(arguments=["--help"]))
     listed = done.stdout.split("SUBCOMMAND\n")[1].split("\n\n")[0].splitlines()
@@ -63,7 +74,19 @@ def test_help_of_doctor_is_the_doctors_own(run_python: RunPython) -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize(
-    "name", ["prepare", "data inspect", "data clean", "convert", "reshard", "generate", "serve"]
+    "name",
+    [
+        "prepare",
+        "data inspect",
+        "data clean",
+        "convert",
+        "reshard",
+        "generate",
+        "serve",
+        "launch status",
+        "launch stop",
+        "launch logs",
+    ],
 )
 def test_a_subcommand_has_its_modules_arguments_and_docstring(
     name: str, before: bool, capsys: pytest.CaptureFixture[str]
@@ -72,8 +95,8 @@ def test_a_subcommand_has_its_modules_arguments_and_docstring(
         cli.main(["help", *name.split()] if before else [*name.split(), "--help"])
     assert end.value.code == 0
     printed = capsys.readouterr().out
-    module = cli.SUBCOMMANDS
+    module: Any = cli.MEMBERS if name.startswith("launch ") else cli.SUBCOMMANDS
     for word in name.split():
-        module = module[word]  # type: ignore[assignment]
+        module = module[word]
     assert printed.startswith(f"usage: metaseq {name} [")
     assert str(import_module(str(module)).__doc__).strip() in printed

@@ -35,6 +35,7 @@ NOT_RUN = {
     "python -m benchmarks.tokenizing": "times for minutes, and wants OPT's own tokenizer files",
     "OMP_NUM_THREADS=1 python -m benchmarks.parallel": "times for minutes",
     "python -m benchmarks.data": "times for minutes",
+    "python -m benchmarks.launched_runs": "times",
     "apt-get install": "takes network",
     "python scripts/slurm_cluster.py": "wants root and SLURM's packages; tests/slurm/test_cluster.py",
     'eval "$(python scripts/slurm_cluster.py': "asks the cluster above",
@@ -58,7 +59,18 @@ NOT_PRINTED = {
     'docs/streaming.md:{"src"': "a line of PAIRS",
 }
 # Lines of a comparable block that are the page's own.
-OTHER_LINES = ("text               runs/quickstart/corpus.jsonl",)
+OTHER_LINES = (
+    "text               runs/quickstart/corpus.jsonl",
+    # of docs/launched-runs.md: how long ago, how long still, and where a long sentence is cut
+    *(
+        "a           finished",
+        "b           gave_up",
+        "c           running",
+        "1m failed",
+        "1m gave_up",
+    ),
+    *("b: fairseq-train", "  train, valid.", "  (rank 0"),
+)
 
 
 class Quickstart(NamedTuple):

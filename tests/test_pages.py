@@ -17,7 +17,8 @@ OTHERS = {
     "configuration_opt.py",
     "encoder.py",
     "opt_job_constants.py",
-}  # of Hugging Face, GPT-2, metaseq
+    "version.py",
+}  # of Hugging Face, GPT-2, metaseq, torch
 PLACE = r"`([\w/]+\.py):([\w.]+)`"  # path:name, below metaseq_plugin or of fairseq
 
 

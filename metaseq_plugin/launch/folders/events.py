@@ -87,6 +87,6 @@ def parse_event(line: bytes) -> Optional[Event]:
         return None
     if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
         return None
-    when = event.get("time")
+    when: Any = event.get("time")
     is_number = isinstance(when, (int, float)) and not isinstance(when, bool)
     return event if is_number and abs(when) < float("inf") else None

@@ -99,6 +99,8 @@ def command_script(launch: Launch, snapshot: bool = False) -> str:
     """A script that runs the launch without a cluster, on one machine or by hand on each node."""
     resources = launch.resources
     words = launch.spec.command()
+    if launch.survival.restore_file is not None:
+        words += f" --restore-file {shlex.quote(launch.survival.restore_file)}"
     if resources.num_ranks > 1:
         program, _, rest = words.partition(" ")
         nodes = "" if resources.nodes == 1 else (

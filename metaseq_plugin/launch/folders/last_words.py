@@ -6,10 +6,10 @@ The rank that began it says why; the others say that they lost it. The first sta
 import re
 import time
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence
 
 from metaseq_plugin.compat.errors import printable
-from metaseq_plugin.launch.folders.events import read_events
+from metaseq_plugin.launch.folders.events import Event, read_events
 from metaseq_plugin.launch.folders.progress import LOGS, tail
 from metaseq_plugin.launch.folders.table import event_text
 from metaseq_plugin.launch.spec import LAUNCH
@@ -20,7 +20,9 @@ TRACEBACK = "Traceback (most recent call last):"
 SENTENCE = re.compile(r"^[\w./-]+: error: ")
 FATAL = re.compile(r"^(Fatal Python error: |terminate called |Segmentation fault|Killed$)")
 CONSEQUENCE = re.compile("Another rank of this run|A rank of this run ended")
-FAILURES = ("failed", "hang", "gave_up")
+GAVE_UP = "gave_up"
+FAILURES = ("failed", "hang", GAVE_UP)
+SHOWN = ("update", "rank", "node")
 
 
 def errors_of(save_dir: Path) -> str:
@@ -29,8 +31,10 @@ def errors_of(save_dir: Path) -> str:
     Raises:
         OSError: a log cannot be read.
     """
-    events = [event for event in read_events(save_dir).events if event["kind"] in FAILURES]
-    lines = [event_text(events[-1], time.time())] if events else []
+    lines = [
+        event_text(event, time.time(), SHOWN)
+        for event in last_failures(read_events(save_dir).events)
+    ]
     logs = sorted(
         (save_dir / LAUNCH / LOGS).glob("rank-*.log"), key=lambda log: (len(log.name), log.name)
     )
@@ -38,7 +42,13 @@ def errors_of(save_dir: Path) -> str:
     errors = [(rank, error) for rank, error in found if error is not None]
     for rank, error in sorted(errors, key=lambda entry: CONSEQUENCE.search(entry[1]) is not None):
         lines += [f"{rank}:", *(f"  {line}" for line in map(printable, error.split("\n")))]
-    return "\n".join(lines) or f"no error in {save_dir / LAUNCH / LOGS} ({len(logs)} ranks)"
+    return "\n".join(lines) or f"no error in the logs of {save_dir} (ranks: {len(logs)})"
+
+
+def last_failures(events: Sequence[Event]) -> list[Event]:
+    """The last failure, and that the run was given up for it."""
+    found = [event for event in events if event["kind"] in FAILURES]
+    return found[-2:] if found and found[-1]["kind"] == GAVE_UP else found[-1:]
 
 
 def last_error(log: bytes) -> Optional[str]:

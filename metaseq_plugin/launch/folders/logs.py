@@ -19,7 +19,7 @@ from typing import BinaryIO, Iterator, Optional
 from metaseq_plugin.compat.errors import UserError, printable
 from metaseq_plugin.launch.folders.events import read_events
 from metaseq_plugin.launch.folders.last_words import errors_of
-from metaseq_plugin.launch.folders.progress import LOGS, tail
+from metaseq_plugin.launch.folders.progress import LOGS
 from metaseq_plugin.launch.folders.reading import one_run
 from metaseq_plugin.launch.folders.standing import ending
 from metaseq_plugin.launch.spec import LAUNCH
@@ -97,14 +97,19 @@ def ranks_of(save_dir: Path) -> list[int]:
 
 def last(log: Path, lines: int) -> Iterator[str]:
     """The last ``lines`` lines of a log."""
-    size, most = log.stat().st_size, FIRST_BYTES
+    with log.open("rb") as stream:
+        yield visible(last_lines(stream, lines).decode("utf-8", "replace"))
+
+
+def last_lines(stream: BinaryIO, lines: int) -> bytes:
+    """The last ``lines`` lines of an open file, of which all up to the end of them has then been read."""
+    end, most = stream.seek(0, os.SEEK_END), FIRST_BYTES
     while True:
-        text = tail(log, most)
-        if text.count(b"\n") > lines or most >= size:
-            break
+        begin = stream.seek(max(0, end - most))
+        text = stream.read(end - begin)
+        if begin == 0 or text.count(b"\n") > lines:
+            return b"".join(text.splitlines(keepends=True)[-lines:] if lines else [])
         most *= 4
-    wanted = text.splitlines(keepends=True)[-lines:] if lines else []
-    yield visible(b"".join(wanted).decode("utf-8", "replace"))
 
 
 def following(save_dir: Path, log: Path, lines: int) -> Iterator[str]:
@@ -115,9 +120,8 @@ def following(save_dir: Path, log: Path, lines: int) -> Iterator[str]:
     try:
         while True:
             if stream is None and log.is_file():
-                yield from last(log, lines)
                 stream = log.open("rb")
-                stream.seek(0, os.SEEK_END)
+                yield visible(decoder.decode(last_lines(stream, lines)))
             elif stream is not None and was_replaced(stream, log):
                 stream.close()
                 stream = log.open("rb")

@@ -19,7 +19,7 @@ FIRST_LOG = "rank-0.log"
 LOGS = "logs"
 TAIL_BYTES = (1 << 16, 1 << 20)  # a longer look where the end is full of other words
 RECENT_LINES = 9
-SIMPLE = re.compile(rb"(\w+)[= ]([^,|\s]+)(?=\s*(?:[,|]|$))")
+SIMPLE = re.compile(rb"([a-z]\w*)[= ]([^,|\s]+)(?=\s*(?:[,|]|$))")
 
 
 class Progress(NamedTuple):

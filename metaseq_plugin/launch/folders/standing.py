@@ -34,6 +34,7 @@ NEW, QUEUED, RUNS, FINISHED, FAILED, STOPPED, GAVE_UP, UNKNOWN = (
 ENDINGS = (FINISHED, STOPPED, GAVE_UP)  # events after which an agent starts nothing
 BEGINNINGS = ("submitted", "started", "resumed", "restarting", "saved_and_requeued", "preempted")
 REQUEUES = ("saved_and_requeued", "preempted")
+PLACES = ("rank",)  # events that say where ranks are, not what happened
 SAME_SECONDS = 1.0  # of a process's beginning, asked twice
 CANCELLED = ("CANCELLED", "REVOKED")
 
@@ -136,7 +137,11 @@ def standing(run: Found, answer: Answer, name: str) -> Standing:
     """How a run stands, by what was read of it and what SLURM said."""
     state, why = state_and_reason(run, answer)
     progress, most = run.progress, max_update(run.launch)
+    told = [event for event in run.events if event["kind"] not in PLACES]
+    last_event = told[-1] if told else None
     update = progress.update if progress else last_field(run.events, "update")
+    if state != RUNS and last_event is not None and type(last_event.get("update")) is int:
+        update = last_event["update"]  # the log ends up to --log-interval before
     speed = progress.updates_per_second if progress and state == RUNS else None
     left = max(0, most - update) if most is not None and update is not None else None
     return Standing(
@@ -151,7 +156,7 @@ def standing(run: Found, answer: Answer, name: str) -> Standing:
         eta_seconds=left / speed if speed and left is not None else None,
         restarts=count(run.events, ("restarting",)),
         requeues=count(run.events, REQUEUES),
-        last_event=run.events[-1] if run.events else None,
+        last_event=last_event,
         problem=" ".join(sentence for sentence in (why, run.problem) if sentence),
     )
 
@@ -160,7 +165,7 @@ def state_and_reason(run: Found, answer: Answer) -> tuple[str, str]:
     """The state, and a sentence where a person should look."""
     end = ending(run.events)
     if end is not None:
-        return end["kind"], reason(end) if end["kind"] == GAVE_UP else ""
+        return end["kind"], given_up(run, end) if end["kind"] == GAVE_UP else ""
     if run.job is None:
         if run.problem and not run.events:
             return UNKNOWN, ""
@@ -200,12 +205,24 @@ def local_state(run: Found, job: Job) -> tuple[str, str]:
 
 def failure(run: Found) -> str:
     """What the last failure since the last beginning said of itself."""
-    for event in reversed(run.events):
+    event = last_failure(run.events)
+    return reason(event) if event else "It left no word; see `metaseq launch logs --errors`."
+
+
+def given_up(run: Found, end: Event) -> str:
+    """Why it was given up, and the failure that it was given up for."""
+    event = last_failure(run.events)
+    return f"{reason(event)} Given up: {reason(end)}" if event else reason(end)
+
+
+def last_failure(events: Sequence[Event]) -> Optional[Event]:
+    """The last failure since the last beginning."""
+    for event in reversed(events):
         if event["kind"] in ("failed", "hang"):
-            return reason(event)
+            return event
         if event["kind"] in BEGINNINGS:
-            break
-    return "It left no word; see `metaseq launch logs --errors`."
+            return None
+    return None
 
 
 def reason(event: Event) -> str:

@@ -37,7 +37,7 @@ WAIT_OPTION = "--wait"
 WAIT_SECONDS = 300.0
 POLL_SECONDS = (0.3, 2.0)  # of local runs; of SLURM, which many ask
 LIVE = (QUEUED, RUNS)
-CHECKPOINTS = "checkpoint*"
+CHECKPOINTS = "checkpoint*.pt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,13 +167,13 @@ def finish(before: Standing, row: Standing, is_now: bool, since: float) -> None:
     }
     if not has_stopped(row.last_event):
         record(row.save_dir, STOPPED, **fields)
+    at = "" if row.update is None else f" at update {row.update}"
     if before.state == QUEUED and saved is None:
         tell(row, f"job {row.job} is cancelled; it had not begun")
     elif saved is None:
-        tell(row, "is stopped; nothing was saved since it was told to stop")
+        tell(row, f"is stopped{at}; nothing was saved since it was told to stop")
     else:
-        at = "" if row.update is None else f" (the log ends at update {row.update})"
-        tell(row, f"is stopped; {saved} is saved{at}")
+        tell(row, f"is stopped{at}; {saved} is saved")
 
 
 def has_stopped(event: Optional[Event]) -> bool:

@@ -4,8 +4,6 @@ import textwrap
 import time
 from typing import Optional, Sequence
 
-from tabulate import tabulate
-
 from metaseq_plugin.compat.errors import printable
 from metaseq_plugin.launch.folders.events import Event
 from metaseq_plugin.launch.folders.standing import (
@@ -21,8 +19,9 @@ from metaseq_plugin.launch.folders.standing import (
 
 NONE = "-"
 HEADERS = ("run", "state", "update", "loss", "tok/s", "ETA", "restarts", "last event")
-ALIGN = ("left", "left", "right", "right", "right", "right", "right", "left")
-LEAST_NAME, LEAST_EVENT = 10, 14  # columns
+ALIGN = "<<>>>>><"
+GAP = "  "
+LEAST_NAME, LEAST_EVENT = 10, 10  # columns
 MAX_SENTENCES = 20
 ORDER = (RUNS, QUEUED, FINISHED, FAILED, GAVE_UP, STOPPED, UNKNOWN)  # in the first line
 SHORT_KINDS = {"saved_and_requeued": "requeued"}
@@ -40,13 +39,18 @@ def draw(
     now = time.time() if now is None else now
     cells = [cells_of(row, now) for row in rows]
     widths = [max(map(len, column)) for column in zip(HEADERS, *cells)]
-    room = columns - sum(widths[1:-1]) - 2 * (len(HEADERS) - 1)  # for the name and the event
+    room = columns - sum(widths[1:-1]) - len(GAP) * (len(HEADERS) - 1)  # for the name and the event
     name = max(LEAST_NAME, min(widths[0], room - min(widths[-1], LEAST_EVENT)))
     event = max(LEAST_EVENT, room - name)
     cells = [[shortened(first, name), *others, cut(last, event)] for first, *others, last in cells]
-    table = tabulate(cells, HEADERS, tablefmt="plain", colalign=ALIGN, disable_numparse=True)
-    lines = [line.rstrip() for line in table.splitlines()]
+    lines = [line(row, [name, *widths[1:-1], event]) for row in (HEADERS, *cells)]
     return "\n".join([summary(rows), "", *lines, *sentences(rows, problem, columns)])
+
+
+def line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """One line of the table, as ALIGN says."""
+    padded = [f"{cell:{align}{width}}" for cell, align, width in zip(cells, ALIGN, widths)]
+    return GAP.join(padded).rstrip()
 
 
 def cells_of(row: Standing, now: float) -> list[str]:
@@ -88,16 +92,16 @@ def sentences(rows: Sequence[Standing], problem: str, columns: int) -> list[str]
     return lines
 
 
-def event_text(event: Optional[Event], now: float) -> str:
-    """``3m resumed (update 2000)``."""
+def event_text(
+    event: Optional[Event], now: float, shown: Sequence[str] = ("rank", "node", "attempt")
+) -> str:
+    """``3m failed (rank 1, node n2): loss is not finite``; ``shown``: fields in the brackets."""
     if event is None:
         return NONE
     age = now - event["time"]
     when = duration(age) if age > -1 else f"in {duration(-age)}"  # another host's clock
     kind = SHORT_KINDS.get(event["kind"], event["kind"])
-    fields = [
-        f"{name} {event[name]}" for name in ("update", "rank", "node", "attempt") if name in event
-    ]
+    fields = [f"{name} {event[name]}" for name in shown if name in event]
     more = f" ({', '.join(fields)})" if fields else ""
     why = f": {event['reason']}" if event.get("reason") else ""
     return printable(f"{when} {kind}{more}{why}")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from metaseq_plugin.compat.update_clock import VARIABLE
+from metaseq_plugin.launch.folders.explain import snapshot_of
 from metaseq_plugin.launch.jobs.place import Place, network_of
 from metaseq_plugin.launch.spec import LAUNCH, PROGRAM, Launch
 
@@ -48,6 +49,15 @@ def words(launch: Launch) -> list[str]:
     given = launch.spec.words()
     restore_file = launch.survival.restore_file
     return given if restore_file is None else [*given, "--restore-file", restore_file]
+
+
+def own_code(save_dir: Path) -> dict[str, str]:
+    """PYTHONPATH that begins with the run's snapshot of the code; nothing where it has none."""
+    snapshot = snapshot_of(save_dir)
+    if snapshot is None:
+        return {}
+    others = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    return {"PYTHONPATH": os.pathsep.join([str(snapshot), *others])}
 
 
 def child_setup(death: signal.Signals) -> Callable[[], None]:
@@ -103,6 +113,7 @@ class Ranks:
             "SLURM_RESTART_COUNT": str(self.start + 1),
             "PYTHONUNBUFFERED": "1",
             VARIABLE: str(self.progress),
+            **own_code(self.launch.spec.save_dir),
         }
 
     def place_of(self, rank: int) -> dict[str, str]:

@@ -1,16 +1,28 @@
 """Run folders for tests, and stand-ins for SLURM's commands."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence
 
 from metaseq_plugin.launch.folders import jobs_file
 from metaseq_plugin.launch.folders.events import append_line, record
-from metaseq_plugin.launch.folders.explain import Around, write_folder
+from metaseq_plugin.launch.folders.explain import PACKAGE, Around, write_folder
 from metaseq_plugin.launch.spec import LAUNCH, Launch, Resources, RunSpec, Survival
 
 NOWHERE = Around({}, ())
+# Lets a child import rooms without the package, as `metaseq launch status` does: no torch, no fairseq.
+WITHOUT_PACKAGE = (
+    "import sys; package = sys.modules['metaseq_plugin'] = type(sys)('metaseq_plugin');"
+    f"package.__path__ = [{str(PACKAGE)!r}];"
+)
+
+SUBMITTED: tuple[str, Mapping[str, Any]] = ("submitted", {"job": "17"})
+STARTED: tuple[str, Mapping[str, Any]] = ("started", {"job": "17"})
+FAILED: tuple[str, Mapping[str, Any]] = (
+    "failed", {"rank": 1, "node": "n2", "update": 30, "reason": "loss is not finite"},
+)  # fmt: skip
 
 
 def launch_of(save_dir: Path, max_update: Any = 100, **resources: Any) -> Launch:
@@ -35,6 +47,11 @@ def make_run(
     if log:
         write_log(save_dir, log)
     return save_dir
+
+
+def make_copies(folder: Path, names: Sequence[str], run: Path) -> list[Path]:
+    """Runs like ``run``: to write each takes a wait for the disk."""
+    return [Path(shutil.copytree(run, folder / name)) for name in names]
 
 
 def record_at(save_dir: Path, seconds: float, kind: str, **fields: Any) -> None:
@@ -71,3 +88,8 @@ def fake(folder: Path, name: str, script: str) -> Path:
 def calls(folder: Path, name: str) -> list[str]:
     noted = folder / f"{name}.calls"
     return noted.read_text().splitlines() if noted.exists() else []
+
+
+def slurm_says(programs: Path, state: str) -> None:
+    """Have squeue show job 17 in ``state``; "": not at all."""
+    fake(programs, "squeue", f'echo "17|{state}"' if state else "true")

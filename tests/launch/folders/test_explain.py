@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from metaseq_plugin.launch.folders.explain import (
 )
 from metaseq_plugin.launch.folders.reading import read_launch
 from metaseq_plugin.launch.folders.surroundings import LEFT_OUT, surroundings
-from metaseq_plugin.launch.spec import LAUNCH, Launch
-from tests.launch.folders.run_folders import NOWHERE, fake, launch_of
+from metaseq_plugin.launch.jobs.ranks import own_code
+from metaseq_plugin.launch.spec import LAUNCH, Launch, Survival
+from tests.launch.folders.run_folders import NOWHERE, WITHOUT_PACKAGE, fake, launch_of
 
 
 def content(save_dir: Path, name: str) -> Any:
@@ -66,6 +68,11 @@ def test_the_command_runs_by_hand(tmp_path: Path) -> None:
     launch = launch_of(tmp_path / "a run")
     given = run_script(command_script(launch), tmp_path / "bin", "fairseq-train")
     assert " ".join(given) == " ".join(launch.spec.words())
+
+
+def test_the_command_starts_from_the_restore_file(tmp_path: Path) -> None:
+    launch = replace(launch_of(tmp_path / "run"), survival=Survival(restore_file="a b.pt"))
+    assert command_script(launch).endswith(f"{launch.spec.command()} --restore-file 'a b.pt'\n")
 
 
 def test_of_several_ranks_it_is_torchrun_that_runs_it(tmp_path: Path) -> None:
@@ -110,19 +117,25 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
         write_folder(launch_of(tmp_path / "file/run"), around=NOWHERE)
 
 
-def test_a_snapshot_is_the_code_that_python_then_imports(tmp_path: Path) -> None:
+def test_a_snapshot_is_the_code_that_the_ranks_import(tmp_path: Path, monkeypatch: Any) -> None:
     write_folder(launch_of(tmp_path), snapshot=True, around=NOWHERE)
     folder = snapshot_of(tmp_path)
     assert folder == tmp_path / "launch/snapshot"
     assert not list(folder.rglob("__pycache__"))
     assert list(folder.rglob("*.html"))  # what is not code comes along
-    program = "import metaseq_plugin.compat.errors as e; print(e.__file__)"
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    program = (
+        "import importlib; print(importlib.import_module('metaseq_plugin.compat.errors').__file__)"
+    )
+    monkeypatch.setenv("PYTHONPATH", "/before")
+    variables = own_code(tmp_path)
+    assert variables == {"PYTHONPATH": f"{folder}:/before"}
+    environment = {**os.environ, **variables}
     done = subprocess.run([sys.executable, "-c", program], env=environment, cwd="/", capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout.strip() == str(folder / "metaseq_plugin/compat/errors.py")
     assert f"export PYTHONPATH={folder}" in (tmp_path / "launch/command.sh").read_text()
     write_folder(launch_of(tmp_path), around=NOWHERE)
     assert snapshot_of(tmp_path) is None
+    assert own_code(tmp_path) == {}
     assert (tmp_path / "launch/earlier/1/snapshot/metaseq_plugin/sizes.py").is_file()
 
 
@@ -251,8 +264,7 @@ def test_programs_that_a_repository_names_are_not_run(repository: Path, tmp_path
 
 def test_versions_and_cuda_are_found_without_importing_torch() -> None:
     program = (
-        "import sys, json; sys.modules['metaseq_plugin'] = type(sys)('metaseq_plugin');"
-        f"sys.modules['metaseq_plugin'].__path__ = [{str(Path(git_state.__file__).parents[2])!r}];"
+        f"{WITHOUT_PACKAGE} import json;"
         "from metaseq_plugin.launch.folders import status, stop, logs;"
         "from metaseq_plugin.launch.folders.surroundings import surroundings;"
         "found = surroundings(); print(json.dumps([found, [m for m in ('torch', 'fairseq', 'numpy') if m in sys.modules]]))"
