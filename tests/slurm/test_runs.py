@@ -77,14 +77,15 @@ def test_a_run_longer_than_the_time_limit_is_requeued_and_finishes(
     cluster: Cluster, data: Path, tmp_path: Path, undisturbed: Any
 ) -> None:
     launch = {"survival": Survival(signal_seconds=10)}
-    trial = Trial.begin(cluster, data, tmp_path / "run", 100, launch=launch, seconds=0.4)
+    trial = Trial.begin(cluster, data, tmp_path / "run", 400, launch=launch, seconds=0.4)
     trial.wait_for_update(7)
-    # SLURM looks every 30 s, and may send the signal so much earlier.
+    # SLURM looks every 30 s, and may send the signal so much earlier: 20 s from now at least, 110 s at most.
     minutes = int(time.time() - trial.events("started")[0]["time"]) // 60 + 2
     trial.slurm("scontrol", "update", f"JobId={trial.job}", f"TimeLimit={minutes}")
     trial.wait_until(lambda: "saved_and_requeued" in trial.kinds(), "the requeue")
     trial.slurm("scontrol", "update", f"JobId={trial.job}", "TimeLimit=20")
+    prepare(trial.save_dir)  # the rest may be quick
     trial.wait()
-    trial.assert_finished(undisturbed(100))
+    trial.assert_finished(undisturbed(400))
     trial.assert_no_update_twice()
     assert trial.attempts() == ["REQUEUED", "COMPLETED"]
