@@ -25,7 +25,7 @@ from metaseq_plugin.launch.jobs.attempt import FINISHED, TOLD, Attempt, End, Set
 from metaseq_plugin.launch.jobs.failures import Failure
 from metaseq_plugin.launch.jobs.lock import wait_until_free
 from metaseq_plugin.launch.jobs.place import Place
-from metaseq_plugin.launch.jobs.policy import decide
+from metaseq_plugin.launch.jobs.policy import decide, is_in_vain
 from metaseq_plugin.launch.jobs.told import Told
 from metaseq_plugin.launch.spec import Launch
 
@@ -126,6 +126,11 @@ class Keeper:
         is_ours = slurm.is_ours(state, self.place.requeues)
         asks_to_end = self.told.to_end and state.state == slurm.RUNNING and not state.is_preempted
         if is_ours and not asks_to_end:
+            ends_at_limit = not has_saved and not state.is_preempted
+            if ends_at_limit and is_in_vain(fields["update"], self._events()):
+                self._give_up(
+                    "two starts in a row came to no update within --time; set a longer one"
+                )
             self._requeue({**fields, "kind": "saved_and_requeued" if has_saved else "preempted"})
         is_stopped = not slurm.has_come_back(state, self.place.requeues)
         self._record("stopped" if is_stopped else "preempted", state=state.state, **fields)

@@ -11,6 +11,7 @@ from metaseq_plugin.launch.jobs.failures import Failure
 from metaseq_plugin.launch.spec import Survival
 
 FAILURES = ("failed", "hang")
+REQUEUED = ("saved_and_requeued", "preempted")
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,13 @@ def decide(failure: Failure, before: Sequence[Mapping[str, Any]], survival: Surv
             break
         in_vain += 1
     return Decision("", survival.backoff * 2**in_vain, restarts + 1)
+
+
+def is_in_vain(update: int, before: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a start that the time limit ends at ``update``, with nothing saved, came no further than the last one.
+
+    Args:
+        before: the events of this job up to now.
+    """
+    ends = [event for event in before if event["kind"] in (*REQUEUED, *FAILURES)]
+    return bool(ends) and ends[-1]["kind"] == "preempted" and ends[-1].get("update") == update

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from metaseq_plugin.launch.jobs.failures import Failure
-from metaseq_plugin.launch.jobs.policy import decide
+from metaseq_plugin.launch.jobs.policy import decide, is_in_vain
 from metaseq_plugin.launch.spec import Survival
 
 SURVIVAL = Survival(max_restarts=3, backoff=10.0)
@@ -45,3 +45,12 @@ def test_more_than_max_restarts_are_given_up() -> None:
     before = [RESTARTING, RESTARTING, RESTARTING]
     assert "--max-restarts" in decide(KILLED, before, SURVIVAL).gives_up
     assert not decide(KILLED, before[:2], SURVIVAL).gives_up
+
+
+def test_two_starts_in_a_row_without_an_update_are_in_vain() -> None:
+    ended: dict[str, Any] = {"kind": "preempted", "update": 7}
+    assert is_in_vain(7, [ended, {"kind": "started"}])
+    assert not is_in_vain(8, [ended, {"kind": "started"}])
+    assert not is_in_vain(7, [{"kind": "started"}])
+    assert not is_in_vain(7, [ended, {"kind": "saved_and_requeued", "update": 7}])
+    assert not is_in_vain(7, [ended, failed(KILLED), RESTARTING])
