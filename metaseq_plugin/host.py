@@ -24,6 +24,7 @@ from metaseq_plugin.formats.metaseq.names import is_metaseqs_own
 from metaseq_plugin.formats.model import read_model
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.peers import all_ranks
+from metaseq_plugin.ledger import run_meter
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.sizes import is_opt
 from metaseq_plugin.storage import torch_file
@@ -76,6 +77,21 @@ class OPTHost:
         if cfg.checkpoint.no_save:
             return nullcontext()
         return alone_in(Path(cfg.checkpoint.save_dir), all_ranks())
+
+    def metering(self) -> ContextManager[None]:
+        return run_meter.metering()
+
+    def measure(self, trainer: Any, epoch_itr: Any) -> None:
+        run_meter.measure(trainer, epoch_itr)
+
+    def tick(self, update: int) -> None:
+        meter = run_meter.current()
+        if meter is not None:
+            meter.tick(update)
+
+    def measured(self, stats: Any, tokens: Optional[int]) -> Dict[str, float]:
+        meter = run_meter.current()
+        return {} if meter is None else meter.added(stats, tokens)
 
     def saves_on_signal(self, cfg: Any) -> bool:
         return not is_set(cfg.task, "no_save_on_signal")

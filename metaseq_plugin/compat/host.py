@@ -31,6 +31,18 @@ class Host(Protocol):
     def alone(self, cfg: Any) -> ContextManager[None]:
         """For the time of the block, no other run saves where this one does; collective."""
 
+    def metering(self) -> ContextManager[None]:
+        """For the time of the block, what a run computes and uses may be measured."""
+
+    def measure(self, trainer: Any, epoch_itr: Any) -> None:
+        """An epoch begins; before the first one, begin to measure. Collective."""
+
+    def tick(self, update: int) -> None:
+        """A step of training or validation has been made."""
+
+    def measured(self, stats: Any, tokens: Optional[int]) -> Dict[str, float]:
+        """What a log line of ``stats`` gains; ``tokens`` are those of the run so far, where they were counted."""
+
     def saves_on_signal(self, cfg: Any) -> bool:
         """Whether the run saves what it has, and then ends, on SIGINT and SIGTERM."""
 
