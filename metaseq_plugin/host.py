@@ -25,6 +25,7 @@ from metaseq_plugin.formats.model import read_model
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.peers import all_ranks
 from metaseq_plugin.ledger import run_meter
+from metaseq_plugin.ledger.recorder import Recorder, current_recorder, recording
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.sizes import is_opt
 from metaseq_plugin.storage import torch_file
@@ -81,8 +82,10 @@ class OPTHost:
     def metering(self) -> ContextManager[None]:
         return run_meter.metering()
 
-    def measure(self, trainer: Any, epoch_itr: Any) -> None:
-        run_meter.measure(trainer, epoch_itr)
+    def epoch_begins(self, epoch_itr: Any) -> None:
+        meter = run_meter.current()
+        if meter is not None:
+            meter.epoch_itr = epoch_itr
 
     def tick(self, update: int) -> None:
         meter = run_meter.current()
@@ -92,6 +95,9 @@ class OPTHost:
     def measured(self, stats: Any, tokens: Optional[int]) -> Dict[str, float]:
         meter = run_meter.current()
         return {} if meter is None else meter.added(stats, tokens)
+
+    def recorded(self, cfg: Any) -> ContextManager[Optional[Recorder]]:
+        return recording(cfg, all_ranks())
 
     def saves_on_signal(self, cfg: Any) -> bool:
         return not is_set(cfg.task, "no_save_on_signal")
@@ -122,6 +128,10 @@ class OPTHost:
         if trainer.cfg.distributed_training.distributed_rank == 0:
             report_start(trainer, epoch_itr)
             keep_configuration(trainer.cfg)
+        run_meter.begin(trainer)
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.ready(trainer, is_resumed=extra_state is not None)
         return extra_state, epoch_itr
 
     def member(self, path: str) -> Optional[str]:

@@ -34,7 +34,7 @@ def beginning(train: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
         host = host_of(trainer.cfg)
         if host is not None:
-            host.measure(trainer, epoch_itr)
+            host.epoch_begins(epoch_itr)
         return train(cfg, trainer, task, epoch_itr)
 
     return wrapper

@@ -11,7 +11,6 @@
 
 import json
 import os
-import platform
 import time
 from pathlib import Path
 from typing import NamedTuple, Optional
@@ -20,6 +19,7 @@ from uuid import uuid4
 import torch
 
 from metaseq_plugin.ledger.rates import known_device
+from metaseq_plugin.ledger.surroundings import cpu_model
 from metaseq_plugin.storage import atomic
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,17 +39,7 @@ class Peak(NamedTuple):
 
 def device_name(device: torch.device) -> str:
     """What its driver calls a GPU; of a CPU, its model."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
-def cpu_name() -> str:
-    """The processor's name as Linux has it, else the kind of machine."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
 
 
 def peak_of(device: torch.device, precision: str, cache: Optional[Path] = None) -> Peak:

@@ -1,7 +1,7 @@
 """What a run computes and uses while it trains: the numbers that fairseq's log lines, and so all trackers, gain.
 
     with metering():                       # around the run, on every rank
-        measure(trainer, epoch_itr)        # before each epoch; at the first, the ranks tell each other where they are
+        begin(trainer)                     # before the first update; the ranks tell each other where they are
         current().tick(update)             # behind each step
         current().added(stats, tokens)     # {"tokens": …, "tflops": …, "mfu": …, "hfu": …, "kwh": …, "eta": …}
 
@@ -30,6 +30,8 @@ from metaseq_plugin.layout.peers import all_ranks
 from metaseq_plugin.ledger.energy import JOULES_OF_KWH
 from metaseq_plugin.ledger.files import ledger_folder
 from metaseq_plugin.ledger.node_energy import (
+    ESTIMATED,
+    MEASURED,
     Devices,
     NodeEnergy,
     Used,
@@ -39,8 +41,11 @@ from metaseq_plugin.ledger.node_energy import (
 from metaseq_plugin.ledger.options import option
 from metaseq_plugin.ledger.peak import device_name, peak_of
 from metaseq_plugin.ledger.prometheus import write_metrics
+from metaseq_plugin.ledger.recorder import current_recorder
 from metaseq_plugin.ledger.remaining import seconds_left
-from metaseq_plugin.ledger.throughput import Rates, Throughput, flops_of_run
+from metaseq_plugin.ledger.start import model_facts
+from metaseq_plugin.ledger.throughput import Rates, Throughput
+from metaseq_plugin.storage.json_lines import Row
 
 logger = logging.getLogger("fairseq_cli.train")  # --log-file is a handler of this one
 
@@ -108,6 +113,8 @@ class RunMeter:
         self.epoch_itr: Any = None
         self._update = self._in_metrics = 0
         self._others, self._others_read = Used(), -math.inf
+        used = self.energy()
+        self._joules = 0.0 if used is None else used.joules  # when the last line was written
 
     def tick(self, update: int) -> None:
         """A step has been made: ``update`` updates in all."""
@@ -138,6 +145,23 @@ class RunMeter:
             )
         joules, is_measured = self._others
         return Used(self.node.joules() + joules, self.node.is_measured and is_measured)
+
+    def of_window(self, row: Row) -> Row:
+        """What a line of updates.jsonl gains on rank 0: rates while it trained, energy of the whole of its time."""
+        found: Row = {}
+        trained = row["computing"] + row["waiting"]
+        rates = self.rates(row["ntokens"] / trained) if trained > 0 else None
+        if rates is not None:
+            found.update(rates._asdict())
+        used = self.energy()
+        if used is not None:
+            joules, self._joules = used.joules - self._joules, used.joules
+            found.update(
+                joules=joules,
+                watts=joules / row["seconds"] if row["seconds"] > 0 else None,
+                energy_is=word_of(used),
+            )
+        return found
 
     def added(self, stats: Mapping[str, Any], tokens: Optional[int]) -> Dict[str, float]:
         """What a log line gains, on rank 0.
@@ -171,9 +195,13 @@ class RunMeter:
             write_metrics(Path(path), self.cfg.checkpoint.save_dir, numbers)
 
 
+def word_of(used: Used) -> str:
+    return MEASURED if used.is_measured else ESTIMATED
+
+
 def kwh_name(used: Used) -> str:
     """Under which energy is logged: an estimate says so."""
-    return "kwh" if used.is_measured else "kwh_estimated"
+    return "kwh" if used.is_measured else f"kwh_{ESTIMATED}"
 
 
 def folder_of(cfg: Any) -> Optional[Path]:
@@ -191,16 +219,13 @@ def precision_of(cfg: Any) -> str:
 
 
 def throughput_of(trainer: Any, num_devices: int) -> Throughput:
-    """What the tokens of the run cost, from its options and dictionary."""
-    cfg = trainer.cfg
-    model, longest = cfg.model, int(cfg.model.decoder_max_positions)
-    asked = int(cfg.task.tokens_per_sample) if "tokens_per_sample" in cfg.task else longest
-    types = len(trainer.task.source_dictionary)
+    """What the tokens of the run cost, and what its devices could do."""
+    facts = model_facts(trainer)
     return Throughput(
-        flops=flops_of_run(model, min(asked, longest), types),
-        recomputes=bool(model.checkpoint_activations),
-        peak=peak_of(trainer.device, precision_of(cfg)),
-        num_devices=num_devices,
+        facts["flops_per_token"],
+        facts["hardware_flops_per_token"],
+        peak_of(trainer.device, precision_of(trainer.cfg)),
+        num_devices,
     )
 
 
@@ -226,35 +251,42 @@ def metering() -> Iterator[None]:
             meter.close()
 
 
-def measure(trainer: Any, epoch_itr: Any) -> None:
-    """An epoch of ``trainer`` begins; its run is metered from its first one on, unless --no-ledger. Collective."""
-    if option(trainer.cfg.task, "no_ledger"):
-        return
-    meter = _meter.get()
-    if meter is None:
-        meter = begin(trainer)
-        _meter.set(meter)
-    meter.epoch_itr = epoch_itr
-
-
-def begin(trainer: Any) -> RunMeter:
-    """A meter for the run of ``trainer``; collective."""
+def begin(trainer: Any) -> None:
+    """Meter the run of ``trainer``, whose first update is next, unless --no-ledger; collective."""
     cfg, ranks = trainer.cfg, all_ranks()
+    if option(cfg.task, "no_ledger") or _meter.get() is not None:
+        return
     places: List[Place] = ranks.all_gather(place_of(trainer.device))
     own = places[ranks.rank]
     mine = [rank for rank, place in enumerate(places) if place.machine == own.machine]
     node = None
     if ranks.rank == mine[0]:
-        node = node_energy(
-            trainer, [places[rank] for rank in mine], node_names(places)[own.machine]
-        )
+        name = node_names(places)[own.machine]
+        node = node_energy(trainer, [places[rank] for rank in mine], name)
     throughput = throughput_of(trainer, ranks.size) if ranks.rank == 0 else None
+    meter = RunMeter(cfg, throughput, node, len({place.machine for place in places}))
+    _meter.set(meter)
     if throughput is not None:
-        peak, source = throughput.peak
-        words = f"{peak / 1e12:.4g} TFLOP/s a device in {precision_of(cfg)} ({source})"
-        logger.info(f"{'peak':{NAME_WIDTH}} {words}")
-        logger.info(f"{'energy':{NAME_WIDTH}} {energy_words(node)}")
-    return RunMeter(cfg, throughput, node, len({place.machine for place in places}))
+        tell(throughput, precision_of(cfg), meter)
+
+
+def tell(throughput: Throughput, precision: str, meter: RunMeter) -> None:
+    """Say against what the run is measured, in the log and in the ledger."""
+    flops, source = throughput.peak
+    words = f"{flops / 1e12:.4g} TFLOP/s a device in {precision} ({source})"
+    logger.info(f"{'peak':{NAME_WIDTH}} {words}")
+    logger.info(f"{'energy':{NAME_WIDTH}} {energy_words(meter.node)}")
+    recorder = current_recorder()
+    if recorder is not None:
+        recorder.facts.update(
+            peak_flops=flops,
+            peak_source=source,
+            precision=precision,
+            num_devices=throughput.num_devices,
+            num_nodes=meter.num_nodes,
+            energy_source=None if meter.node is None else meter.node.source,
+        )
+        recorder.sources.append(meter.of_window)
 
 
 def node_energy(trainer: Any, places: List[Place], name: str) -> Optional[NodeEnergy]:
@@ -275,4 +307,4 @@ def energy_words(node: Optional[NodeEnergy]) -> str:
     """What is read of rank 0's machine."""
     if node is None:
         return "unknown: no counter can be read, and no rated power is known. Set --device-watts"
-    return f"{'measured' if node.is_measured else 'estimated'}: {node.source}"
+    return f"{MEASURED if node.is_measured else ESTIMATED}: {node.source}"
