@@ -131,7 +131,7 @@ class OPTHost:
         run_meter.begin(trainer)
         recorder = current_recorder()
         if recorder is not None:
-            recorder.ready(trainer, is_resumed=extra_state is not None)
+            recorder.ready(trainer)
         return extra_state, epoch_itr
 
     def member(self, path: str) -> Optional[str]:
