@@ -115,7 +115,8 @@ class RunMeter:
         self._has_warned = False
         self._others, self._others_read = Used(), -math.inf
         used = self.energy()
-        self._joules = 0.0 if used is None else used.joules  # when the last line was written
+        # At the last line of the ledger's numbers; the first of them has the energy of what came before it, too.
+        self._joules, self._read_at = 0.0 if used is None else used.joules, time.monotonic()
 
     def tick(self, update: int) -> None:
         """A step has been made: ``update`` updates in all."""
@@ -148,7 +149,7 @@ class RunMeter:
         return Used(self.node.joules() + joules, self.node.is_measured and is_measured)
 
     def of_window(self, row: Row) -> Row:
-        """What a line of updates.jsonl gains on rank 0: rates while it trained, energy of the whole of its time."""
+        """What a line of updates.jsonl gains on rank 0: rates while it trained, energy since the line before it."""
         found: Row = {}
         trained = row["computing"] + row["waiting"]
         rates = self.rates(row["ntokens"] / trained) if trained > 0 else None
@@ -157,11 +158,8 @@ class RunMeter:
         used = self.energy()
         if used is not None:
             joules, self._joules = used.joules - self._joules, used.joules
-            found.update(
-                joules=joules,
-                watts=joules / row["seconds"] if row["seconds"] > 0 else None,
-                energy_is=word_of(used),
-            )
+            seconds, self._read_at = time.monotonic() - self._read_at, time.monotonic()
+            found.update(joules=joules, watts=joules / seconds, energy_is=word_of(used))
         return found
 
     def added(self, stats: Mapping[str, Any], tokens: Optional[int]) -> Dict[str, float]:
