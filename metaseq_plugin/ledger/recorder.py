@@ -279,7 +279,7 @@ def opened(cfg: Any, stack: ExitStack) -> Recorder:
     """The recorder of a new start, its ``start`` written; ``stack`` closes its files."""
     folder = ledger_folder(Path(cfg.checkpoint.save_dir))
     try:
-        before = read_ledger(folder.parent)
+        before = read_ledger(folder.parent, with_updates=False)
         if before.is_newer:
             raise UserError(
                 f"`--save-dir` must have a ledger of format {FORMAT}, but {folder} is of {before.format}: a later "
