@@ -56,7 +56,9 @@ def test_the_numbers_of_a_line(data: Path, tmp_path: Path) -> None:
     for row in rows:
         speed = float(row["wps"])
         assert float(row["tflops"]) == pytest.approx(speed * flops / 1e12, rel=1e-3)
-        assert float(row["mfu"]) == float(row["hfu"]) == pytest.approx(speed * flops / PEAK, rel=1e-3)
+        assert (
+            float(row["mfu"]) == float(row["hfu"]) == pytest.approx(speed * flops / PEAK, rel=1e-3)
+        )
         left = (8 - int(row["num_updates"])) * float(row["wpb"]) / speed
         assert float(row["eta"]) == pytest.approx(left, abs=0.51)
         # 36 W are 0.00001 kWh a second.
@@ -70,7 +72,7 @@ def test_the_numbers_of_a_line(data: Path, tmp_path: Path) -> None:
     assert kept["update"] == 8
     exported = (tmp_path / "opt.prom").read_text()
     assert f'metaseq_train_updates_total{{run="{tmp_path}"}} 8.0' in exported
-    assert f"metaseq_train_mfu_ratio{{run=\"{tmp_path}\"}} {float(rows[-1]['mfu'])!r}" in exported
+    assert f'metaseq_train_mfu_ratio{{run="{tmp_path}"}} {float(rows[-1]["mfu"])!r}' in exported
 
 
 def test_the_ledger_has_them_too(data: Path, tmp_path: Path) -> None:
@@ -87,7 +89,9 @@ def test_the_ledger_has_them_too(data: Path, tmp_path: Path) -> None:
         assert row["mfu"] == pytest.approx(speed * flops / PEAK)
         assert row["watts"] == pytest.approx(36, rel=0.05)
         assert row["energy_is"] == "estimated"
-    events = [json.loads(row) for row in (tmp_path / "ledger/events.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(row) for row in (tmp_path / "ledger/events.jsonl").read_text().splitlines()
+    ]
     (ready,) = [event for event in events if event["kind"] == "ready"]
     assert (ready["peak_flops"], ready["peak_source"]) == (PEAK, "measured product")
     assert (ready["num_devices"], ready["num_nodes"], ready["precision"]) == (1, 1, "fp32")
@@ -101,7 +105,9 @@ def test_tokens_and_energy_go_on_over_two_restarts(
 ) -> None:
     """As fairseq's own sum does not: it saves the one that it has loaded."""
     end = stops[1] + 3
-    straight = lines(train(data, tmp_path / "a", *OPTIONS, "--max-update", end, prepare=a_known_peak))
+    straight = lines(
+        train(data, tmp_path / "a", *OPTIONS, "--max-update", end, prepare=a_known_peak)
+    )
     for stop in (*stops, end):
         resumed = train(
             data, tmp_path / "b", *OPTIONS, "--max-update", stop, "--log-interval", 1,
@@ -196,7 +202,10 @@ def test_tensorboard_draws_them(data: Path, tmp_path: Path) -> None:
         (("--pue", 0.9), "`--pue` must be at least 1, but is 0.9. LLaMA's paper assumed 1.1."),
         (("--device-watts", -3), "`--device-watts` must be above 0, but is -3."),
         (("--carbon-intensity", "Mars"), "`--carbon-intensity` must be g/kWh"),
-        (("--metrics-file", "x.prom", "--no-ledger"), "`--metrics-file` must come without --no-ledger"),
+        (
+            ("--metrics-file", "x.prom", "--no-ledger"),
+            "`--metrics-file` must come without --no-ledger",
+        ),
         (("--metrics-file", "/nowhere/x.prom"), "`--metrics-file` must be in a folder that exists"),
     ],
 )
