@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, Iterator, Optional
 
 from metaseq_plugin.compat.errors import UserError, brief
 from metaseq_plugin.compat.parallel_doors import host_of_rank
-from metaseq_plugin.compat.trackers import MLFLOW_FIELD
+from metaseq_plugin.compat.trackers import mlflow_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def tracking(main: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(main)
     def wrapper(cfg: Any) -> Any:
-        asked = cfg.task.get(MLFLOW_FIELD)
+        asked = mlflow_experiment(cfg.task)
         is_first = cfg.distributed_training.distributed_rank == 0
         if host_of_rank(cfg) is None or not asked or not is_first:
             return main(cfg)

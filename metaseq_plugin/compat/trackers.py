@@ -6,7 +6,7 @@ around ``fairseq_cli.train.main``, and looks for them without importing any.
 
 from functools import wraps
 from importlib.util import find_spec
-from typing import Any, Callable, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Tuple
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.compat.parallel_doors import host_of_rank
@@ -38,7 +38,7 @@ def requiring_installed(main: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(main)
     def wrapper(cfg: Any) -> Any:
         if host_of_rank(cfg) is not None:
-            check_trackers({**cfg.common, MLFLOW_FIELD: cfg.task.get(MLFLOW_FIELD)})
+            check_trackers({**cfg.common, MLFLOW_FIELD: mlflow_experiment(cfg.task)})
         return main(cfg)
 
     return wrapper
@@ -54,6 +54,11 @@ def check_trackers(options: Mapping[str, Any]) -> None:
     ]
     if problems:
         raise UserError(*problems)
+
+
+def mlflow_experiment(task: Any) -> Optional[str]:
+    """The one that was asked for; tasks other than ours do not know the option."""
+    return task[MLFLOW_FIELD] if MLFLOW_FIELD in task else None  # noqa: SIM401 (omegaconf's get raises)
 
 
 def is_installed(module: str) -> bool:

@@ -149,6 +149,24 @@ def test_a_run_that_saves_nothing_is_metered_too(data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_task_of_fairseqs_own_has_the_numbers_too(data: Path, tmp_path: Path) -> None:
+    """It does not know the options of the ledger, whose defaults hold."""
+    ended = train(
+        data,
+        tmp_path,
+        *OPTIONS,
+        "--task",
+        "language_modeling",
+        "--max-update",
+        4,
+        prepare=a_known_peak,
+    )
+    flops = model_flops(OPTSize(2, 16, 2), 32, VOCAB, dropout=0.1).training
+    for row in lines(ended):
+        assert float(row["mfu"]) == pytest.approx(float(row["wps"]) * flops / PEAK, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_two_ranks_are_two_devices_on_one_machine(data: Path, tmp_path: Path) -> None:
     ended = train_ranks(
         2, data, tmp_path, *OPTIONS, "--max-update", 4, "--device-watts", 36, prepare=a_known_peak
