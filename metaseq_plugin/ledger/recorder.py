@@ -116,9 +116,8 @@ class Recorder:
         """All is loaded, and the first update is next."""
         update = trainer.get_num_updates()
         self.clock.begins_at(update)
-        self.event(
-            "ready", seconds=self.clock.seconds, first_update=update, **model_facts(trainer), **self.facts
-        )  # fmt: skip
+        known = {"first_update": update, **model_facts(trainer), **self.facts}
+        self.event("ready", **{**known, "seconds": self.clock.seconds})
         if self._loaded is not None:
             self._resumed(self._loaded)
 
