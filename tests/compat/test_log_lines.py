@@ -1,6 +1,7 @@
 """What fairseq's log lines, trackers and files gain: the right numbers, over restarts and ranks, and none with --no-ledger."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -23,8 +24,8 @@ def a_known_peak(rank: int = 0) -> None:
     """For ``prepare``: products are not measured, and no counter of this machine is read."""
     from metaseq_plugin.ledger import node_energy, peak
 
-    peak.product_rate = lambda device, dtype: PEAK  # type: ignore[assignment]
-    node_energy.cpu_counter = lambda: None  # type: ignore[assignment]
+    vars(peak)["product_rate"] = lambda device, dtype: PEAK
+    vars(node_energy)["cpu_counter"] = lambda: None
 
 
 def lines(ended: Ended, tag: str = "train_inner") -> List[Dict[str, Any]]:
@@ -108,11 +109,13 @@ def test_tokens_and_energy_go_on_over_two_restarts(
     straight = lines(
         train(data, tmp_path / "a", *OPTIONS, "--max-update", end, prepare=a_known_peak)
     )
-    for stop in (*stops, end):
-        resumed = train(
+    *_, resumed = [
+        train(
             data, tmp_path / "b", *OPTIONS, "--max-update", stop, "--log-interval", 1,
             prepare=a_known_peak,
-        )  # fmt: skip
+        )
+        for stop in (*stops, end)
+    ]  # fmt: skip
     tokens = {row["num_updates"]: row["tokens"] for row in lines(resumed)}
     expected = {row["num_updates"]: row["tokens"] for row in straight}
     assert tokens.keys() & expected.keys()
@@ -200,13 +203,12 @@ def test_nothing_of_training_changes(data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_tensorboard_draws_them(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reader: Any = import_module("tensorboard.backend.event_processing.event_accumulator")
     ended = train(
         data, tmp_path, *OPTIONS, "--max-update", 4, "--tensorboard-logdir", tmp_path / "tb",
         prepare=a_known_peak,
     )  # fmt: skip
-    drawn = EventAccumulator(str(tmp_path / "tb/train_inner")).Reload()
+    drawn = reader.EventAccumulator(str(tmp_path / "tb/train_inner")).Reload()
     for row, place in zip(lines(ended), range(2), strict=True):
         for name in ("tokens", "tflops", "mfu", "hfu", "kwh_estimated", "eta"):
             scalar = drawn.Scalars(name)[place]

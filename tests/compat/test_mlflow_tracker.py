@@ -1,6 +1,7 @@
 """--mlflow-experiment: the lines of a run and of its restart in one MLflow run, in MLflow's own files."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,13 +77,12 @@ def test_a_store_that_cannot_be_asked_is_refused(
 @pytest.mark.slow
 def test_a_server_that_is_gone_stops_no_run(client: Any, tmp_path: Path) -> None:
     def losing() -> None:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
+        mlflow: Any = import_module("mlflow")
 
         def log_batch(*args: Any, **kwargs: Any) -> None:
-            raise MlflowException("no answer")
+            raise mlflow.exceptions.MlflowException("no answer")
 
-        MlflowClient.log_batch = log_batch  # type: ignore[method-assign]
+        mlflow.MlflowClient.log_batch = log_batch
 
     ended = train(
         write_data(tmp_path / "data"), tmp_path / "run", *OPTIONS, "--max-update", 4, prepare=losing
