@@ -44,7 +44,11 @@ NOT_RUN = {
     "srun -N 2": "asks the cluster above; tests/slurm/test_cluster.py",
 }
 # An option that asks for a package that the plugin does not depend on.
-OPTIONAL = {"--tensorboard-logdir": "tensorboard", "--wandb-project": "wandb"}
+OPTIONAL = {
+    "--tensorboard-logdir": "tensorboard",
+    "--wandb-project": "wandb",
+    "--mlflow-experiment": "mlflow",
+}
 # The beginning of a block that is shown and not printed by the commands above it -> why.
 NOT_PRINTED = {
     "docs/architecture.md:1  2": "drawn and held by scripts/architecture.py",
@@ -52,6 +56,8 @@ NOT_PRINTED = {
     "docs/checkpoints.md:fairseq-train: error: runs/a": "a damaged file; tests/checkpoint/test_set.py",
     "docs/checkpoints.md:fairseq-train: SIGINT": "a run stopped by hand; tests/compat/test_stop_on_signal.py",
     "docs/data.md:corpus": "of a corpus with planted faults; tests/data/tools",
+    "docs/energy.md:peak": "of one machine; tests/compat/test_log_lines.py",
+    "docs/energy.md:tflops": "formulas; tests/ledger/test_throughput.py",
     "docs/fairseq.md:fairseq_cli.train.main": "a walk through files",
     "docs/parallelism.md:model part 0": "a drawing",
     "docs/serve.md:loading runs/": "said by a server, which is not run here; tests/serve/test_command.py",
