@@ -112,7 +112,7 @@ class OPTHost:
             keep_configuration(trainer.cfg)
             recorder = current_recorder()
             if recorder is not None:
-                recorder.ready(trainer, is_resumed=extra_state is not None)
+                recorder.ready(trainer)
         return extra_state, epoch_itr
 
     def member(self, path: str) -> Optional[str]:
