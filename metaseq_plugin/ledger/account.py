@@ -1,9 +1,9 @@
 """The account of a run: what a ledger comes to, as ``metaseq report``, the page and the chronicle show it.
 
-    account = read_account(Path("runs/a"))
+    account = read_account(Path("runs/a"))         # read_account.py
     account.updates.kept, account.seconds["waiting"], account.numbers["co2e"]
 
-The steps of reading:
+The steps of ``read_account``:
 (1) ``files.py`` reads the events; what is foreign is counted, what is missing is said in ``problems``;
 (2) ``history.py`` makes starts of them, and stretches of updates that went on one from another;
 (3) the lines of updates.jsonl pass through once, one at a time: ``curves.py`` thins them out, ``times.py`` sums
@@ -30,7 +30,8 @@ KINDS = (
     "lost",  # whatever was spent on updates that were lost
     "unknown",  # the ledger does not say
 )
-MEASURED, ESTIMATED, ASSUMED, UNKNOWN = "measured", "estimated", "assumed", "unknown"
+MEASURED, ESTIMATED, UNKNOWN = "measured", "estimated", "unknown"
+ASSUMED, GIVEN = "assumed", "given"  # of settings: a default, or what somebody set
 RUNNING, FINISHED, STOPPED, FAILED, KILLED = "running", "finished", "stopped", "failed", "killed"
 
 
@@ -39,7 +40,7 @@ class Number(NamedTuple):
 
     Attributes:
         value: None where it is unknown.
-        basis: MEASURED, ESTIMATED (from a rated power and the like), ASSUMED (a default) or UNKNOWN.
+        basis: MEASURED, ESTIMATED (with a rated power, an average, a formula) or UNKNOWN; ASSUMED or GIVEN.
         formula: with its inputs; or why it is unknown.
     """
 

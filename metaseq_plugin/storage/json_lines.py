@@ -1,0 +1,94 @@
+"""Files of one JSON object a line, to which a process appends while others read.
+
+    with Lines(path) as lines:
+        lines.append({"time": 1795804419.2, "kind": "save"}, durable=True)
+    read_lines(path)
+
+A line is written by one ``write`` to a file opened for appending. A line that somebody was killed in the middle of,
+or that a full disk cut, stays; the next one begins on a line of its own, and whoever reads counts what is none.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+Row = Dict[str, Any]
+
+
+class Lines:
+    """A file that rows are appended to; it and its folder are made if they are not there.
+
+    Raises:
+        OSError: it cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o644)
+        size = os.fstat(self._descriptor).st_size
+        self._is_torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+
+    def append(self, row: Row, durable: bool) -> None:
+        """Write one row; what JSON cannot hold is written as its text, NaN and infinity as null.
+
+        Args:
+            durable: wait until the disk has it.
+
+        Raises:
+            OSError: it could not be written, or only a part of it.
+        """
+        line = (json.dumps(finite(row), default=str) + "\n").encode()
+        whole = b"\n" + line if self._is_torn else line
+        written = os.write(self._descriptor, whole)
+        self._is_torn = 0 < written < len(whole) or (self._is_torn and written == 0)
+        if written < len(whole):  # a disk that is full takes a part; the next write says why
+            os.write(self._descriptor, whole[written:])
+            self._is_torn = False
+        if durable:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+
+def finite(value: Any) -> Any:
+    """``value`` with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_lines(path: Path) -> List[bytes]:
+    """The lines of a file that are not blank; none where there is no file.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return [line for line in raw.split(b"\n") if line.strip()]
+
+
+def parse_row(line: bytes) -> Optional[Row]:
+    """The row in a line, or None: a torn line, one that is not JSON or no object, or without a time."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    when = row.get("time") if isinstance(row, dict) else None
+    is_number = isinstance(when, (int, float)) and not isinstance(when, bool)
+    return row if is_number and abs(when) < math.inf else None
