@@ -165,7 +165,9 @@ def described(plot: Plot, lines: list[dict[str, Any]], names: Sequence[str]) -> 
         each["colour"] = number % COLOURS
         if len(names) > 1:
             is_only = sum(other["run"] == each["run"] for other in lines) == 1
-            each["name"] = names[each["run"]] if is_only else f"{names[each['run']]}: {each['name']}"
+            each["name"] = (
+                names[each["run"]] if is_only else f"{names[each['run']]}: {each['name']}"
+            )
     return {
         "key": plot.key, "title": plot.title, "unit": plot.unit, "base": plot.base,
         "fromZero": plot.from_zero, "lines": lines,
