@@ -40,9 +40,7 @@ def assembled(
 ) -> Account:
     """The account; ``problems`` is added to."""
     curve, times, totals = folded
-    starts = [
-        start_of(told, history, times, launch_events, now) for told in history.starts.values()
-    ]
+    starts = [start_of(told, history, times, launch_events, now) for told in history.starts.values()]
     last = starts[-1]
     what = {**history.starts[last.number].of("start")}
     updates = total_updates(starts, history.stretches)
@@ -181,9 +179,7 @@ def faults(
                 f"{before.number} ends: a clock was set back."
             )
         if after.number > before.number + 1:
-            said.append(
-                f"Of the starts between {before.number} and {after.number} nothing is known."
-            )
+            said.append(f"Of the starts between {before.number} and {after.number} nothing is known.")
     for start in starts:
         end = history.starts[start.number].end or {}
         if whole(end.get("done"), start.updates.done) != start.updates.done:

@@ -111,9 +111,7 @@ class History:
             least = min(least, stretch.first)
 
 
-def read_history(
-    events: Sequence[Row], tally: Optional[Tally], more: Iterable[Row] = ()
-) -> History:
+def read_history(events: Sequence[Row], tally: Optional[Tally], more: Iterable[Row] = ()) -> History:
     """Starts and stretches.
 
     Args:

@@ -115,7 +115,9 @@ def read_account(
     problems = [f"{foreign:,} lines are torn, or not the ledger's: left out."] if foreign else []
     seen = time.time() if now is None else now
     sums = (folded.curve, folded.times, folded.totals)
-    return assembled(run, history, sums, events, launch_events, metered, settings, seen, problems)
+    return assembled(
+        run, history, sums, events, launch_events, metered, settings, seen, problems
+    )
 
 
 def read_meters(folder: Path) -> Optional[Metered]:
@@ -128,6 +130,5 @@ def read_meters(folder: Path) -> Optional[Metered]:
     return Metered(
         sum(joules for _, joules in known),
         len(known) == len(rows) and all(row.get("energy_is") == MEASURED for row, _ in known),
-        f"{len(known)} machines: "
-        + "; ".join(sorted({str(row.get("source")) for row, _ in known})),
+        f"{len(known)} machines: " + "; ".join(sorted({str(row.get("source")) for row, _ in known})),
     )

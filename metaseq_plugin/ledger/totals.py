@@ -118,9 +118,7 @@ def numbers_of(
     }
     for name in MEANS:
         unit = "TFLOP/s a device" if name == "tflops" else "of the peak"
-        found[name] = said(
-            totals.mean(name), unit, ESTIMATED, "mean over the lines, by their seconds"
-        )
+        found[name] = said(totals.mean(name), unit, ESTIMATED, "mean over the lines, by their seconds")
     found.update(flops(totals, what))
     devices = devices_of(what)
     found["device_hours"] = device_hours(devices, busy_seconds)
