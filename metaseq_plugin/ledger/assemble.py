@@ -56,7 +56,7 @@ def assembled(
     what = {**history.starts[last.number].of("start")}
     max_update = read_max_update(what)
     pace = totals.seconds_per_update()
-    reached = history.stretches[-1].last if history.stretches else 0
+    reached = history.update
     to_go = None if max_update is None or pace is None else (max_update - reached) * pace
     updates = total_updates(starts, reached)
     problems += faults(history, starts, events, updates)
@@ -99,7 +99,7 @@ def start_of(
         begin=told.begin,
         end=told.seen,
         first_update=told.first,
-        last_update=stretches[-1].last if stretches else None,
+        last_update=stretches[-1].last if stretches else told.last or 0,
         updates=Updates(done, kept, done - kept),
         seconds=times.seconds_of(told),
         reason=reason,
