@@ -148,7 +148,8 @@ class Account:
             "device_kwh", "pue", "kwh", "intensity", "co2e".
         curve: what is kept and what was lost, in the order in which it was made.
         valid: validations of the updates that were kept: {"subset", "update", "loss", "ppl", "time", "seconds"}.
-        events: of the ledger and of the launcher (these with "of": "launch"), by time.
+        events: of the ledger, of the launcher (with "of": "launch"), and "killed" for each start that could not write
+            its end ("of": "reader"); by time.
         problems: a sentence each: what is missing, foreign or does not fit.
     """
 

@@ -80,7 +80,7 @@ def assembled(
         numbers=numbers_of(totals, what, metered, busy, settings, problems),
         curve=curve.points(),
         valid=[event for event in events if event["kind"] == "valid" and history.was_kept(event)],
-        events=merged(events, launch_events),
+        events=merged([*events, *kills(starts)], launch_events),
         problems=problems,
     )
 
@@ -151,6 +151,18 @@ def all_seconds(starts: Sequence[Start]) -> Dict[str, float]:
     for before, after in itertools.pairwise(starts):
         found["idle"] += max(0.0, after.begin - before.end)
     return found
+
+
+def kills(starts: Sequence[Start]) -> List[Row]:
+    """The ends that nobody was left to write."""
+    return [
+        {
+            "time": start.end, "kind": KILLED, "update": start.last_update, "start": start.number,
+            "reason": start.reason, "of": "reader",
+        }
+        for start in starts
+        if start.state == KILLED
+    ]  # fmt: skip
 
 
 def merged(events: Sequence[Row], launch_events: Sequence[Row]) -> List[Row]:

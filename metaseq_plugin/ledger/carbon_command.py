@@ -15,6 +15,7 @@ stated, from the inputs that each used. A run's own account, from its meters, is
 import argparse
 import json
 import math
+from textwrap import wrap
 from typing import Any, Iterator, NamedTuple, Optional
 
 from metaseq_plugin.compat.errors import UserError
@@ -22,7 +23,7 @@ from metaseq_plugin.ledger.carbon import INTENSITIES, INTENSITY, Intensity, emit
 from metaseq_plugin.ledger.energy import PUE, energy
 from metaseq_plugin.ledger.rates import DEVICES, device
 
-TITLE_WIDTH = 12
+WIDTH, TITLE_WIDTH = 80, 12
 
 
 class Power(NamedTuple):
@@ -159,7 +160,7 @@ def lines(args: argparse.Namespace, found: Account) -> Iterator[str]:
     )
     yield entry("emitted", f"{mass(found.carbon_kg)} CO2e", "estimated")
     yield formula(f"{number(found.facility_kwh)} kWh · {found.intensity.grams:g} g/kWh")
-    yield formula(found.intensity.source)
+    yield from map(formula, wrap(found.intensity.source, WIDTH - len(formula(""))))
     yield entry("left out", "making the machines; CPUs, memory, network and disks, unless")
     yield formula("the power or the PUE was chosen to hold them")
 
