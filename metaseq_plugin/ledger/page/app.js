@@ -12,7 +12,11 @@ const GROUPS = {
 /** What all plots share: the x axis, the part of it that is seen, what is hidden, and where the cursor is. */
 function makeView(plots) {
   const view = { axis: "update", hidden: new Set(), cursor: null, window: null, figures: [] };
-  view.whole = () => extent(plots.flatMap((plot) => plot.lines.flatMap((line) => line.rows[view.axis]))) ?? [0, 1];
+  view.whole = () => {
+    const edges = plots[0]?.marks.filter(({ group }) => group === "start" || group === "stop") ?? [];
+    const places = plots.flatMap((plot) => plot.lines.flatMap((line) => line.rows[view.axis]));
+    return extent([...places, ...edges.map((mark) => mark[view.axis])]) ?? [0, 1];
+  };
   view.range = () => {
     const [low, high] = view.window ?? view.whole();
     return low === high ? [low - 1, high + 1] : [low, high];

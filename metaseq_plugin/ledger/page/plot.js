@@ -100,6 +100,7 @@ function summary(plot) {
 }
 
 function startsLog(plot) {
+  if (plot.base === 2) return true; // a scale that is halved and doubled
   const ends = extent(plot.lines.flatMap((line) => line.rows[line.column]));
   return ends != null && wantsLog(ends);
 }
@@ -129,7 +130,7 @@ function rowsAt(plot, view) {
 
 function drawing(plot, view, { x, y }, inside, clip) {
   const axes = draw("g", { class: "axes" });
-  for (const tick of y.ticks(5)) {
+  for (const tick of y.ticks(6)) {
     const at = y.at(tick).toFixed(1);
     axes.append(draw("path", { d: `M${inside.left} ${at} H${inside.right}` }));
     axes.append(draw("text", { x: inside.left - 8, y: at, class: "value" }, short(tick)));
