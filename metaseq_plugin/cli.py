@@ -40,6 +40,7 @@ SUBCOMMANDS: Commands = {
     "serve": "metaseq_plugin.serve.command",
     "launch": "metaseq_plugin.launch.command",
     "plan": "metaseq_plugin.launch.plan.command",
+    "carbon": "metaseq_plugin.ledger.carbon_command",
 }
 # Words behind a subcommand that mean another one.
 MEMBERS: Mapping[str, Mapping[str, str]] = {
@@ -50,7 +51,7 @@ MEMBERS: Mapping[str, Mapping[str, str]] = {
     },
 }
 # These answer at once: they need neither torch nor fairseq, which the package itself imports.
-WITHOUT_PACKAGE = ("metaseq_plugin.launch.",)
+WITHOUT_PACKAGE = ("metaseq_plugin.launch.", "metaseq_plugin.ledger.")
 PACKAGE = "metaseq_plugin"
 TRAINING_OPTIONS = "metaseq_plugin.launch.training_options"
 GROUPS = {"data": "Look at a corpus, or clean it."}

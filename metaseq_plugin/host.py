@@ -24,6 +24,7 @@ from metaseq_plugin.formats.metaseq.names import is_metaseqs_own
 from metaseq_plugin.formats.model import read_model
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.peers import all_ranks
+from metaseq_plugin.ledger import run_meter
 from metaseq_plugin.ledger.recorder import Recorder, current_recorder, recording
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.sizes import is_opt
@@ -78,6 +79,23 @@ class OPTHost:
             return nullcontext()
         return alone_in(Path(cfg.checkpoint.save_dir), all_ranks())
 
+    def metering(self) -> ContextManager[None]:
+        return run_meter.metering()
+
+    def epoch_begins(self, epoch_itr: Any) -> None:
+        meter = run_meter.current()
+        if meter is not None:
+            meter.epoch_itr = epoch_itr
+
+    def tick(self, update: int) -> None:
+        meter = run_meter.current()
+        if meter is not None:
+            meter.tick(update)
+
+    def measured(self, stats: Any, tokens: Optional[int]) -> Dict[str, float]:
+        meter = run_meter.current()
+        return {} if meter is None else meter.added(stats, tokens)
+
     def recorded(self, cfg: Any) -> ContextManager[Optional[Recorder]]:
         return recording(cfg, all_ranks())
 
@@ -110,9 +128,10 @@ class OPTHost:
         if trainer.cfg.distributed_training.distributed_rank == 0:
             report_start(trainer, epoch_itr)
             keep_configuration(trainer.cfg)
-            recorder = current_recorder()
-            if recorder is not None:
-                recorder.ready(trainer, is_resumed=extra_state is not None)
+        run_meter.begin(trainer)
+        recorder = current_recorder()
+        if recorder is not None:
+            recorder.ready(trainer)
         return extra_state, epoch_itr
 
     def member(self, path: str) -> Optional[str]:

@@ -31,6 +31,18 @@ class Host(Protocol):
     def alone(self, cfg: Any) -> ContextManager[None]:
         """For the time of the block, no other run saves where this one does; collective."""
 
+    def metering(self) -> ContextManager[None]:
+        """For the time of the block, what a run computes and uses may be measured."""
+
+    def epoch_begins(self, epoch_itr: Any) -> None:
+        """Training goes on with this iterator."""
+
+    def tick(self, update: int) -> None:
+        """A step of training or validation has been made."""
+
+    def measured(self, stats: Any, tokens: Optional[int]) -> Dict[str, float]:
+        """What a log line of ``stats`` gains; ``tokens`` are those of the run so far, where they were counted."""
+
     def recorded(self, cfg: Any) -> ContextManager[Optional[Any]]:
         """For the time of the block, the run is recorded; who observes it (``recorded_run``). Collective."""
 

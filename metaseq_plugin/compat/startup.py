@@ -104,6 +104,8 @@ SEAMS = (
     Seam("fairseq.checkpoint_utils", "after", "checkpoint_sets", "naming_a_member", "get_maybe_sharded_checkpoint_filename"),
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_file", "Trainer.save_checkpoint"),
     Seam("fairseq.trainer", "after", "checkpoint_sets", "without_crash_gather", "Trainer.consolidate_optimizer"),
+    # log_lines inside wall_clock, which sets the clock among the meters that are logged to.
+    Seam("fairseq.trainer", "after", "log_lines", "counting_on", "Trainer.load_checkpoint"),
     Seam("fairseq.trainer", "after", "wall_clock", "going_on", "Trainer.load_checkpoint"),
     Seam("fairseq.options", "after", "bf16", "keeping_the_device", "parse_args_and_arch"),
     # arch around whole_help: it steps aside where help is asked for.
@@ -125,6 +127,11 @@ SEAMS = (
     Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"),
     Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors", "mark_copies"),
     Seam("fairseq.distributed.utils", "after", "spawned_ranks", "passing_on", "call_main"),
+    Seam("fairseq_cli.train", "after", "log_lines", "metering", "main"),
+    Seam("fairseq_cli.train", "after", "log_lines", "beginning", "train"),
+    Seam("fairseq_cli.train", "after", "log_lines", "adding", "get_training_stats"),
+    Seam("fairseq.trainer", "after", "log_lines", "ticking", "Trainer.train_step"),
+    Seam("fairseq.trainer", "after", "log_lines", "ticking", "Trainer.valid_step"),
     Seam("fairseq_cli.train", "after", "recorded_run", "recording", "main"),
     Seam("fairseq_cli.train", "after", "parallel_doors", "preparing", "main"),
     Seam("fairseq_cli.train", "after", "finished_runs", "ending_well", "main"),
@@ -140,6 +147,7 @@ SEAMS = (
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_of_validation", "validate"),
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_what_was_found", "get_valid_stats"),
     Seam("fairseq.checkpoint_utils", "after", "recorded_run", "telling_of_saves", "save_checkpoint"),
+    Seam("fairseq.trainer", "after", "recorded_run", "telling_what_it_loads", "Trainer.load_checkpoint"),
     Seam("fairseq.trainer", "after", "recorded_run", "telling_it_computes", "Trainer.train_step"),
     Seam("fairseq.trainer", "after", "recorded_run", "telling_the_sums", "Trainer._reduce_and_log_stats"),
     Seam("fairseq.trainer", "after", "recorded_run", "telling_of_memory", "Trainer._log_oom"),

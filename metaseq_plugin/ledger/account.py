@@ -75,7 +75,7 @@ class Start:
         number: 0 is the first.
         begin, end: seconds since 1970; ``end`` is the last sign of life.
         first_update: the update that it went on from; None: it has not come so far.
-        last_update: the last one that it made.
+        last_update: the last one that it made; None like ``first_update``.
         reason: why it ended, in words; "" of one that is running.
         state: RUNNING, FINISHED, STOPPED, FAILED or KILLED (without a word).
         seconds: by what they were spent on; a part of KINDS. Their sum is ``end - begin``, if the clock did not jump.
@@ -87,7 +87,7 @@ class Start:
     begin: float
     end: float
     first_update: Optional[int]
-    last_update: int
+    last_update: Optional[int]
     updates: Updates
     seconds: Mapping[str, float]
     reason: str = ""

@@ -5,15 +5,24 @@
 Each start gets its end, its updates and its seconds; between starts the run was idle. What does not fit is said.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from metaseq_plugin.ledger.account import (
-    FAILED, FINISHED, KILLED, KINDS, RUNNING, STOPPED, Account, Start, Updates,
+    FAILED,
+    FINISHED,
+    KILLED,
+    KINDS,
+    RUNNING,
+    STOPPED,
+    Account,
+    Start,
+    Updates,
 )  # fmt: skip
 from metaseq_plugin.ledger.curves import Curve
 from metaseq_plugin.ledger.files import FORMAT
-from metaseq_plugin.ledger.history import History, Stretch, Told, whole
+from metaseq_plugin.ledger.history import History, Told, whole
 from metaseq_plugin.ledger.times import Times
 from metaseq_plugin.ledger.totals import Metered, Settings, Totals, numbers_of
 from metaseq_plugin.storage.json_lines import Row
@@ -40,13 +49,16 @@ def assembled(
 ) -> Account:
     """The account; ``problems`` is added to."""
     curve, times, totals = folded
-    starts = [start_of(told, history, times, launch_events, now) for told in history.starts.values()]
+    starts = [
+        start_of(told, history, times, launch_events, now) for told in history.starts.values()
+    ]
     last = starts[-1]
     what = {**history.starts[last.number].of("start")}
-    updates = total_updates(starts, history.stretches)
     max_update = read_max_update(what)
     pace = totals.seconds_per_update()
-    to_go = None if max_update is None or pace is None else (max_update - last.last_update) * pace
+    reached = history.stretches[-1].last if history.stretches else 0
+    to_go = None if max_update is None or pace is None else (max_update - reached) * pace
+    updates = total_updates(starts, reached)
     problems += faults(history, starts, events, updates)
     busy = sum(sum(start.seconds.values()) for start in starts)
     return Account(
@@ -55,7 +67,7 @@ def assembled(
         state=last.state,
         reason=last.reason,
         what={name: value for name, value in what.items() if name not in ("time", "kind", "start")},
-        update=last.last_update,
+        update=reached,
         max_update=max_update,
         eta_seconds=max(0.0, to_go) if to_go is not None and last.state == RUNNING else None,
         updates=updates,
@@ -67,7 +79,7 @@ def assembled(
         seconds=all_seconds(starts),
         numbers=numbers_of(totals, what, metered, busy, settings, problems),
         curve=curve.points(),
-        valid=[event for event in events if event["kind"] == "valid" and was_kept(event, history)],
+        valid=[event for event in events if event["kind"] == "valid" and history.was_kept(event)],
         events=merged(events, launch_events),
         problems=problems,
     )
@@ -87,7 +99,7 @@ def start_of(
         begin=told.begin,
         end=told.seen,
         first_update=told.first,
-        last_update=stretches[-1].last if stretches else told.last or 0,
+        last_update=stretches[-1].last if stretches else None,
         updates=Updates(done, kept, done - kept),
         seconds=times.seconds_of(told),
         reason=reason,
@@ -118,10 +130,9 @@ def launchers_word(told: Told, history: History, launch_events: Sequence[Row]) -
     return ""
 
 
-def total_updates(starts: Sequence[Start], stretches: Sequence[Stretch]) -> Updates:
+def total_updates(starts: Sequence[Start], reached: int) -> Updates:
     done = sum(start.updates.done for start in starts)
     kept = sum(start.updates.kept for start in starts)
-    reached = stretches[-1].last if stretches else 0
     return Updates(done, kept, done - kept, unseen=reached - kept)
 
 
@@ -137,17 +148,9 @@ def all_seconds(starts: Sequence[Start]) -> Dict[str, float]:
     for start in starts:
         for kind, spent in start.seconds.items():
             found[kind] += spent
-    for before, after in zip(starts, starts[1:]):
+    for before, after in itertools.pairwise(starts):
         found["idle"] += max(0.0, after.begin - before.end)
     return found
-
-
-def was_kept(event: Row, history: History) -> bool:
-    start, update = whole(event.get("start")), whole(event.get("update"))
-    if start is None or update is None:
-        return False
-    stretch = history.stretch_of(start, event["time"])
-    return stretch is not None and update <= stretch.cut
 
 
 def merged(events: Sequence[Row], launch_events: Sequence[Row]) -> List[Row]:
@@ -172,14 +175,16 @@ def faults(
             said.append(
                 f"{event.get('lines', 'Some')} lines could not be written ({event.get('reason')})."
             )
-    for before, after in zip(starts, starts[1:]):
+    for before, after in itertools.pairwise(starts):
         if after.begin < before.end - CLOCK_SECONDS:
             said.append(
                 f"Start {after.number} begins {before.end - after.begin:.0f} s before start "
                 f"{before.number} ends: a clock was set back."
             )
         if after.number > before.number + 1:
-            said.append(f"Of the starts between {before.number} and {after.number} nothing is known.")
+            said.append(
+                f"Of the starts between {before.number} and {after.number} nothing is known."
+            )
     for start in starts:
         end = history.starts[start.number].end or {}
         if whole(end.get("done"), start.updates.done) != start.updates.done:

@@ -7,39 +7,79 @@ average, not what a contract promises. Making the machines (embodied emissions) 
 it: for BLOOM they came to 11.2 and 14.6 t beside 24.7 t (Luccioni et al. 2022, arXiv:2211.02001).
 """
 
+from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
-from typing import Mapping
+from typing import Mapping, NamedTuple, Tuple
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.storage import json_file
 
-# The national average of the United States, 0.385 kg/kWh: Touvron et al. 2023 (LLaMA, arXiv:2302.13971,
-# 27 February 2023), section 6.
+CODECARBONS_TABLE = "data/private_infra/global_energy_mix.json"  # in its package
+
 INTENSITY = 385.0
+US_AVERAGE = "the average of the United States: LLaMA, arXiv:2302.13971 (February 2023), section 6"
 
-# Average g/kWh of 2023, as codecarbon 3.3.2 lists them (read 2026-11-27).
+HIGHEST = 2_000.0  # twice what codecarbon 3.3.2 has for coal, 995; a fraction of 1 is meant in kg
+
+AVERAGES = "average of 2023, codecarbon 3.3.2 (read 2026-11-27)"
 INTENSITIES: Mapping[str, float] = MappingProxyType(
     {"USA": 369.5, "FRA": 56.0, "DEU": 381.0, "SWE": 40.7}
 )
 
 
+class Intensity(NamedTuple):
+    """g/kWh, and where the number is from."""
+
+    grams: float
+    source: str
+
+
 def intensity(text: str) -> float:
-    """g/kWh from a number, or from a country of ``INTENSITIES``.
+    """``intensity_of(text).grams``."""
+    return intensity_of(text).grams
+
+
+def intensity_of(text: str, option: str = "--intensity") -> Intensity:
+    """g/kWh from a number, or from the ISO code of a country: of ``INTENSITIES``, or of codecarbon if installed.
 
     Raises:
         UserError: neither.
     """
-    if text.upper() in INTENSITIES:
-        return INTENSITIES[text.upper()]
+    code = text.upper()
+    if code in INTENSITIES:
+        return Intensity(INTENSITIES[code], f"{code}, {AVERAGES}")
+    countries = codecarbons_countries() if code.isalpha() else {}
+    if code in countries:
+        grams, year = countries[code]
+        return Intensity(grams, f"{code}, average of {year}, the codecarbon that is installed")
     try:
         number = float(text)
     except ValueError:
         number = -1.0
-    if not 0 <= number < 1e5:
+    if not (number == 0 or 1 <= number <= HIGHEST):
         raise UserError(
-            f"`--intensity` must be g/kWh, at least 0, or one of {', '.join(INTENSITIES)}, but is "
-            f"{text}. OPT's neighbours assumed {INTENSITY:g}."
+            f"`{option}` must be g/kWh, 0 or from 1 to {HIGHEST:,.0f}, or one of {', '.join(INTENSITIES)} (with "
+            f"codecarbon installed, of any country), but is {text}. LLaMA's paper assumed {INTENSITY:g}."
         )
-    return number
+    return Intensity(number, US_AVERAGE if number == INTENSITY else "given")
+
+
+def codecarbons_countries() -> Mapping[str, Tuple[float, int]]:
+    """ISO code -> (g/kWh, year) of codecarbon's table; empty where it is not installed.
+
+    The file is read without importing codecarbon, which takes seconds.
+    """
+    spec = find_spec("codecarbon")
+    if spec is None or spec.origin is None:
+        return {}
+    path = Path(spec.origin).parent / CODECARBONS_TABLE
+    rows = json_file.read(path)
+    return {
+        code: (float(row["carbon_intensity"]), int(row["year"]))
+        for code, row in rows.items()
+        if isinstance(row, dict) and {"carbon_intensity", "year"} <= row.keys()
+    }
 
 
 def emitted(kwh: float, grams_per_kwh: float = INTENSITY) -> float:

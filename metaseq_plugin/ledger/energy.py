@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 # "we set PUE at 1.1": Touvron et al. 2023 (arXiv:2302.13971), section 6.
 PUE = 1.1
+JOULES_OF_KWH = 3.6e6
 
 
 class Energy(NamedTuple):

@@ -101,6 +101,14 @@ class History:
                 found = stretch
         return found
 
+    def was_kept(self, event: Row) -> bool:
+        """Whether the update of an event is one of the run as it now is."""
+        start, update = whole(event.get("start")), whole(event.get("update"))
+        if start is None or update is None:
+            return False
+        stretch = self.stretch_of(start, event["time"])
+        return stretch is not None and update <= stretch.cut
+
     def __post_init__(self) -> None:
         self._by_start: Dict[int, List[Stretch]] = {}
         for stretch in self.stretches:
@@ -111,7 +119,9 @@ class History:
             least = min(least, stretch.first)
 
 
-def read_history(events: Sequence[Row], tally: Optional[Tally], more: Iterable[Row] = ()) -> History:
+def read_history(
+    events: Sequence[Row], tally: Optional[Tally], more: Iterable[Row] = ()
+) -> History:
     """Starts and stretches.
 
     Args:

@@ -22,7 +22,7 @@ The data sheets that the sources name:
 """
 
 from difflib import get_close_matches
-from typing import Mapping, NamedTuple
+from typing import Mapping, NamedTuple, Optional
 
 from metaseq_plugin.compat.errors import UserError
 
@@ -105,15 +105,24 @@ def device(name: str) -> Device:
     Raises:
         UserError: no such device; says the nearest.
     """
-    known = {found.name: found for found in DEVICES}
-    lowered = name.lower().strip()
-    if lowered in known:
-        return known[lowered]
-    words = lowered.replace("-", " ")
-    for found in DEVICES:
-        if any(all(w in words for w in driver.split()) for driver in found.driver_names):
-            return found
-    near = get_close_matches(lowered, known, n=1, cutoff=0.0)
+    found = known_device(name)
+    if found is not None:
+        return found
+    names = [row.name for row in DEVICES]
+    near = get_close_matches(name.lower().strip(), names, n=1, cutoff=0.0)
     raise UserError(
-        f"`--gpu` must be one of {', '.join(known)}, but is {name}. Did you mean {near[0]}?"
+        f"`--gpu` must be one of {', '.join(names)}, but is {name}. Did you mean {near[0]}?"
     )
+
+
+def known_device(name: str) -> Optional[Device]:
+    """``device``, or None where the table has none of this name."""
+    lowered = name.lower().strip()
+    words = lowered.replace("-", " ")
+    for row in DEVICES:
+        if row.name == lowered:
+            return row
+    for row in DEVICES:
+        if any(all(w in words for w in driver.split()) for driver in row.driver_names):
+            return row
+    return None

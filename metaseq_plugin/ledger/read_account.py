@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import Dict, Iterator, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.ledger.account import Account
+from metaseq_plugin.ledger.account import MEASURED, Account
 from metaseq_plugin.ledger.assemble import assembled
 from metaseq_plugin.ledger.curves import Curve
 from metaseq_plugin.ledger.files import (
-    EVENTS, TALLY, UPDATES, completed, has_ledger, is_event, is_update, ledger_folder,
+    EVENTS,
+    TALLY,
+    UPDATES,
+    completed,
+    has_ledger,
+    is_event,
+    is_update,
+    ledger_folder,
 )  # fmt: skip
 from metaseq_plugin.ledger.history import History, read_history, seconds
+from metaseq_plugin.ledger.node_energy import energy_files, last_row
 from metaseq_plugin.ledger.tally import read_tally
 from metaseq_plugin.ledger.times import Times
 from metaseq_plugin.ledger.totals import Metered, Settings, Totals
@@ -115,9 +123,7 @@ def read_account(
     problems = [f"{foreign:,} lines are torn, or not the ledger's: left out."] if foreign else []
     seen = time.time() if now is None else now
     sums = (folded.curve, folded.times, folded.totals)
-    return assembled(
-        run, history, sums, events, launch_events, metered, settings, seen, problems
-    )
+    return assembled(run, history, sums, events, launch_events, metered, settings, seen, problems)
 
 
 def read_meters(folder: Path) -> Optional[Metered]:
@@ -130,5 +136,6 @@ def read_meters(folder: Path) -> Optional[Metered]:
     return Metered(
         sum(joules for _, joules in known),
         len(known) == len(rows) and all(row.get("energy_is") == MEASURED for row, _ in known),
-        f"{len(known)} machines: " + "; ".join(sorted({str(row.get("source")) for row, _ in known})),
+        f"{len(known)} machine{'s' if len(known) > 1 else ''}: "
+        + "; ".join(sorted({str(row.get("source")) for row, _ in known})),
     )

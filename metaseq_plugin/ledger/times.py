@@ -6,18 +6,19 @@
     times.seconds_of(start)            # {"starting": 12.0, "computing": 300.1, …, "lost": 40.2, "unknown": 0.0}
 
 A start counts its own seconds by ``ACCOUNTS`` and tells them at its end, or the tally does. The lines say how they lie
-over the updates: the seconds of a line whose updates are lost count as ``lost``, of one that is cut in the middle in
-proportion. Seconds behind the last line count like those of a line that covers the updates behind it. Where nobody
-told them, the lines' sums stand for them, and the rest of the time between begin and end is ``unknown``.
+over the updates: computing and waiting of a line whose updates are lost count as ``lost``, of one that is cut in the
+middle in proportion; what is behind the last line counts like a line of the updates behind it. Saves and validations
+are lost with the update behind which they came, by their events. Where nobody told the seconds of a start, the lines' sums stand for them, and the rest of the time between begin and end is ``unknown``.
 """
 
-from typing import Dict, List, Mapping
+from typing import Dict, List
 
 from metaseq_plugin.ledger.history import History, Stretch, Told, seconds
 from metaseq_plugin.storage.json_lines import Row
 
-# What a line's seconds are of, and what is lost with its updates.
-OF_UPDATES = ("computing", "waiting", "saving", "validating")
+OF_LINES = ("computing", "waiting", "saving", "validating", "rewinding")
+OF_UPDATES = ("computing", "waiting")  # what is lost with them
+OF_EVENTS = {"save": "saving", "valid": "validating"}
 ANEW = "restarting"
 
 
@@ -34,11 +35,12 @@ class Times:
         share = stretch.share_lost(line["update"] - line["updates"], line["update"])
         start = stretch.start
         self._reached[start] = line["update"]
-        for name in OF_UPDATES:
+        for name in OF_LINES:
             spent = seconds(line.get(name))
             if spent is not None and spent > 0:
                 add_to(self._lines, start, name, spent)
-                add_to(self._lost, start, name, spent * share)
+                if name in OF_UPDATES:
+                    add_to(self._lost, start, name, spent * share)
 
     def seconds_of(self, told: Told) -> Dict[str, float]:
         """Of one start, by what they were spent on; without ``idle``."""
@@ -48,7 +50,11 @@ class Times:
         share = self._share_behind(told.number)
         for name in OF_UPDATES:
             behind = max(0.0, spent.get(name, 0.0) - lines.get(name, 0.0))
-            lost[name] = min(spent.get(name, 0.0), lost.get(name, 0.0) + behind * share)
+            lost[name] = lost.get(name, 0.0) + behind * share
+        for event in told.events:
+            if (name := OF_EVENTS.get(event["kind"], "")) and not self._history.was_kept(event):
+                lost[name] = lost.get(name, 0.0) + (seconds(event.get("seconds")) or 0.0)
+        lost = {name: min(value, spent.get(name, 0.0)) for name, value in lost.items()}
         found = {name: value - lost.get(name, 0.0) for name, value in spent.items()}
         if told.number != min(self._history.starts):
             found[ANEW] = found.pop("starting", 0.0)
@@ -69,8 +75,3 @@ class Times:
 def add_to(sums: Dict[int, Dict[str, float]], start: int, name: str, value: float) -> None:
     of_start = sums.setdefault(start, {})
     of_start[name] = of_start.get(name, 0.0) + value
-
-
-def total(parts: Mapping[str, float], kinds: "tuple[str, ...]") -> Dict[str, float]:
-    """``parts`` in the order of ``kinds``, 0 for what is not there."""
-    return {kind: parts.get(kind, 0.0) for kind in kinds}

@@ -23,9 +23,9 @@ from metaseq_plugin.ledger.history import seconds, whole
 from metaseq_plugin.ledger.rates import device
 from metaseq_plugin.storage.json_lines import Row
 
+MOST_PUE = 10.0
 RECENT = 20  # lines by which the time to go is estimated
 MEANS = ("tflops", "mfu", "hfu")
-JOULES_PER_KWH = 3.6e6
 
 
 class Totals:
@@ -118,23 +118,25 @@ def numbers_of(
     }
     for name in MEANS:
         unit = "TFLOP/s a device" if name == "tflops" else "of the peak"
-        found[name] = said(totals.mean(name), unit, ESTIMATED, "mean over the lines, by their seconds")
+        found[name] = said(
+            totals.mean(name), unit, ESTIMATED, "mean over the lines, by their seconds"
+        )
     found.update(flops(totals, what))
     devices = devices_of(what)
     found["device_hours"] = device_hours(devices, busy_seconds)
     options = what.get("options")
     options = options if isinstance(options, Mapping) else {}
     found["device_kwh"] = device_energy(totals, metered, devices, found["device_hours"], options)
-    found["pue"] = setting(
-        settings.pue, options.get("task.pue"), read_pue, energy.PUE, "", problems
+    found["pue"] = read_setting(
+        settings.pue, options.get("task.pue"), read_pue, energy.PUE, problems
     )
     found["kwh"] = product(
         found["device_kwh"], found["pue"], 1.0, "kWh", "{0:.4g} kWh × PUE {1:.4g}"
     )
-    found["intensity"] = setting(
-        settings.intensity, options.get("task.carbon_intensity"), read_intensity, carbon.INTENSITY,
-        "g/kWh", problems,
-    )  # fmt: skip
+    of_run = options.get("task.carbon_intensity")
+    found["intensity"] = read_setting(
+        settings.intensity, of_run, read_intensity, carbon.INTENSITY, problems
+    )
     found["co2e"] = product(
         found["kwh"], found["intensity"], 1e-3, "kg", "{0:.4g} kWh × {1:.4g} g/kWh / 1000"
     )
@@ -202,10 +204,12 @@ def device_energy(
     """Kilowatt-hours of the devices alone."""
     if metered is not None:
         basis = MEASURED if metered.is_measured else ESTIMATED
-        return Number(metered.joules / JOULES_PER_KWH, "kWh", basis, metered.sources)
+        return Number(metered.joules / energy.JOULES_OF_KWH, "kWh", basis, metered.sources)
     if totals.joules is not None:
         basis = MEASURED if totals.energy_is == {MEASURED} else ESTIMATED
-        return Number(totals.joules / JOULES_PER_KWH, "kWh", basis, "sum of the lines' joules")
+        return Number(
+            totals.joules / energy.JOULES_OF_KWH, "kWh", basis, "sum of the lines' joules"
+        )
     watts, source = rated(devices, options)
     if watts is None or hours.value is None:
         return Number(None, "kWh", UNKNOWN, hours.formula if watts is not None else source)
@@ -227,45 +231,45 @@ def rated(devices: Devices, options: Mapping[str, Any]) -> "tuple[Optional[float
     return row.watts, f"rated power of the {row.name}: {row.sources['watts']}"
 
 
-def setting(
-    told: Any,
-    options: Any,
-    read: Callable[[Any], float],
-    default: float,
-    unit: str,
-    problems: List[str],
+def read_setting(
+    told: Any, of_run: Any, read: Callable[[Any], Number], default: Any, problems: List[str]
 ) -> Number:
-    """What the report was told, else the run, else the default; absurd ones of a ledger are said and left out."""
+    """What the report was told, else the run, else the default; an absurd one of a ledger is said, and unknown."""
     if told is not None:
-        return Number(read(told), unit, GIVEN, "of the report")
-    if options is None:
-        return Number(default, unit, ASSUMED, "default")
+        return read(told)
+    if of_run is None:
+        return read(default)
     try:
-        return Number(read(options), unit, GIVEN, "of the run")
+        return read(of_run)
     except UserError as error:
-        problems.append(f"The ledger's options cannot be: {error}")
-        return Number(None, unit, UNKNOWN, f"{options} in the ledger")
+        problems.append(f"The ledger's options are none that a run takes: {error}")
+        return Number(None, "", UNKNOWN, f"{of_run} in the ledger")
 
 
-def read_pue(value: Any) -> float:
+def read_pue(value: Any) -> Number:
     """PUE.
 
     Raises:
         UserError: it is below 1, or absurd.
     """
     number = seconds(value)
-    if number is None or not 1 <= number <= 10:
-        raise UserError(f"`--pue` must be 1 to 10, but is {value}. The default is {energy.PUE}.")
-    return number
+    if number is None or not 1 <= number <= MOST_PUE:
+        raise UserError(
+            f"`--pue` must be 1 to {MOST_PUE:g}, but is {value}. LLaMA's paper assumed {energy.PUE:g}."
+        )
+    if number == energy.PUE:
+        return Number(number, "", ASSUMED, "LLaMA, arXiv:2302.13971 (February 2023), section 6")
+    return Number(number, "", GIVEN, "--pue")
 
 
-def read_intensity(value: Any) -> float:
+def read_intensity(value: Any) -> Number:
     """g/kWh of a number, or of a country.
 
     Raises:
         UserError: neither.
     """
-    return carbon.intensity(str(value))
+    grams, source = carbon.intensity_of(str(value), "--carbon-intensity")
+    return Number(grams, "g/kWh", ASSUMED if grams == carbon.INTENSITY else GIVEN, source)
 
 
 def product(one: Number, other: Number, factor: float, unit: str, formula: str) -> Number:

@@ -77,8 +77,9 @@ def test_joules_of_opt_175b() -> None:
 def test_an_intensity_is_a_number_or_a_country() -> None:
     assert intensity("231") == 231.0
     assert intensity("fra") == 56.0
-    for wrong in ("-1", "nan", "inf", "Mars", ""):
+    assert intensity("0") == 0.0
+    for wrong in ("-1", "nan", "inf", "Mars", "", "0.385", "385000"):
         with pytest.raises(
-            UserError, match=r"`--intensity` must be g/kWh, at least 0, or one of USA"
+            UserError, match=r"`--intensity` must be g/kWh, 0 or from 1 to 2,000, or one of USA"
         ):
             intensity(wrong)
