@@ -40,8 +40,13 @@ function readPlots({ plots, runs }) {
   return plots.map((plot) => ({
     ...plot,
     lines: plot.lines.map((line) => ({ ...line, rows: runs[line.run].tables[line.table] })),
-    marks: [...new Set(plot.lines.map((line) => line.run))].flatMap((run) => runs[run].marks),
+    marks: [...new Set(plot.lines.map((line) => line.run))].flatMap((run) => named(runs[run], runs.length > 1)),
   }));
+}
+
+/** The marks of a run; those of several runs say whose they are. */
+function named({ name, marks }, isOneOfMany) {
+  return isOneOfMany ? marks.map((mark) => ({ ...mark, text: `${name}: ${mark.text}` })) : marks;
 }
 
 /** The choices above the plots. */
@@ -102,6 +107,13 @@ function part(view) {
   return make("fieldset", {}, make("legend", {}, "Part"), from, " to ", to, all);
 }
 
+/** To a section, or to a run, which it opens. */
+function link(part) {
+  const made = make("a", { href: `#${part.id}` }, part.querySelector("h2").textContent);
+  if (part.matches("details")) made.addEventListener("click", () => { part.open = true; });
+  return made;
+}
+
 function start() {
   const ledger = JSON.parse(document.getElementById("ledger").textContent);
   const isOnly = ledger.runs.length === 1;
@@ -125,7 +137,7 @@ function start() {
   const main = document.querySelector("main");
   main.replaceChildren(...sections);
   const heads = [...main.querySelectorAll(isOnly ? "section" : ":scope > section, :scope > details")];
-  const links = heads.map((part) => make("a", { href: `#${part.id}` }, part.querySelector("h2").textContent));
+  const links = heads.map((part) => link(part));
   document.querySelector("nav").append(...links);
   view.redraw();
   new ResizeObserver(view.redraw).observe(drawn);

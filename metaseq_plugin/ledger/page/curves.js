@@ -25,7 +25,7 @@ function stretches(line, axis) {
 
 /** A line: its band from lowest to highest where rows were put together, and its curve. */
 function drawLine(line, view, x, y) {
-  const group = draw("g", { class: `line colour-${line.colour}` });
+  const group = draw("g", { class: `line colour-${line.colour} dash-${line.dash}` });
   const high = line.rows[`${line.column}_high`];
   const place = (row, values) => `${x.at(line.rows[view.axis][row]).toFixed(1)} ${y.at(values[row]).toFixed(1)}`;
   const values = line.rows[line.column];

@@ -86,7 +86,7 @@ function legendEntry(line) {
 
 function swatch(line) {
   const stroke = draw("path", { class: "curve", d: "M1 5 H19" });
-  return draw("svg", { class: `swatch line colour-${line.colour}`, viewBox: "0 0 20 10", "aria-hidden": "true" }, stroke);
+  return draw("svg", { class: `swatch line colour-${line.colour} dash-${line.dash}`, viewBox: "0 0 20 10", "aria-hidden": "true" }, stroke);
 }
 
 /** What the plot says to someone who does not see it. */
