@@ -85,9 +85,14 @@ def rewound(event: Event) -> str:
     factor = event.get("lr_factor")
     return joined(
         f"from update {event.get('from')} to {event.get('to')}",
-        f"{event['skipped_updates']} updates skipped" if event.get("skipped_updates") else "",
+        counted(event, "skipped_updates", "update skipped", "updates skipped"),
         number(event, "lr_factor", "learning rate × ") if factor not in (None, 1, 1.0) else "",
     )
+
+
+def counted(event: Event, name: str, one: str, many: str) -> str:
+    value = event.get(name)
+    return f"{value} {one if value == 1 else many}" if value else ""
 
 
 def noted(event: Event) -> str:

@@ -12,7 +12,11 @@ const GROUPS = {
 /** What all plots share: the x axis, the part of it that is seen, what is hidden, and where the cursor is. */
 function makeView(plots) {
   const view = { axis: "update", hidden: new Set(), cursor: null, window: null, figures: [] };
-  view.whole = () => extent(plots.flatMap((plot) => plot.lines.flatMap((line) => line.rows[view.axis]))) ?? [0, 1];
+  view.whole = () => {
+    const edges = plots[0]?.marks.filter(({ group }) => group === "start" || group === "stop") ?? [];
+    const places = plots.flatMap((plot) => plot.lines.flatMap((line) => line.rows[view.axis]));
+    return extent([...places, ...edges.map((mark) => mark[view.axis])]) ?? [0, 1];
+  };
   view.range = () => {
     const [low, high] = view.window ?? view.whole();
     return low === high ? [low - 1, high + 1] : [low, high];
@@ -36,8 +40,13 @@ function readPlots({ plots, runs }) {
   return plots.map((plot) => ({
     ...plot,
     lines: plot.lines.map((line) => ({ ...line, rows: runs[line.run].tables[line.table] })),
-    marks: [...new Set(plot.lines.map((line) => line.run))].flatMap((run) => runs[run].marks),
+    marks: [...new Set(plot.lines.map((line) => line.run))].flatMap((run) => named(runs[run], runs.length > 1)),
   }));
+}
+
+/** The marks of a run; those of several runs say whose they are. */
+function named({ name, marks }, isOneOfMany) {
+  return isOneOfMany ? marks.map((mark) => ({ ...mark, text: `${name}: ${mark.text}` })) : marks;
 }
 
 /** The choices above the plots. */
@@ -98,6 +107,13 @@ function part(view) {
   return make("fieldset", {}, make("legend", {}, "Part"), from, " to ", to, all);
 }
 
+/** To a section, or to a run, which it opens. */
+function link(part) {
+  const made = make("a", { href: `#${part.id}` }, part.querySelector("h2").textContent);
+  if (part.matches("details")) made.addEventListener("click", () => { part.open = true; });
+  return made;
+}
+
 function start() {
   const ledger = JSON.parse(document.getElementById("ledger").textContent);
   const isOnly = ledger.runs.length === 1;
@@ -121,7 +137,7 @@ function start() {
   const main = document.querySelector("main");
   main.replaceChildren(...sections);
   const heads = [...main.querySelectorAll(isOnly ? "section" : ":scope > section, :scope > details")];
-  const links = heads.map((part) => make("a", { href: `#${part.id}` }, part.querySelector("h2").textContent));
+  const links = heads.map((part) => link(part));
   document.querySelector("nav").append(...links);
   view.redraw();
   new ResizeObserver(view.redraw).observe(drawn);

@@ -14,7 +14,7 @@ def chronicle(account: Account) -> list[dict[str, Any]]:
         group = GROUP_OF.get(event["kind"])
         entry = {
             "time": clock(event["time"]),
-            "text": told(event),
+            "text": event["text"] if event["kind"] == "note" else told(event),
             "author": event.get("author"),
             "group": group,
         }

@@ -7,7 +7,10 @@ function reading(plot, view, x, at) {
   const rows = [];
   for (const line of plot.lines) {
     const row = nearestRow(line, view.axis, at);
-    if (row >= 0) rows.push([line, short(line.rows[line.column][row])]);
+    if (row < 0) continue;
+    const place = line.rows[view.axis][row];
+    const isHere = place === at; // of another line's updates, as those of a validation
+    rows.push([line, `${short(line.rows[line.column][row])}${isHere ? "" : ` at ${short(place)}`}`]);
   }
   const head = view.axis === "update" ? `update ${Math.round(at).toLocaleString("en")}` : `${rounded(at)} h`;
   return { head, rows, marks: marksNear(plot.marks, view, x, at) };

@@ -4,31 +4,32 @@
 function stretches(line, axis) {
   const { [axis]: x, [line.column]: y, start, kept } = line.rows;
   const found = [];
-  let last = null;
-  let lastRow = -1;
+  const pens = [null, null]; // of what was lost, and of what was kept
   for (let row = 0; row < y.length; row += 1) {
     if (y[row] == null || x[row] == null) {
-      if (kept[row]) last = null;
+      pens[kept[row]] = null;
       continue;
     }
-    // In hours, a stop is a gap; in updates and tokens the run goes on where it was.
-    const goesOn = last && last.isLost === !kept[row] && (axis !== "hours" || start[row] === start[lastRow]);
-    if (!goesOn || (last.isLost && start[row] !== start[lastRow])) {
-      last = { isLost: !kept[row], rows: [] };
-      found.push(last);
+    const pen = pens[kept[row]];
+    // In hours, a stop is a gap; in updates what was kept goes on where it was.
+    const isNext = pen && start[pen.rows.at(-1)] === start[row] && (kept[row] || x[row] >= x[pen.rows.at(-1)]);
+    if (isNext || (pen && kept[row] && axis === "update")) {
+      pen.rows.push(row);
+    } else {
+      pens[kept[row]] = { isLost: !kept[row], rows: [row] };
+      found.push(pens[kept[row]]);
     }
-    last.rows.push(row);
-    lastRow = row;
   }
   return found;
 }
 
 /** A line: its band from lowest to highest where rows were put together, and its curve. */
 function drawLine(line, view, x, y) {
-  const group = draw("g", { class: `line colour-${line.colour}` });
-  const [low, high] = [line.rows[`${line.column}_low`], line.rows[`${line.column}_high`]];
+  const group = draw("g", { class: `line colour-${line.colour} dash-${line.dash}` });
+  const high = line.rows[`${line.column}_high`];
   const place = (row, values) => `${x.at(line.rows[view.axis][row]).toFixed(1)} ${y.at(values[row]).toFixed(1)}`;
   const values = line.rows[line.column];
+  const low = line.rows[`${line.column}_low`] ?? values;
   for (const { isLost, rows } of stretches(line, view.axis)) {
     if (isLost && view.hidden.has("lost")) continue;
     const points = rows.filter((row) => y.isLinear || values[row] > 0);

@@ -11,6 +11,7 @@ from typing import Any, Mapping, Sequence
 from metaseq_plugin.ledger.account import KINDS, Account, Number, Start
 from metaseq_plugin.ledger.page.chronicle import chronicle
 from metaseq_plugin.ledger.page.marks import GROUP_OF, marks
+from metaseq_plugin.ledger.page.norms import MOST_LINES
 from metaseq_plugin.ledger.page.plots import plots, tables
 from metaseq_plugin.ledger.telling import changed, told
 from metaseq_plugin.ledger.words import SPENT, clock, day, duration, quantity, shares
@@ -43,7 +44,8 @@ START_HEADS = ["start", "began (UTC)", "took", "from update", "to", "kept", "los
 def document(accounts: Sequence[Account]) -> Json:
     """All that the page shows, of at least one account."""
     names = distinct([account.run for account in accounts])
-    every = [tables(account) for account in accounts]
+    most_norms = max(2, MOST_LINES // len(accounts))
+    every = [tables(account, most_norms) for account in accounts]
     return {
         "title": f"{', '.join(names)} – metaseq report",
         "made": f"Made on {day(time.time())} at {clock(time.time())} UTC",

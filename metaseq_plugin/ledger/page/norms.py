@@ -32,7 +32,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def chosen(names: Sequence[str], most: int = MOST_LINES) -> list[str]:
+def chosen(names: Sequence[str], most: int) -> list[str]:
     """At most ``most`` of ``names``, the first and the last among them, evenly between."""
     if len(names) <= most:
         return list(names)

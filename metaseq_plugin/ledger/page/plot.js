@@ -86,7 +86,7 @@ function legendEntry(line) {
 
 function swatch(line) {
   const stroke = draw("path", { class: "curve", d: "M1 5 H19" });
-  return draw("svg", { class: `swatch line colour-${line.colour}`, viewBox: "0 0 20 10", "aria-hidden": "true" }, stroke);
+  return draw("svg", { class: `swatch line colour-${line.colour} dash-${line.dash}`, viewBox: "0 0 20 10", "aria-hidden": "true" }, stroke);
 }
 
 /** What the plot says to someone who does not see it. */
@@ -100,6 +100,7 @@ function summary(plot) {
 }
 
 function startsLog(plot) {
+  if (plot.base === 2) return true; // a scale that is halved and doubled
   const ends = extent(plot.lines.flatMap((line) => line.rows[line.column]));
   return ends != null && wantsLog(ends);
 }
@@ -129,7 +130,7 @@ function rowsAt(plot, view) {
 
 function drawing(plot, view, { x, y }, inside, clip) {
   const axes = draw("g", { class: "axes" });
-  for (const tick of y.ticks(5)) {
+  for (const tick of y.ticks(6)) {
     const at = y.at(tick).toFixed(1);
     axes.append(draw("path", { d: `M${inside.left} ${at} H${inside.right}` }));
     axes.append(draw("text", { x: inside.left - 8, y: at, class: "value" }, short(tick)));

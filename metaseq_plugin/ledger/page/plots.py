@@ -9,10 +9,10 @@ A plot that no run has a number for is left out.
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.ledger.account import Account, Point
-from metaseq_plugin.ledger.page.norms import by_kind, chosen
+from metaseq_plugin.ledger.page.norms import MOST_LINES, by_kind, chosen
 
 HOUR = 3600.0
-COLOURS = 8  # of style.css
+COLOURS, DASHES = 8, 4  # of style.css
 Columns = dict[str, list[Any]]
 
 
@@ -50,12 +50,16 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def tables(account: Account) -> dict[str, Columns]:
-    """The columns that lines are drawn from: "updates", one of each kind of norms, one of each validation set."""
+def tables(account: Account, most_norms: int = MOST_LINES) -> dict[str, Columns]:
+    """The columns that lines are drawn from: "updates", one of each kind of norms, one of each validation set.
+
+    Args:
+        most_norms: of a kind, how many are drawn.
+    """
     found = {"updates": update_columns(account)}
     for subset in subsets(account):
         found[f"valid {subset}"] = valid_columns(account, subset)
-    return {**found, **norm_tables(account)}
+    return {**found, **norm_tables(account, most_norms)}
 
 
 def update_columns(account: Account) -> Columns:
@@ -101,14 +105,14 @@ def subsets(account: Account) -> list[str]:
     return sorted({row["subset"] for row in account.valid})
 
 
-def norm_tables(account: Account) -> dict[str, Columns]:
+def norm_tables(account: Account, most: int) -> dict[str, Columns]:
     points = [point for point in account.curve if point.norms]
     norms = [by_kind(point.norms or {}) for point in points]
     found: dict[str, Columns] = {}
     for kind in dict.fromkeys(kind for each in norms for kind in each):
         names = list(dict.fromkeys(name for each in norms for name in each.get(kind, {})))
         columns = places(account, points)
-        for name in chosen(names):
+        for name in chosen(names, most):
             columns[f"norm {name}"] = [digits(each.get(kind, {}).get(name)) for each in norms]
         found[f"norms {kind}"] = columns
     return found
@@ -160,15 +164,22 @@ def line(run: int, table: str, column: str, name: str) -> dict[str, Any]:
 
 
 def described(plot: Plot, lines: list[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """The plot as the scripts take it; with several runs, lines are called by theirs."""
+    """The plot as the scripts take it. With several runs, a run has a colour and is named, and its lines are dashed."""
     for number, each in enumerate(lines):
-        each["colour"] = number % COLOURS
-        if len(names) > 1:
-            is_only = sum(other["run"] == each["run"] for other in lines) == 1
-            each["name"] = (
-                names[each["run"]] if is_only else f"{names[each['run']]}: {each['name']}"
-            )
+        own = [other for other in lines if other["run"] == each["run"]]
+        is_alone = len(names) == 1
+        each["colour"] = (number if is_alone else each["run"]) % COLOURS
+        each["dash"] = (
+            0 if is_alone else next(n for n, line in enumerate(own) if line is each) % DASHES
+        )
+        if not is_alone:
+            run = names[each["run"]]
+            each["title"] = run if len(own) == 1 else f"{run}: {each['name']}"
     return {
         "key": plot.key, "title": plot.title, "unit": plot.unit, "base": plot.base,
-        "fromZero": plot.from_zero, "lines": lines,
+        "fromZero": plot.from_zero, "lines": [named(each) for each in lines],
     }  # fmt: skip
+
+
+def named(line: dict[str, Any]) -> dict[str, Any]:
+    return {**line, "name": line.pop("title", line["name"])}
