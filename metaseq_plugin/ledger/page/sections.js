@@ -76,7 +76,7 @@ function chronicleEntry({ time, text, author, group }) {
 function events(run) {
   const heads = ["time (UTC)", "event", "update", "what"];
   const kinds = [...new Set(run.events.map((event) => event.kind))].sort();
-  const choice = make("select", {}, make("option", { value: "" }, "all events"), kinds.map((kind) => make("option", { value: kind }, kind)));
+  const choice = make("select", { "aria-label": "Which events" }, make("option", { value: "" }, "all events"), kinds.map((kind) => make("option", { value: kind }, kind)));
   const frame = make("div", {});
   let most = FEW;
 
@@ -95,7 +95,7 @@ function events(run) {
 
   choice.addEventListener("change", fill);
   fill();
-  return [make("label", { class: "choice" }, "Show ", choice), frame];
+  return [choice, frame];
 }
 
 /** All sections of a run. With several runs, ids carry its number, and its own sections open on demand. */
