@@ -75,7 +75,7 @@ class Start:
         number: 0 is the first.
         begin, end: seconds since 1970; ``end`` is the last sign of life.
         first_update: the update that it went on from; None: it has not come so far.
-        last_update: the last one that it made; None like ``first_update``.
+        last_update: the last one that it made.
         reason: why it ended, in words; "" of one that is running.
         state: RUNNING, FINISHED, STOPPED, FAILED or KILLED (without a word).
         seconds: by what they were spent on; a part of KINDS. Their sum is ``end - begin``, if the clock did not jump.
@@ -87,7 +87,7 @@ class Start:
     begin: float
     end: float
     first_update: Optional[int]
-    last_update: Optional[int]
+    last_update: int
     updates: Updates
     seconds: Mapping[str, float]
     reason: str = ""
@@ -148,7 +148,8 @@ class Account:
             "device_kwh", "pue", "kwh", "intensity", "co2e".
         curve: what is kept and what was lost, in the order in which it was made.
         valid: validations of the updates that were kept: {"subset", "update", "loss", "ppl", "time", "seconds"}.
-        events: of the ledger and of the launcher (these with "of": "launch"), by time.
+        events: of the ledger, of the launcher (with "of": "launch"), and "killed" for each start that could not write
+            its end ("of": "reader"); by time.
         problems: a sentence each: what is missing, foreign or does not fit.
     """
 

@@ -56,7 +56,7 @@ def assembled(
     what = {**history.starts[last.number].of("start")}
     max_update = read_max_update(what)
     pace = totals.seconds_per_update()
-    reached = history.stretches[-1].last if history.stretches else 0
+    reached = history.update
     to_go = None if max_update is None or pace is None else (max_update - reached) * pace
     updates = total_updates(starts, reached)
     problems += faults(history, starts, events, updates)
@@ -80,7 +80,7 @@ def assembled(
         numbers=numbers_of(totals, what, metered, busy, settings, problems),
         curve=curve.points(),
         valid=[event for event in events if event["kind"] == "valid" and history.was_kept(event)],
-        events=merged(events, launch_events),
+        events=merged([*events, *kills(starts)], launch_events),
         problems=problems,
     )
 
@@ -99,7 +99,7 @@ def start_of(
         begin=told.begin,
         end=told.seen,
         first_update=told.first,
-        last_update=stretches[-1].last if stretches else None,
+        last_update=stretches[-1].last if stretches else told.last or 0,
         updates=Updates(done, kept, done - kept),
         seconds=times.seconds_of(told),
         reason=reason,
@@ -151,6 +151,18 @@ def all_seconds(starts: Sequence[Start]) -> Dict[str, float]:
     for before, after in itertools.pairwise(starts):
         found["idle"] += max(0.0, after.begin - before.end)
     return found
+
+
+def kills(starts: Sequence[Start]) -> List[Row]:
+    """The ends that nobody was left to write."""
+    return [
+        {
+            "time": start.end, "kind": KILLED, "update": start.last_update, "start": start.number,
+            "reason": start.reason, "of": "reader",
+        }
+        for start in starts
+        if start.state == KILLED
+    ]  # fmt: skip
 
 
 def merged(events: Sequence[Row], launch_events: Sequence[Row]) -> List[Row]:

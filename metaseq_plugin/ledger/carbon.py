@@ -18,7 +18,7 @@ from metaseq_plugin.storage import json_file
 CODECARBONS_TABLE = "data/private_infra/global_energy_mix.json"  # in its package
 
 INTENSITY = 385.0
-US_AVERAGE = "the average of the United States: LLaMA, arXiv:2302.13971 (February 2023), section 6"
+US_AVERAGE = "the average of the United States: LLaMA, arXiv:2302.13971, section 6 (February 2023)"
 
 HIGHEST = 2_000.0  # twice what codecarbon 3.3.2 has for coal, 995; a fraction of 1 is meant in kg
 

@@ -15,6 +15,7 @@ stated, from the inputs that each used. A run's own account, from its meters, is
 import argparse
 import json
 import math
+from textwrap import wrap
 from typing import Any, Iterator, NamedTuple, Optional
 
 from metaseq_plugin.compat.errors import UserError
@@ -22,7 +23,7 @@ from metaseq_plugin.ledger.carbon import INTENSITIES, INTENSITY, Intensity, emit
 from metaseq_plugin.ledger.energy import PUE, energy
 from metaseq_plugin.ledger.rates import DEVICES, device
 
-TITLE_WIDTH = 12
+WIDTH, TITLE_WIDTH = 80, 12
 
 
 class Power(NamedTuple):
@@ -69,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the account."""
     found = account(args)
-    words = json.dumps(as_json(args, found), indent=2) if args.json else "\n".join(lines(args, found))
+    words = (
+        json.dumps(as_json(args, found), indent=2) if args.json else "\n".join(lines(args, found))
+    )
     print(words)  # noqa: T201
 
 
@@ -135,8 +138,12 @@ def lines(args: argparse.Namespace, found: Account) -> Iterator[str]:
     if found.power is not None and found.device_hours is not None:
         watts = found.power.watts * args.power_share
         yield entry("device-hours", f"{number(found.device_hours)} h", "given")
-        yield formula(f"{args.gpus:,} {'device' if args.gpus == 1 else 'devices'} · {args.hours:,g} h")
-        yield entry("power", f"{watts:,.4g} W a device", "assumed" if args.watts is None else "given")
+        yield formula(
+            f"{args.gpus:,} {'device' if args.gpus == 1 else 'devices'} · {args.hours:,g} h"
+        )
+        yield entry(
+            "power", f"{watts:,.4g} W a device", "assumed" if args.watts is None else "given"
+        )
         yield formula(found.power.source)
         yield formula(f"{found.power.watts:g} W · {args.power_share:g} power share")
         yield entry("computing", f"{number(found.computing_kwh)} kWh", found.energy_is)
@@ -148,10 +155,12 @@ def lines(args: argparse.Namespace, found: Account) -> Iterator[str]:
         yield formula(f"{number(found.computing_kwh)} kWh · {args.idle_share:g} idle share")
     yield entry("building", f"{number(found.facility_kwh)} kWh", "estimated")
     both = number(found.computing_kwh + found.idle_kwh)
-    yield formula(f"{both} kWh · {args.pue:g} PUE{' (LLaMA assumed it)' if args.pue == PUE else ''}")
+    yield formula(
+        f"{both} kWh · {args.pue:g} PUE{' (LLaMA assumed it)' if args.pue == PUE else ''}"
+    )
     yield entry("emitted", f"{mass(found.carbon_kg)} CO2e", "estimated")
     yield formula(f"{number(found.facility_kwh)} kWh · {found.intensity.grams:g} g/kWh")
-    yield formula(found.intensity.source)
+    yield from map(formula, wrap(found.intensity.source, WIDTH - len(formula(""))))
     yield entry("left out", "making the machines; CPUs, memory, network and disks, unless")
     yield formula("the power or the PUE was chosen to hold them")
 

@@ -3,10 +3,12 @@
     history = read_history(events, tally)
     history.stretches[2].cut          # 1200: of the third stretch, updates above were made again, or never
 
-A stretch is updates that were made one after another: a start is one, and one more for each rewind within it. Where a
-later stretch begins at an update u, the run went back to u: what earlier ones made above it is lost.
+A stretch is updates that were made one after another: a start is one, and one more for each rewind within it. Each goes
+on from an earlier one, its parent: the latest that saved at the update where it begins, or, where no event tells of a
+save, the latest that came so far. The run as it now is was made by the last stretch that made anything, its parent,
+and so on: each up to where the next one begins. What they made above it, and what the others made, is lost.
 
-    done = last - first            kept = min(last, cut) - first            cut = the least first of later stretches
+    done = last - first            kept = min(last, cut) - first            cut = the first of the next one
 
 so kept + lost is done by construction, and no update is kept twice. How far a start came is known from its ``end``; of
 one that was killed from ``before`` of the next start, of the latest one from the tally, and where all of these are gone
@@ -15,7 +17,7 @@ from the last line that it wrote.
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set
 
 from metaseq_plugin.ledger.tally import ACCOUNTS, Tally
 from metaseq_plugin.storage.json_lines import Row
@@ -27,13 +29,15 @@ class Stretch:
 
     Attributes:
         since: when it began, in seconds since 1970.
-        cut: updates above it are lost.
+        saved: the updates at which it saved.
+        cut: updates above it are lost; ``History`` finds it.
         is_open: whether ``last`` is only the most that has been heard of.
     """
 
     start: int
     first: int
     since: float
+    saved: Set[int] = field(default_factory=set)
     last: int = 0
     cut: float = math.inf
     is_open: bool = True
@@ -88,7 +92,7 @@ class Told:
 
 @dataclass
 class History:
-    """All starts by number, and their stretches in the order in which they were made."""
+    """All starts by number, and their stretches in the order in which they were made; which of these are kept."""
 
     starts: Dict[int, Told]
     stretches: List[Stretch]
@@ -113,10 +117,30 @@ class History:
         self._by_start: Dict[int, List[Stretch]] = {}
         for stretch in self.stretches:
             self._by_start.setdefault(stretch.start, []).append(stretch)
-        least = math.inf
-        for stretch in reversed(self.stretches):
-            stretch.cut = least
-            least = min(least, stretch.first)
+        self.link()
+
+    def link(self) -> None:
+        """Find out what is kept, by how far each stretch is known to have come."""
+        for stretch in self.stretches:
+            stretch.cut = stretch.first
+        cut = math.inf
+        here = next((s for s in reversed(self.stretches) if s.done), None)
+        while here is not None:
+            place = self.stretches.index(here)
+            here.cut, cut = cut, here.first
+            here = parent(self.stretches[:place], here.first)
+
+    @property
+    def update(self) -> int:
+        """The last update of the run as it now is."""
+        return next((stretch.last for stretch in reversed(self.stretches) if stretch.done), 0)
+
+
+def parent(earlier: Sequence[Stretch], first: int) -> Optional[Stretch]:
+    """Which of ``earlier`` stretches one that begins at ``first`` goes on from."""
+    reached = [stretch for stretch in earlier if stretch.first < first <= stretch.last]
+    saved = [stretch for stretch in reached if first in stretch.saved]
+    return (saved or reached or [None])[-1]
 
 
 def read_history(
@@ -153,7 +177,7 @@ def complete(told: Told, later: Optional[Told], tally: Optional[Tally]) -> None:
     """Fill in what the events, the next start or the tally say of a start."""
     began = seconds(told.of("start").get("began"))
     told.begin = told.begin if began is None else began
-    begun = whole(told.of("ready").get("update"), whole(told.of("resume").get("update")))
+    begun = whole(told.of("ready").get("first_update"), whole(told.of("resume").get("update")))
     told.first = told.first if begun is None else begun
     told.end = told.of("end") or None
     before = later.of("start").get("before") if later is not None else None
@@ -197,6 +221,8 @@ def stretches_of(told: Told) -> List[Stretch]:
             stretches.append(Stretch(told.number, to, float(event["time"])))
         elif update is not None:
             here.hear(update)
+            if event["kind"] == "save":
+                here.saved.add(update)
     if told.last is not None:
         here = stretches[-1]
         here.last, here.is_open = max(here.first, told.last), False
@@ -210,5 +236,7 @@ def whole(value: Any, otherwise: Optional[int] = None) -> Optional[int]:
 
 def seconds(value: Any, otherwise: Optional[float] = None) -> Optional[float]:
     """A finite number, as a float."""
+    if type(value) is float:  # nearly all are, of millions
+        return value if -math.inf < value < math.inf else otherwise
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) < math.inf else otherwise

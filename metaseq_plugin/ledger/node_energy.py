@@ -98,13 +98,14 @@ class NodeEnergy:
         self._before: Row = {} if self._path is None else last_row(self._path)
         self._parts = dict.fromkeys(counters, 0.0)
         self._begin = self._last = time.monotonic()
-        self._warned = False
+        self._has_warned = self._is_incomplete = False
 
     @property
     def is_measured(self) -> bool:
-        """Whether a meter of the devices was read, in this start and in those before it."""
+        """Whether a meter of the devices was read all the time, in this start and in those before it."""
         devices = self._counters.get(GPU) or self._counters[CPU]
-        return devices.is_measured and self._before.get("energy_is", MEASURED) == MEASURED
+        was_measured = self._before.get("energy_is", MEASURED) == MEASURED
+        return devices.is_measured and was_measured and not self._is_incomplete
 
     @property
     def source(self) -> str:
@@ -117,6 +118,7 @@ class NodeEnergy:
             try:
                 self._parts[part] = counter.joules()
             except counter.errors as error:
+                self._is_incomplete = True
                 self._warn(f"{counter.source} cannot be read any more ({error})")
         return number(self._before, "joules") + sum(self._parts.values())
 
@@ -158,9 +160,9 @@ class NodeEnergy:
         }
 
     def _warn(self, words: str) -> None:
-        if not self._warned:
+        if not self._has_warned:
             logger.warning(f"{words}: the run's energy misses what is used from now on")
-        self._warned = True
+        self._has_warned = True
 
 
 class Used(NamedTuple):

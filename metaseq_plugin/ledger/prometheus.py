@@ -8,15 +8,12 @@ Rank 0 writes it at every log line; it is replaced at once, so that nobody reads
 line. Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text, 0.0.4).
 """
 
-import logging
 import math
 import time
 from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple, Optional
 
 from metaseq_plugin.storage import atomic
-
-logger = logging.getLogger(__name__)
 
 
 class Metric(NamedTuple):
@@ -73,10 +70,11 @@ def escaped(label: str) -> str:
 
 
 def write_metrics(path: Path, run: str, numbers: Mapping[str, Any]) -> None:
-    """Replace the file; training goes on where that cannot be done. It need not survive a power cut."""
+    """Replace the file; it need not survive a power cut.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     unfinished = atomic.temporary(path)
-    try:
-        unfinished.write_text(metrics_text(run, numbers, time.time()), "utf-8")
-        atomic.rename(unfinished, path)
-    except OSError as error:
-        logger.warning(f"--metrics-file {path} cannot be written ({error.strerror})")
+    unfinished.write_text(metrics_text(run, numbers, time.time()), "utf-8")
+    atomic.rename(unfinished, path)

@@ -62,6 +62,7 @@ class Folded:
     def __init__(self, history: History, lines: Lines) -> None:
         self.curve, self.times, self.totals = Curve(), Times(history), Totals()
         self.strangers: Dict[int, Row] = {}  # the first line of each start that no event tells of
+        before = [stretch.last for stretch in history.stretches]
         places = {id(stretch): place for place, stretch in enumerate(history.stretches)}
         for line in lines:
             stretch = history.stretch_of(line["start"], line["time"])
@@ -73,6 +74,7 @@ class Folded:
             self.curve.add(line, places[id(stretch)], share < 0.5)
             self.times.add(line, stretch)
             self.totals.add(line, share)
+        self.is_further = before != [stretch.last for stretch in history.stretches]
 
 
 def read_account(
@@ -107,6 +109,9 @@ def read_account(
         if folded.strangers:
             strangers = folded.strangers.values()
             history = read_history(events, tally, strangers)
+            folded = Folded(history, lines)
+        if folded.is_further:  # than the events told: what is kept may be other than was thought
+            history.link()
             folded = Folded(history, lines)
         metered = read_meters(folder)
     except OSError as error:

@@ -51,7 +51,7 @@ logger = logging.getLogger("fairseq_cli.train")  # --log-file is a handler of th
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 OTHERS_PERIOD = 60.0  # seconds between two looks at the other machines' files
-DIGITS = 4  # behind the point, of shares and TFLOP/s
+DIGITS = 4  # of what a log line shows
 NAME_WIDTH = 10  # as in the lines that say what starts
 
 
@@ -112,9 +112,11 @@ class RunMeter:
         self.cfg, self.throughput, self.node, self.num_nodes = cfg, throughput, node, num_nodes
         self.epoch_itr: Any = None
         self._update = self._in_metrics = 0
+        self._has_warned = False
         self._others, self._others_read = Used(), -math.inf
         used = self.energy()
-        self._joules = 0.0 if used is None else used.joules  # when the last line was written
+        # At the last line of the ledger's numbers; the first of them has the energy of what came before it, too.
+        self._joules, self._read_at = 0.0 if used is None else used.joules, time.monotonic()
 
     def tick(self, update: int) -> None:
         """A step has been made: ``update`` updates in all."""
@@ -147,7 +149,7 @@ class RunMeter:
         return Used(self.node.joules() + joules, self.node.is_measured and is_measured)
 
     def of_window(self, row: Row) -> Row:
-        """What a line of updates.jsonl gains on rank 0: rates while it trained, energy of the whole of its time."""
+        """What a line of updates.jsonl gains on rank 0: rates while it trained, energy since the line before it."""
         found: Row = {}
         trained = row["computing"] + row["waiting"]
         rates = self.rates(row["ntokens"] / trained) if trained > 0 else None
@@ -156,11 +158,8 @@ class RunMeter:
         used = self.energy()
         if used is not None:
             joules, self._joules = used.joules - self._joules, used.joules
-            found.update(
-                joules=joules,
-                watts=joules / row["seconds"] if row["seconds"] > 0 else None,
-                energy_is=word_of(used),
-            )
+            seconds, self._read_at = time.monotonic() - self._read_at, time.monotonic()
+            found.update(joules=joules, watts=joules / seconds, energy_is=word_of(used))
         return found
 
     def added(self, stats: Mapping[str, Any], tokens: Optional[int]) -> Dict[str, float]:
@@ -176,10 +175,10 @@ class RunMeter:
         speed = float(stats.get("wps") or 0.0)
         if speed > 0:
             rates = self.throughput.rates(speed)
-            found.update({name: round(x, DIGITS) for name, x in rates._asdict().items()})
+            found.update({name: rounded(x) for name, x in rates._asdict().items()})
         used = self.energy()
         if used is not None:
-            found[kwh_name(used)] = round(used.joules / JOULES_OF_KWH, 6)
+            found[kwh_name(used)] = rounded(used.joules / JOULES_OF_KWH)
         if speed > 0:
             left = seconds_left(self.cfg, self.epoch_itr, stats)
             found.update({} if left is None else {"eta": round(left)})
@@ -190,9 +189,19 @@ class RunMeter:
         """--metrics-file, at each line of the interval; the line of a whole epoch has other means."""
         path, update = option(self.cfg.task, "metrics_file"), int(numbers.get("num_updates") or 0)
         is_due = update % self.cfg.common.log_interval == 0 and update != self._in_metrics
-        if path and is_due:
-            self._in_metrics = update
+        if not (path and is_due):
+            return
+        self._in_metrics = update
+        try:
             write_metrics(Path(path), self.cfg.checkpoint.save_dir, numbers)
+        except OSError as error:
+            if not self._has_warned:
+                logger.warning(f"--metrics-file {path} cannot be written ({error.strerror})")
+            self._has_warned = True
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def word_of(used: Used) -> str:

@@ -20,6 +20,7 @@ OF_LINES = ("computing", "waiting", "saving", "validating", "rewinding")
 OF_UPDATES = ("computing", "waiting")  # what is lost with them
 OF_EVENTS = {"save": "saving", "valid": "validating"}
 ANEW = "restarting"
+ROUNDING = 1e-3  # seconds: what events round their times to
 
 
 class Times:
@@ -59,7 +60,8 @@ class Times:
         if told.number != min(self._history.starts):
             found[ANEW] = found.pop("starting", 0.0)
         found["lost"] = sum(lost.values())
-        found["unknown"] = max(0.0, told.seen - told.begin - sum(found.values()))
+        rest = told.seen - told.begin - sum(found.values())
+        found["unknown"] = rest if rest > ROUNDING else 0.0
         return found
 
     def _share_behind(self, start: int) -> float:

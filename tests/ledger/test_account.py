@@ -91,6 +91,35 @@ def test_a_run_of_three_starts(tmp_path: Path) -> None:
     assert account.problems == []
 
 
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_a_start_goes_on_from_who_saved_there(tmp_path: Path, is_saved: bool) -> None:
+    run = WrittenRun(tmp_path)
+    run.start(0)
+    run.updates(40)
+    if is_saved:
+        run.event("save", path="checkpoint_1_40.pt", seconds=1.0)
+    run.kill()
+    run.start(30)  # with --restore-file of an older one
+    run.updates(15)
+    run.kill()
+    run.start(40)
+    run.updates(5)
+    run.end()
+    account = read_account(run.write())
+    kept = [start.updates.kept for start in account.starts]
+    assert kept == ([40, 0, 5] if is_saved else [30, 10, 5])
+    assert account.updates == (60, 45, 15, 0)
+
+
+def test_a_start_that_made_nothing_loses_nothing(tmp_path: Path) -> None:
+    run = usual_run(tmp_path)
+    run.start(30)
+    run.end("stopped by SIGINT")
+    account = read_account(run.write())
+    assert account.updates == (107, 100, 7, 0)
+    assert (account.update, account.starts[3].updates) == (100, (0, 0, 0, 0))
+
+
 def test_tokens_and_operations_are_of_all_updates_with_a_line(tmp_path: Path) -> None:
     account = read_account(usual_run(tmp_path).write())
     # The 7 updates behind the last line before the kill are in no line.
@@ -229,7 +258,7 @@ def test_a_start_that_never_came_to_an_update_loses_nothing(tmp_path: Path) -> N
     account = read_account(run.write())
     assert account.updates == (107, 100, 7, 0)
     assert (account.state, account.update) == ("failed", 100)
-    assert account.starts[3].last_update is None
+    assert account.starts[3].first_update is None
 
 
 def damaged(run: WrittenRun, name: str, change: Any) -> Account:

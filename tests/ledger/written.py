@@ -66,6 +66,7 @@ class WrittenRun:
         self.event(
             "ready",
             seconds=STARTING,
+            first_update=first,
             num_parameters=1000,
             flops_per_token=6e3,
             hardware_flops_per_token=8e3,
@@ -73,8 +74,6 @@ class WrittenRun:
         if self.number:
             self.event("resume", **{"from": "checkpoint_last.pt", "changed": {}})
         self.begin_line()
-        del self.kept[first:]
-        self.kept += [-1] * (first - len(self.kept))  # of another run
 
     def spend(self, seconds: float, account: str) -> None:
         self.now += seconds
@@ -85,6 +84,8 @@ class WrittenRun:
 
     def updates(self, number: int, **fields: Any) -> None:
         """Make updates of a second: 0.9 s of computing, 0.1 s of waiting for data."""
+        del self.kept[self.update :]  # not before: a start that makes nothing changes nothing
+        self.kept += [-1] * (self.update - len(self.kept))  # of another run
         for _ in range(number):
             self.spend(0.9, "computing")
             self.spend(0.1, "waiting")
@@ -120,7 +121,6 @@ class WrittenRun:
         self.spend(3.0, "rewinding")
         self.update = to
         self.event("rewind", **{"from": here}, to=to, skipped_updates=1, lr_factor=1.0)
-        del self.kept[to:]
         self.begin_line()
 
     def end(self, reason: str = "finished") -> None:
