@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 import pytest
 
 from tests.chromium import chromium
-from tests.ledger.page.runs import eventful_run, page_of, plain_run
+from tests.report.page.runs import eventful_run, page_of, plain_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -10,8 +10,8 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page, expect
 
 from tests.chromium import LOW_CONTRAST
-from tests.ledger.page.conftest import Opened
-from tests.ledger.page.runs import HOSTILE
+from tests.report.page.conftest import Opened
+from tests.report.page.runs import HOSTILE
 
 pytestmark = pytest.mark.slow
 
@@ -183,7 +183,9 @@ def test_whatever_a_note_or_a_command_says_stays_text(opened: Opened, one: Path)
     assert noted == f"ada: The loss jumped. {HOSTILE}\nWe wait."
 
 
-def test_the_policy_stops_what_is_not_in_the_file(browser: Browser, one: Path, tmp_path: Path) -> None:
+def test_the_policy_stops_what_is_not_in_the_file(
+    browser: Browser, one: Path, tmp_path: Path
+) -> None:
     planted = tmp_path / "planted.html"
     script = "<script>document.title = 'taken'</script><img src='https://example.com/x.png'>"
     planted.write_text(one.read_text("utf-8").replace("</main>", f"</main>{script}"), "utf-8")

@@ -67,9 +67,9 @@ function chronicle(run) {
   ]);
 }
 
-function chronicleEntry({ time, text, author, group }) {
+function chronicleEntry({ time, text, author }) {
   const who = author ? [make("b", {}, author), ": "] : [];
-  return make("li", { class: author ? "noted" : group }, make("time", {}, time), make("p", {}, ...who, text));
+  return make("li", { class: author ? "noted" : null }, make("time", {}, time), make("p", {}, ...who, text));
 }
 
 /** All events; a long list begins with the last of them. */
@@ -83,7 +83,7 @@ function events(run) {
   function fill() {
     const chosen = run.events.filter((event) => !choice.value || event.kind === choice.value);
     const shown = chosen.slice(-most);
-    const rows = shown.map(({ time, kind, update, text }) => [time, kind, update ?? "", text]);
+    const rows = shown.map(({ time, kind, update, text }) => [time, kind, update, text]);
     const more = make("button", { type: "button" }, `Show all ${chosen.length}`);
     more.addEventListener("click", () => {
       most = Infinity;

@@ -8,6 +8,8 @@ all of them.
 
 from typing import Any, Iterable, Mapping, Sequence
 
+from metaseq_plugin.ledger.history import seconds
+
 MOST_LINES = 8
 Norms = dict[str, dict[str, float]]
 
@@ -22,14 +24,10 @@ def by_kind(norms: Mapping[str, Any]) -> Norms:
             named = ((f"layer {number}", value) for number, value in enumerate(inner))
         else:
             named, name = ((name, inner),), "norms"
-        numbers = {str(key): value for key, value in named if is_number(value)}
+        numbers = {str(key): float(value) for key, value in named if seconds(value) is not None}
         if numbers:
             found.setdefault(name, {}).update(numbers)
     return found
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def chosen(names: Sequence[str], most: int) -> list[str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Dict
 
 from metaseq_plugin.ledger.account import Account
-from metaseq_plugin.ledger.page.file import write_page
 from metaseq_plugin.ledger.read_account import read_account
+from metaseq_plugin.report.page.file import write_page
 from tests.ledger.written import WrittenRun
 
 LATER = 2_000_000_000.0  # long after any of the runs: none is running
