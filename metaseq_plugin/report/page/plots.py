@@ -88,7 +88,8 @@ def places(account: Account, points: Sequence[Point]) -> Columns:
 def digits(value: Any, times: float = 1) -> Optional[float]:
     """Seven digits that count, which no eye tells from all of them; None of what is no finite number."""
     number = seconds(value)
-    return None if number is None else float(f"{number * times:.7g}")
+    scaled = None if number is None else seconds(number * times)
+    return None if scaled is None else float(f"{scaled:.7g}")
 
 
 def valid_columns(account: Account, subset: str) -> Columns:
