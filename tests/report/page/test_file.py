@@ -27,16 +27,18 @@ class Elements(HTMLParser):
         super().__init__()
         self.found: list[tuple[str, dict[str, Any]]] = []
         self.texts: dict[str, str] = {}
+        self.place = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         self.found.append((tag, dict(attrs)))
+        self.place = dict(attrs).get("id") or tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self.place = ""
 
     def handle_data(self, data: str) -> None:
-        tag, attributes = self.found[-1] if self.found else ("", {})
-        if tag in ("script", "style"):
-            key = attributes.get("id") or tag
-            self.texts[key] = self.texts.get(key, "") + data
+        self.texts[self.place] = self.texts.get(self.place, "") + data
 
 
 @pytest.fixture(scope="module")
