@@ -10,7 +10,7 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.ledger.account import Account, Point
 from metaseq_plugin.ledger.history import seconds
-from metaseq_plugin.report.page.norms import MOST_LINES, by_kind, chosen
+from metaseq_plugin.report.page.norms import MOST_LINES, UNITS, by_kind, chosen
 
 HOUR = 3600.0
 COLOURS, DASHES = 8, 4  # of style.css
@@ -152,14 +152,15 @@ def drawn_norms(
     table: str, names: Sequence[str], every: Sequence[Mapping[str, Columns]]
 ) -> dict[str, Any]:
     kind = table.split(" ", 1)[1]
-    title = "Norms" if kind == "norms" else f"Norms of {kind}"
     lines = [
         line(run, table, column, column.split(" ", 1)[1])
         for run, found in enumerate(every)
         for column in found.get(table, {})
         if column.startswith("norm ")
     ]
-    return described(Plot(f"norms-{kind}", title, "", {}, base=10), lines, names)
+    return described(
+        Plot(f"norms-{kind}", f"Norms of {kind}", UNITS.get(kind, ""), {}, base=10), lines, names
+    )
 
 
 def line(run: int, table: str, column: str, name: str) -> dict[str, Any]:

@@ -34,8 +34,8 @@ class Curves:
             "mfu": 0.35 + self.random.gauss(0, 0.005),
             "hfu": 0.47 + self.random.gauss(0, 0.005),
             "norms": {
-                kind: {f"layer {layer}": scale * (1 + layer / 4) for layer in range(LAYERS)}
-                for kind, scale in (("activations", 9.0), ("gradients", 0.02))
+                kind: [scale * (1 + layer / 4) for layer in range(LAYERS + more)]
+                for kind, scale, more in (("activations", 9.0, 0), ("gradients", 0.02, 1))
             },
         }
 

@@ -65,17 +65,26 @@ def test_plots_without_a_number_are_left_out(usual: Account) -> None:
 def test_norms_of_many_layers_are_thinned_out(eventful: Account) -> None:
     columns = only([eventful])["tables"]["norms gradients"]
     names = [name for name in columns if name.startswith("norm ")]
-    assert names == [f"norm layer {layer}" for layer in (0, 2, 3, 5, 6, 8, 9, 11)]
-    assert columns["norm layer 11"][0] == pytest.approx(0.02 * (1 + 11 / 4))
+    assert names == [
+        *(f"norm layer {layer}" for layer in (0, 2, 3, 5, 7, 9, 10)),
+        "norm outside the layers",
+    ]
+    assert columns["norm layer 10"][0] == pytest.approx(0.02 * (1 + 10 / 4))
 
 
 @pytest.mark.parametrize(
     ("norms", "found"),
     [
-        ({"gradients": {"a": 1, "b": None}}, {"gradients": {"a": 1.0}}),
         ({"gradients": [0.5, 2]}, {"gradients": {"layer 0": 0.5, "layer 1": 2.0}}),
-        ({"a": 1.5, "b": "?"}, {"norms": {"a": 1.5}}),
-        ({"a": math.nan, "c": {}}, {}),
+        (
+            {"activations": [3], "weights": [9, 40]},
+            {
+                "activations": {"layer 0": 3.0},
+                "weights": {"layer 0": 9.0, "outside the layers": 40.0},
+            },
+        ),
+        ({"gradients": [None, 2, "?"], "weights": []}, {"gradients": {"outside the layers": 2.0}}),
+        ({"gradients": 3, "weights": [math.nan]}, {}),
     ],
 )
 def test_norms_are_read_by_kind(norms: dict[str, Any], found: dict[str, Any]) -> None:
