@@ -24,10 +24,9 @@ from metaseq_plugin.ledger.files import ledger_folder
 from metaseq_plugin.ledger.totals import Settings
 from metaseq_plugin.report.chronicle import chronicle
 from metaseq_plugin.report.runs import read_accounts
-from metaseq_plugin.report.screen import screen
+from metaseq_plugin.report.screen import columns_of, screen
 from metaseq_plugin.report.table import table
 
-MAX_COLUMNS = 120
 PAGE = "report.html"  # in the ledger's folder, where --open names no other
 
 
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the report, write the page, or both."""
     accounts, problems = read_accounts(args.runs, Settings(args.pue, args.carbon_intensity))
-    columns = min(shutil.get_terminal_size().columns, MAX_COLUMNS)
+    columns = columns_of(shutil.get_terminal_size().columns)
     page = args.html
     if page is None and args.is_opened:
         page = ledger_folder(Path(accounts[0].path)) / PAGE

@@ -10,11 +10,12 @@ import textwrap
 from typing import Any, List, Mapping, Sequence
 
 from metaseq_plugin.compat.errors import printable
-from metaseq_plugin.ledger.account import KINDS, RUNNING, Account, Number, Start
+from metaseq_plugin.ledger.account import KINDS, RUNNING, UNKNOWN, Account, Number, Start
 from metaseq_plugin.ledger.telling import told
 from metaseq_plugin.ledger.words import SPENT, clock, day, duration, quantity, shares
 from metaseq_plugin.report.curve import KEPT, LOST, VALID, Dot, draw
 
+LEAST_COLUMNS, MOST_COLUMNS = 40, 120  # of a terminal, that are used
 CURVE_LINES = 8
 EVENTS, STARTS = 8, 8  # the last ones are shown
 INDENT = "  "
@@ -43,7 +44,43 @@ def screen(account: Account, columns: int) -> List[str]:
         events_table(account, columns),
         [line for problem in account.problems for line in wrapped(problem, columns)],
     ]
-    return "\n\n".join("\n".join(part) for part in parts if part).split("\n")
+    return stacked(parts, columns)
+
+
+def live(account: Account, columns: int, height: int) -> List[str]:
+    """What fits a terminal of ``height`` lines: how it stands, the curve, time and energy in a sentence, last events."""
+    spent = [kind for kind in KINDS if account.seconds[kind] > 0]
+    texts = shares([account.seconds[kind] for kind in spent])
+    times = ", ".join(f"{SPENT[kind]} {share}" for kind, share in zip(spent, texts, strict=True))
+    used = ", ".join(
+        f"{quantity(found.value, found.unit)} ({found.basis})" if found.value is not None else f"{name} {UNKNOWN}"
+        for name, found in ((name, account.numbers[name]) for name in ("kwh", "co2e"))
+    )  # fmt: skip
+    sentences = [f"time: {duration(account.wall_seconds)}, {times}", f"energy and CO2e: {used}"]
+    sentences += account.problems
+    above = stacked(
+        [
+            head(account, columns),
+            loss_curve(account, columns),
+            [line for sentence in sentences for line in wrapped(sentence, columns, most=3)],
+        ],
+        columns,
+    )
+    room = height - len(above) - 2  # a blank line, and the title of the events
+    return stacked([above, events_table(account, columns, room) if room > 0 else []], columns)[
+        :height
+    ]
+
+
+def columns_of(columns: int) -> int:
+    """How wide a screen is in a terminal of so many columns."""
+    return max(LEAST_COLUMNS, min(MOST_COLUMNS, columns))
+
+
+def stacked(parts: Sequence[Sequence[str]], columns: int) -> List[str]:
+    """The parts that are not empty, a blank line between them."""
+    text = "\n\n".join("\n".join(part) for part in parts if part)
+    return [cut(line, columns) for line in text.split("\n")]
 
 
 def cut(text: str, columns: int) -> str:
@@ -207,13 +244,13 @@ def numbers_table(account: Account, columns: int) -> List[str]:
     return lines
 
 
-def events_table(account: Account, columns: int) -> List[str]:
+def events_table(account: Account, columns: int, most: int = EVENTS) -> List[str]:
     """The last ones that are not routine."""
     events: Sequence[Mapping[str, Any]] = [e for e in account.events if e["kind"] not in ROUTINE]
     if not events:
         return []
     lines = [f"events: the last of {len(events):,} (all: --chronicle)"]
-    for event in events[-EVENTS:]:
+    for event in events[-most:]:
         update = event.get("update")
         where = f"{update:,}" if isinstance(update, int) else ""
         kind = event["kind"].replace("_", " ")

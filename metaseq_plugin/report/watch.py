@@ -1,11 +1,11 @@
-"""Watch a run in the terminal: the screen of `metaseq report`, again and again, until Ctrl-C.
+"""Watch a run in the terminal: progress, loss curve, time and last events, again and again, until Ctrl-C.
 
     metaseq watch runs/a
     metaseq watch runs/a --every 30          seconds between two looks (default: 5)
 
 It reads the run's ledger and nothing else, so it works over ssh, from another host that sees the folder, for a run that
-has ended, too. Where the terminal has fewer lines than the screen, the end is left out. Into a file or a pipe it
-writes one screen after another.
+has ended, too. The screen is as high as the terminal; `metaseq report` has the rest. Into a file or a pipe it writes
+one screen after another.
 """
 
 import argparse
@@ -17,13 +17,12 @@ from typing import List
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.report.runs import account_of, one_run
-from metaseq_plugin.report.screen import screen
+from metaseq_plugin.report.screen import columns_of, live
 
 SECONDS = 5.0
 SHARE = 10  # a look that takes long is waited for so many times as long
 # ECMA-48: go to the first place; clear to the end of the line; clear to the end of the screen.
 HOME, TO_LINE_END, TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
-MAX_COLUMNS = 120
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +42,10 @@ def run(args: argparse.Namespace) -> None:
         while True:
             began = time.monotonic()
             size = shutil.get_terminal_size()
-            lines = screen(account_of(folder), min(size.columns, MAX_COLUMNS))
+            # The last line of the terminal is the cursor's.
+            lines = live(account_of(folder), columns_of(size.columns), size.lines - 1)
             is_terminal = sys.stdout.isatty()
-            text = drawn(lines, size.lines, is_first) if is_terminal else "\n".join([*lines, ""])
+            text = drawn(lines, is_first) if is_terminal else "\n".join([*lines, ""])
             print(text, flush=True, end="" if is_terminal else "\n")  # noqa: T201
             is_first = False
             time.sleep(max(args.every, SHARE * (time.monotonic() - began)))
@@ -56,10 +56,7 @@ def run(args: argparse.Namespace) -> None:
         sys.stderr.close()
 
 
-def drawn(lines: List[str], height: int, is_first: bool) -> str:
-    """The screen over the one before, without a flicker; the cursor stays on the last line."""
-    shown = lines[: height - 1]
-    if len(shown) < len(lines):
-        shown[-1] = f"… {len(lines) - len(shown) + 1} more lines: metaseq report"
-    whole = "".join(f"{line}{TO_LINE_END}\n" for line in shown)
+def drawn(lines: List[str], is_first: bool) -> str:
+    """The screen over the one before, without a flicker."""
+    whole = "".join(f"{line}{TO_LINE_END}\n" for line in lines)
     return f"{HOME}{TO_END if is_first else ''}{whole}{TO_END}"

@@ -50,14 +50,17 @@ def test_an_index_and_a_corpus_that_is_elsewhere_change_nothing(folder: Path) ->
     assert of(str(folder)) == first
     folder.rename(folder.with_name("b"))
     moved = of(str(folder.with_name("b")))
-    assert moved["hash"] == first["hash"] and moved["path"] != first["path"]
+    assert moved["hash"] == first["hash"]
+    assert moved["path"] != first["path"]
 
 
 def test_a_task_without_data() -> None:
     assert data(SimpleNamespace(task=Options())) == {}
     assert data(SimpleNamespace(task=Options(data=None))) == {}
     assert of("/not/there") == {
-        "path": "/not/there", "files": 0, "bytes": 0,
+        "path": "/not/there",
+        "files": 0,
+        "bytes": 0,
         "hash": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     }  # fmt: skip  (that of nothing)
 
