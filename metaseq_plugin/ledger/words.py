@@ -57,12 +57,20 @@ def duration(seconds: float) -> str:
 
 def day(when: float) -> str:
     """2026-11-27, UTC."""
-    return time.strftime("%Y-%m-%d", time.gmtime(when))
+    return formatted("%Y-%m-%d", when)
 
 
 def clock(when: float) -> str:
     """19:04, UTC."""
-    return time.strftime("%H:%M", time.gmtime(when))
+    return formatted("%H:%M", when)
+
+
+def formatted(form: str, when: float) -> str:
+    """Of a time that no calendar has, as a damaged line may hold, "?"."""
+    try:
+        return time.strftime(form, time.gmtime(when))
+    except (OverflowError, ValueError, OSError):
+        return "?"
 
 
 def shares(parts: Sequence[float]) -> list[str]:

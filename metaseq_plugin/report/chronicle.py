@@ -107,7 +107,7 @@ def spread(group: Sequence[Event]) -> str:
     for name in ROUTINE[group[0]["kind"]]:
         values = [event[name] for event in (group[0], group[-1]) if is_number(event.get(name))]
         if len(values) == 2:
-            said += f", {plain(name)} {values[0]:.4g} → {values[1]:.4g}"
+            said += f", {name.replace('_', ' ')} {values[0]:.4g} → {values[1]:.4g}"
     spent = [event["seconds"] for event in group if is_number(event.get("seconds"))]
     return said + (f", {duration(sum(spent) / len(spent))} each" if spent else "")
 

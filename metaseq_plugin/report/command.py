@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     for problem in problems:
         print(f"metaseq report: {printable(problem)}", file=sys.stderr)  # noqa: T201
     if page is not None:
-        from metaseq_plugin.ledger.page.file import write_page  # reads its scripts
+        from metaseq_plugin.report.page.file import write_page  # reads its scripts
 
         write_page(accounts, page)
         print(f"Written: {page}", file=sys.stderr)  # noqa: T201

@@ -18,7 +18,7 @@ from typing import Any, Mapping, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.ledger.account import Account
-from metaseq_plugin.ledger.page.document import document
+from metaseq_plugin.report.page.document import document
 from metaseq_plugin.storage import atomic
 
 # In this order they are one script: what is used is above or below, nothing is imported.
@@ -58,7 +58,7 @@ def page_text(accounts: Sequence[Account]) -> str:
 
 
 def asset(name: str) -> str:
-    return files("metaseq_plugin.ledger.page").joinpath(name).read_text("utf-8")
+    return files("metaseq_plugin.report.page").joinpath(name).read_text("utf-8")
 
 
 def policy(style: str, script: str) -> str:

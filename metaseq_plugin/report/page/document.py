@@ -9,12 +9,14 @@ import time
 from typing import Any, Mapping, Sequence
 
 from metaseq_plugin.ledger.account import KINDS, Account, Number, Start
-from metaseq_plugin.ledger.page.chronicle import chronicle
-from metaseq_plugin.ledger.page.marks import GROUP_OF, marks
-from metaseq_plugin.ledger.page.norms import MOST_LINES
-from metaseq_plugin.ledger.page.plots import plots, tables
 from metaseq_plugin.ledger.telling import changed, told
 from metaseq_plugin.ledger.words import SPENT, clock, day, duration, quantity, shares
+from metaseq_plugin.report.chronicle import update_of
+from metaseq_plugin.report.page.chronicle import chronicle
+from metaseq_plugin.report.page.marks import marks
+from metaseq_plugin.report.page.norms import MOST_LINES
+from metaseq_plugin.report.page.plots import plots, tables
+from metaseq_plugin.report.page.what import what
 
 Json = dict[str, Any]
 FIGURES = {  # the account's numbers that stand first, each with its label
@@ -106,28 +108,6 @@ def number(found: Number) -> list[str]:
     return [quantity(found.value, found.unit), found.basis, found.formula]
 
 
-def what(account: Account) -> list[list[str]]:
-    """What ran: label and text of each; what the ledger does not say is left out."""
-    said = account.what
-    rows = [["Command", said.get("command")], ["Folder", account.path]]
-    for label, key in (
-        ("Code", "git"), ("Layout", "layout"), ("Hardware", "hardware"), ("Data", "data"),
-        ("Versions", "versions"),
-    ):  # fmt: skip
-        rows.append([label, flat(said.get(key))])
-    size = said.get("num_parameters")
-    rows.append(["Parameters", f"{size:,}" if isinstance(size, int) else None])
-    rows.append(["FLOPs a token", quantity(said.get("flops_per_token"), "") if said.get("flops_per_token") else None])  # fmt: skip
-    return [[label, str(text)] for label, text in rows if text]
-
-
-def flat(value: Any) -> str:
-    """``a 1, b 2`` of a mapping; the text of anything else."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)
-    return "" if value is None else str(value)
-
-
 def options(value: Any) -> list[list[str]]:
     return (
         [[name, str(value[name])] for name in sorted(value)] if isinstance(value, Mapping) else []
@@ -159,8 +139,7 @@ def event_row(event: Mapping[str, Any]) -> Json:
     return {
         "time": f"{day(event['time'])} {clock(event['time'])}",
         "kind": event["kind"].replace("_", " "),
-        "update": event.get("update"),
-        "group": GROUP_OF.get(event["kind"]),
+        "update": update_of(event),
         "text": told(event),
     }
 

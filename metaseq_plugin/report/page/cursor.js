@@ -41,7 +41,9 @@ function followPointer(stage, svg, view, state) {
   };
   let from = null;
   stage.addEventListener("pointermove", (event) => view.moveTo(nearest(state.stops, at(event)), stage));
-  stage.addEventListener("pointerleave", () => view.moveTo(null, null));
+  stage.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") view.moveTo(null, null); // a finger is lifted to read
+  });
   stage.addEventListener("pointerdown", (event) => {
     from = event.pointerType === "mouse" ? { place: event.clientX, value: at(event) } : null;
     view.moveTo(nearest(state.stops, at(event)), stage);

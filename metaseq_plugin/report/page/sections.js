@@ -67,23 +67,23 @@ function chronicle(run) {
   ]);
 }
 
-function chronicleEntry({ time, text, author, group }) {
+function chronicleEntry({ time, text, author }) {
   const who = author ? [make("b", {}, author), ": "] : [];
-  return make("li", { class: author ? "noted" : group }, make("time", {}, time), make("p", {}, ...who, text));
+  return make("li", { class: author ? "noted" : null }, make("time", {}, time), make("p", {}, ...who, text));
 }
 
 /** All events; a long list begins with the last of them. */
 function events(run) {
   const heads = ["time (UTC)", "event", "update", "what"];
   const kinds = [...new Set(run.events.map((event) => event.kind))].sort();
-  const choice = make("select", {}, make("option", { value: "" }, "all events"), kinds.map((kind) => make("option", { value: kind }, kind)));
+  const choice = make("select", { "aria-label": "Which events" }, make("option", { value: "" }, "all events"), kinds.map((kind) => make("option", { value: kind }, kind)));
   const frame = make("div", {});
   let most = FEW;
 
   function fill() {
     const chosen = run.events.filter((event) => !choice.value || event.kind === choice.value);
     const shown = chosen.slice(-most);
-    const rows = shown.map(({ time, kind, update, text }) => [time, kind, update ?? "", text]);
+    const rows = shown.map(({ time, kind, update, text }) => [time, kind, update, text]);
     const more = make("button", { type: "button" }, `Show all ${chosen.length}`);
     more.addEventListener("click", () => {
       most = Infinity;
@@ -95,7 +95,7 @@ function events(run) {
 
   choice.addEventListener("change", fill);
   fill();
-  return [make("label", { class: "choice" }, "Show ", choice), frame];
+  return [choice, frame];
 }
 
 /** All sections of a run. With several runs, ids carry its number, and its own sections open on demand. */

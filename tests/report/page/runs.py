@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Dict
 
 from metaseq_plugin.ledger.account import Account
-from metaseq_plugin.ledger.page.file import write_page
 from metaseq_plugin.ledger.read_account import read_account
+from metaseq_plugin.report.page.file import write_page
 from tests.ledger.written import WrittenRun
 
 LATER = 2_000_000_000.0  # long after any of the runs: none is running
@@ -34,8 +34,8 @@ class Curves:
             "mfu": 0.35 + self.random.gauss(0, 0.005),
             "hfu": 0.47 + self.random.gauss(0, 0.005),
             "norms": {
-                kind: {f"layer {layer}": scale * (1 + layer / 4) for layer in range(LAYERS)}
-                for kind, scale in (("activations", 9.0), ("gradients", 0.02))
+                kind: [scale * (1 + layer / 4) for layer in range(LAYERS + more)]
+                for kind, scale, more in (("activations", 9.0, 0), ("gradients", 0.02, 1))
             },
         }
 

@@ -9,7 +9,8 @@ A plot that no run has a number for is left out.
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.ledger.account import Account, Point
-from metaseq_plugin.ledger.page.norms import MOST_LINES, by_kind, chosen
+from metaseq_plugin.ledger.history import seconds
+from metaseq_plugin.report.page.norms import MOST_LINES, UNITS, by_kind, chosen
 
 HOUR = 3600.0
 COLOURS, DASHES = 8, 4  # of style.css
@@ -84,13 +85,15 @@ def places(account: Account, points: Sequence[Point]) -> Columns:
     }
 
 
-def digits(value: Optional[float], times: float = 1) -> Optional[float]:
-    """Seven digits that count: a third of the file's size, and no eye sees more."""
-    return None if value is None else float(f"{value * times:.7g}")
+def digits(value: Any, times: float = 1) -> Optional[float]:
+    """Seven digits that count, which no eye tells from all of them; None of what is no finite number."""
+    number = seconds(value)
+    scaled = None if number is None else seconds(number * times)
+    return None if scaled is None else float(f"{scaled:.7g}")
 
 
 def valid_columns(account: Account, subset: str) -> Columns:
-    rows = [row for row in account.valid if row["subset"] == subset]
+    rows = [row for row in account.valid if str(row.get("subset")) == subset]
     return {
         "update": [row["update"] for row in rows],
         "hours": [digits((row["time"] - account.begin) / HOUR) for row in rows],
@@ -102,7 +105,7 @@ def valid_columns(account: Account, subset: str) -> Columns:
 
 def subsets(account: Account) -> list[str]:
     """The names of the validation sets."""
-    return sorted({row["subset"] for row in account.valid})
+    return sorted({str(row.get("subset")) for row in account.valid})
 
 
 def norm_tables(account: Account, most: int) -> dict[str, Columns]:
@@ -149,14 +152,15 @@ def drawn_norms(
     table: str, names: Sequence[str], every: Sequence[Mapping[str, Columns]]
 ) -> dict[str, Any]:
     kind = table.split(" ", 1)[1]
-    title = "Norms" if kind == "norms" else f"Norms of {kind}"
     lines = [
         line(run, table, column, column.split(" ", 1)[1])
         for run, found in enumerate(every)
         for column in found.get(table, {})
         if column.startswith("norm ")
     ]
-    return described(Plot(f"norms-{kind}", title, "", {}, base=10), lines, names)
+    return described(
+        Plot(f"norms-{kind}", f"Norms of {kind}", UNITS.get(kind, ""), {}, base=10), lines, names
+    )
 
 
 def line(run: int, table: str, column: str, name: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ function plotParts(plot) {
   );
   const log = plot.base == null ? null : make("input", { type: "checkbox" });
   const values = make("details", { class: "values" }, make("summary", {}, `Values of ${plot.title.toLowerCase()}`));
-  const heading = make("h3", {}, plot.title, make("span", { class: "unit" }, plot.unit));
+  const heading = make("h3", {}, plot.title, " ", make("span", { class: "unit" }, plot.unit));
   const legend = plot.lines.length > 1 ? make("ul", { class: "legend" }, plot.lines.map(legendEntry)) : null;
   const figure = make(
     "figure",
