@@ -62,7 +62,8 @@ def changed(names: Any) -> str:
 def started(event: Event) -> str:
     layout = event.get("layout")
     ranks = layout.get("ranks") if isinstance(layout, Mapping) else None
-    return joined(f"start {event.get('start')}", f"{ranks} ranks" if ranks else "")
+    ranks_text = f"{ranks} rank{'' if ranks == 1 else 's'}" if ranks else ""
+    return joined(f"start {event.get('start')}", ranks_text)
 
 
 def saved(event: Event) -> str:
@@ -119,6 +120,7 @@ TELLING: Mapping[str, Callable[[Event], str]] = MappingProxyType(
         "spike": spiked,
         "rewind": rewound,
         "note": noted,
+        "killed": lambda event: text(event, "reason"),
         "end": ended,
     }
 )

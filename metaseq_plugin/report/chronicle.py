@@ -25,6 +25,7 @@ MERGED = {
     "save": "saves", "valid": "validations", "overflow": "overflows of the gradient",
     "loss_scale": "changes of the loss scale", "rank": "ranks placed", "lr": "changes of the learning rate",
 }  # fmt: skip
+BEGINNINGS = ("start", "ready")  # when no update is known yet
 STOPS = ("end", KILLED)
 MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]<>#|"})
 
@@ -84,7 +85,7 @@ def entries(group: Sequence[Event], lost: Mapping[int, int]) -> List[str]:
     if first["kind"] == "note":
         return note(first, when)
     update = update_of(first)
-    where = f" at update {update}" if update and first["kind"] not in ("start", "ready") else ""
+    where = f" at update {update}" if update and first["kind"] not in BEGINNINGS else ""
     kind = first["kind"].replace("_", " ")
     text = f": {plain(told(first))}" if told(first) else ""
     number = lost.get(first.get("start", -1), 0) if first["kind"] in STOPS else 0
