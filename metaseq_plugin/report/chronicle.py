@@ -13,7 +13,7 @@ from metaseq_plugin.compat.errors import printable
 from metaseq_plugin.ledger.account import KILLED, Account, Point
 from metaseq_plugin.ledger.telling import told
 from metaseq_plugin.ledger.words import clock, day, duration, quantity
-from metaseq_plugin.report.screen import count, loss_curve
+from metaseq_plugin.report.screen import BEGINNINGS, count, loss_curve
 
 Event = Mapping[str, Any]
 COLUMNS = 80
@@ -25,7 +25,6 @@ MERGED = {
     "save": "saves", "valid": "validations", "overflow": "overflows of the gradient",
     "loss_scale": "changes of the loss scale", "rank": "ranks placed", "lr": "changes of the learning rate",
 }  # fmt: skip
-BEGINNINGS = ("start", "ready")  # when no update is known yet
 STOPS = ("end", KILLED)
 MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]<>#|"})
 
