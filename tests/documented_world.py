@@ -61,6 +61,7 @@ GIVEN: Dict[str, List[str]] = {
     "docs/checkpoints.md": ["data"],
     "docs/convert.md": ["OPT-13B"],
     "docs/data.md": ["DATA"],
+    "docs/energy.md": ["data"],
     "docs/fairseq.md": ["data"],
     "docs/launch.md": ["data"],
     "docs/parallelism.md": ["data"],

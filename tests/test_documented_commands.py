@@ -51,6 +51,8 @@ NOT_PRINTED = {
     "docs/checkpoints.md:fairseq-train: error: runs/a": "a damaged file; tests/checkpoint/test_set.py",
     "docs/checkpoints.md:fairseq-train: SIGINT": "a run stopped by hand; tests/compat/test_stop_on_signal.py",
     "docs/data.md:corpus": "of a corpus with planted faults; tests/data/tools",
+    "docs/energy.md:peak": "of one machine; tests/compat/test_log_lines.py",
+    "docs/energy.md:tflops": "formulas; tests/ledger/test_throughput.py",
     "docs/fairseq.md:fairseq_cli.train.main": "a walk through files",
     "docs/parallelism.md:model part 0": "a drawing",
     "docs/serve.md:loading runs/": "said by a server, which is not run here; tests/serve/test_command.py",

@@ -8,7 +8,7 @@
     kWh (idle)   = kWh (devices) · idle share             kWh = (devices + idle) · PUE         kg = kWh · g/kWh / 1000
 
 W is the rated power of the device in the table, or --watts. The idle share is the energy of machines that wait, over
-that of those that compute. Making the machines is not in it. --json prints the same numbers. docs/ledger.md has what papers
+that of those that compute. Making the machines is not in it. --json prints the same numbers. docs/energy.md has what papers
 stated, from the inputs that each used. A run's own account, from its meters, is `metaseq report RUN`.
 """
 

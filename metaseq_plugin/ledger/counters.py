@@ -14,6 +14,7 @@ Each counts joules since it was opened, over its devices.
 """
 
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any, List, Optional, Protocol, Sequence, Tuple, Type
 
@@ -135,7 +136,7 @@ class Rated:
 def gpu_counter(uuids: Sequence[Optional[str]]) -> Optional[GpuCounter]:
     """That of the GPUs, or None where they have none, or nvidia-ml-py is not installed."""
     try:
-        import pynvml
+        pynvml: Any = import_module("pynvml")
     except ImportError:
         return None
     named = [uuid for uuid in uuids if uuid is not None]

@@ -73,6 +73,8 @@ def wrong_options(task: Any) -> Iterator[str]:
     if not 1 <= pue < math.inf:
         yield f"`--pue` must be at least 1, but is {pue:g}. LLaMA's paper assumed {PUE:g}."
     metrics_file = option(task, "metrics_file")
+    if metrics_file is not None and option(task, "no_ledger"):
+        yield "`--metrics-file` must come without --no-ledger, but both are set. Leave one out."
     if metrics_file is not None and not Path(metrics_file).parent.is_dir():
         yield (
             f"`--metrics-file` must be in a folder that exists, but is {metrics_file}. Make the folder, "

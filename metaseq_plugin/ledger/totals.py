@@ -191,7 +191,8 @@ def device_hours(devices: Devices, busy_seconds: float) -> Number:
     if devices.count is None:
         return Number(None, "h", UNKNOWN, "the ledger does not say how many devices there were")
     hours = devices.count * busy_seconds / 3600
-    return Number(hours, "h", MEASURED, f"{devices.count} devices × {busy_seconds / 3600:.4g} h")
+    some = f"{devices.count} device{'' if devices.count == 1 else 's'}"
+    return Number(hours, "h", MEASURED, f"{some} × {busy_seconds / 3600:.4g} h")
 
 
 def device_energy(

@@ -2,18 +2,18 @@
 
     print(chronicle(account))
 
-A day has its entries in order, in UTC, and a last line on where the run stood. Routine events of one kind in a row (saves,
-validations, overflows, the launcher's ranks) are one entry. The loss curve of the whole run stands at the top.
+A day has its entries in order, in UTC, and a last line on where the run stood. Routine events (saves, validations,
+overflows, the launcher's ranks) between two others are one entry a kind. The loss curve of the whole run stands at the top.
 """
 
 from itertools import groupby
-from typing import Any, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from metaseq_plugin.compat.errors import printable
 from metaseq_plugin.ledger.account import KILLED, Account, Point
 from metaseq_plugin.ledger.telling import told
 from metaseq_plugin.ledger.words import clock, day, duration, quantity
-from metaseq_plugin.report.screen import loss_curve
+from metaseq_plugin.report.screen import count, loss_curve
 
 Event = Mapping[str, Any]
 COLUMNS = 80
@@ -36,7 +36,7 @@ def chronicle(account: Account) -> str:
         f"# Chronicle of {plain(account.run)}",
         "",
         f"{account.update:,} updates of {quantity(account.tokens, 'tokens')} in {duration(account.wall_seconds)}; "
-        f"{len(account.starts):,} starts, {updates.lost:,} of {updates.done:,} updates lost; {account.state}. "
+        f"{count(len(account.starts), 'start')}, {updates.lost:,} of {updates.done:,} updates lost; {account.state}. "
         "Times are UTC.",
     ]
     lost = {start.number: start.updates.lost for start in account.starts}
@@ -56,17 +56,18 @@ def chronicle(account: Account) -> str:
 
 
 def in_a_row(events: Sequence[Event]) -> List[List[Event]]:
-    """Routine events of one kind and start that follow one another together, every other one alone."""
+    """Routine events between two others together, by kind; every other one alone."""
     groups: List[List[Event]] = []
+    routine: Dict[str, List[Event]] = {}
     for event in events:
-        before = groups[-1][-1] if groups else None
-        is_alike = before is not None and all(
-            before.get(name) == event.get(name) for name in ("kind", "start", "of")
-        )
-        if is_alike and event["kind"] in ROUTINE:
-            groups[-1].append(event)
-        else:
+        kind = event["kind"]
+        if kind not in ROUTINE:
+            routine = {}  # what comes is behind it
             groups.append([event])
+        elif kind in routine:
+            routine[kind].append(event)
+        else:
+            groups.append(routine.setdefault(kind, [event]))
     return groups
 
 
@@ -75,11 +76,11 @@ def entries(group: Sequence[Event], lost: Mapping[int, int]) -> List[str]:
     first, last = group[0], group[-1]
     when = clock(first["time"])
     if len(group) > 1:
-        at = "–".join(place for place in (update_of(first), update_of(last)) if place)
-        where = f", updates {at}" if at else ""
-        return [
-            f"- **{when}–{clock(last['time'])}** {len(group)} {MERGED[first['kind']]}{where}{spread(group)}"
-        ]
+        places = dict.fromkeys(place for place in (update_of(first), update_of(last)) if place)
+        where = f" at updates {' to '.join(places)}" if places else ""
+        until = clock(last["time"])
+        when = when if when == until else f"{when}–{until}"
+        return [f"- **{when}** {len(group)} {MERGED[first['kind']]}{where}{spread(group)}"]
     if first["kind"] == "note":
         return note(first, when)
     update = update_of(first)

@@ -129,8 +129,10 @@ def what_ran(account: Account, columns: int) -> List[str]:
         for name in ("git", "hardware", "data", "versions")
     )
     lines = wrapped(str(what.get("command", "no command in the ledger")), columns, "$ ", most=4)
-    devices = f"{hardware.get('devices', '?')} x {hardware.get('device', 'unknown device')}"
-    nodes = hardware.get("nodes")
+    device = str(hardware.get("device", "unknown device"))
+    device += f" ({hardware['cpu']})" if hardware.get("cpu") and device == "cpu" else ""
+    devices = f"{hardware.get('devices', '?')} x {device}"
+    nodes = count(hardware["nodes"], "node") if number(hardware, "nodes") else ""
     dirty = ", with changes" if git.get("is_dirty") else ""
     rows = {
         "code": f"{str(git['commit'])[:12]} ({git.get('branch')}{dirty})" if git.get("commit") else "",
@@ -138,13 +140,18 @@ def what_ran(account: Account, columns: int) -> List[str]:
             f"{name} {versions[name]}" for name in ("metaseq-plugin", "torch", "fairseq", "python")
             if versions.get(name)
         ),
-        "hardware": f"{devices}, {nodes} {'node' if nodes == 1 else 'nodes'}" if hardware else "",
+        "hardware": ", ".join(text for text in (devices, nodes) if text) if hardware else "",
         "data": data_text(data),
         "model": quantity(what["num_parameters"], "parameters") if number(what, "num_parameters") else "",
     }  # fmt: skip
     return lines + [
         cut(f"{INDENT}{name:<9} {text}", columns) for name, text in rows.items() if text
     ]
+
+
+def count(value: int, unit: str) -> str:
+    """``1 start``, ``2 starts``."""
+    return f"{value:,} {unit}{'' if value == 1 else 's'}"
 
 
 def number(what: Mapping[str, Any], name: str) -> bool:

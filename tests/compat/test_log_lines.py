@@ -117,6 +117,7 @@ def test_tokens_and_energy_go_on_over_two_restarts(
     assert joules == sorted(joules)
 
 
+@pytest.mark.slow
 def test_meters_that_begin_anew_leave_tokens_out(data: Path, tmp_path: Path) -> None:
     """A part of them would pass for all."""
     train(data, tmp_path, *OPTIONS, "--max-update", 2, prepare=a_known_peak)
@@ -195,6 +196,7 @@ def test_tensorboard_draws_them(data: Path, tmp_path: Path) -> None:
         (("--pue", 0.9), "`--pue` must be at least 1, but is 0.9. LLaMA's paper assumed 1.1."),
         (("--device-watts", -3), "`--device-watts` must be above 0, but is -3."),
         (("--carbon-intensity", "Mars"), "`--carbon-intensity` must be g/kWh"),
+        (("--metrics-file", "x.prom", "--no-ledger"), "`--metrics-file` must come without --no-ledger"),
         (("--metrics-file", "/nowhere/x.prom"), "`--metrics-file` must be in a folder that exists"),
     ],
 )

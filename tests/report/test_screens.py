@@ -146,17 +146,16 @@ def test_the_chronicle_tells_each_day(tmp_path: Path) -> None:
 def test_routine_events_in_a_row_are_one_entry(tmp_path: Path) -> None:
     run = WrittenRun(tmp_path)
     run.start(0)
-    for _ in range(5):
+    for place in range(5):
         run.updates(10)
         run.event("save", path="x", seconds=2.0)
-    for place in range(3):
         run.event("valid", subset="valid", loss=5.0 - place, seconds=1.0)
     run.event("note", author="a", text="so far")
     run.event("save", path="x", seconds=2.0)
     run.end()
     text = chronicle(account_of(run.write()))
-    assert "5 saves, updates 10–50, 2 s each" in text
-    assert "3 validations, updates 50–50, loss 5 → 3, 1 s each" in text
+    assert "- **18:33–18:34** 5 saves at updates 10 to 50, 2 s each\n" in text
+    assert "- **18:33–18:34** 5 validations at updates 10 to 50, loss 5 → 1, 1 s each\n" in text
     assert text.index("so far") < text.index("save at update 50")
 
 
