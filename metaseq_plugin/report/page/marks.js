@@ -8,6 +8,9 @@ const GLYPHS = {
   change: "M0 -5 L5 0 L0 5 L-5 0 Z",
   note: "M-4 0 A4 4 0 1 1 4 0 A4 4 0 1 1 -4 0",
 };
+// Below the axis, starts and stops stand in a row of their own: they often come with something else.
+const ROWS = { start: 13, stop: 13 };
+const SECOND_ROW = 27;
 const HAS_LINE = new Set(["start", "stop", "spike"]);
 const NEAR = 5; // pixels within which the cursor is at a mark
 
@@ -16,7 +19,7 @@ function glyph(kind, x, y) {
 }
 
 /** The marks that are to be seen, one for each kind and pixel. */
-function drawMarks(marks, view, x, { top, bottom, strip }) {
+function drawMarks(marks, view, x, { top, bottom }) {
   const drawn = new Set();
   const group = draw("g", { class: "marks" });
   for (const mark of marks) {
@@ -28,7 +31,7 @@ function drawMarks(marks, view, x, { top, bottom, strip }) {
     if (HAS_LINE.has(mark.group)) {
       group.append(draw("path", { class: `through ${mark.group}`, d: `M${x.at(at).toFixed(1)} ${top} V${bottom}` }));
     }
-    group.append(glyph(mark.group, x.at(at), strip));
+    group.append(glyph(mark.group, x.at(at), bottom + (ROWS[mark.group] ?? SECOND_ROW)));
   }
   return group;
 }
