@@ -114,7 +114,7 @@ function valueScale(plot, view, isLog, inside) {
     return columns.flatMap((name) => line.rows[name].filter((_, row) => isSeen(row)));
   });
   const ends = extent(isLog ? seen.filter((value) => value > 0) : seen) ?? [isLog ? 1 : 0, isLog ? 10 : 1];
-  const from = plot.fromZero && !isLog ? [0, ends[1] * 1.06 || 1] : padded(ends, isLog);
+  const from = plot.fromZero && !isLog ? [Math.min(0, ends[0]), ends[1] * 1.06 || 1] : padded(ends, isLog);
   return { ...scale(...from, inside.bottom, inside.top, isLog ? plot.base : null), isLinear: !isLog };
 }
 
