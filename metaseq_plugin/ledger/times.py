@@ -8,7 +8,8 @@
 A start counts its own seconds by ``ACCOUNTS`` and tells them at its end, or the tally does. The lines say how they lie
 over the updates: computing and waiting of a line whose updates are lost count as ``lost``, of one that is cut in the
 middle in proportion; what is behind the last line counts like a line of the updates behind it. Saves and validations
-are lost with the update behind which they came, by their events. Where nobody told the seconds of a start, the lines' sums stand for them, and the rest of the time between begin and end is ``unknown``.
+are lost with the update behind which they came, by their events. Where nobody told the seconds of a start, the lines'
+sums stand for them, and the rest of the time between begin and end is ``unknown``.
 """
 
 from typing import Dict, List

@@ -13,7 +13,7 @@ from metaseq_plugin.compat.errors import printable
 from metaseq_plugin.ledger.account import KILLED, Account, Point
 from metaseq_plugin.ledger.telling import told
 from metaseq_plugin.ledger.words import clock, day, duration, quantity
-from metaseq_plugin.report.screen import count, loss_curve
+from metaseq_plugin.report.screen import BEGINNINGS, count, loss_curve
 
 Event = Mapping[str, Any]
 COLUMNS = 80
@@ -84,7 +84,7 @@ def entries(group: Sequence[Event], lost: Mapping[int, int]) -> List[str]:
     if first["kind"] == "note":
         return note(first, when)
     update = update_of(first)
-    where = f" at update {update}" if update and first["kind"] not in ("start", "ready") else ""
+    where = f" at update {update}" if update and first["kind"] not in BEGINNINGS else ""
     kind = first["kind"].replace("_", " ")
     text = f": {plain(told(first))}" if told(first) else ""
     number = lost.get(first.get("start", -1), 0) if first["kind"] in STOPS else 0

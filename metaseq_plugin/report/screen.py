@@ -19,6 +19,7 @@ LEAST_COLUMNS, MOST_COLUMNS = 40, 120  # of a terminal, that are used
 CURVE_LINES = 8
 EVENTS, STARTS = 8, 8  # the last ones are shown
 INDENT = "  "
+BEGINNINGS = ("start", "ready")  # events before which no update is known
 # Events that every run has many of: the screen leaves them out.
 ROUTINE = ("ready", "save", "valid", "overflow", "loss_scale", "rank")
 NUMBERS = {
@@ -91,7 +92,7 @@ def cut(text: str, columns: int) -> str:
 def wrapped(text: str, columns: int, first: str = "", most: int = 6) -> List[str]:
     """Lines of ``text`` behind ``first``, the later ones indented; the end of what is longer is left out."""
     return textwrap.wrap(
-        printable(text), columns, initial_indent=first, subsequent_indent=INDENT + " " * len(first),
+        printable(text), columns, initial_indent=first, subsequent_indent=" " * max(len(first), len(INDENT)),
         max_lines=most, placeholder=" …", break_on_hyphens=False,
     )  # fmt: skip
 
@@ -128,7 +129,8 @@ def what_ran(account: Account, columns: int) -> List[str]:
         what[name] if isinstance(what.get(name), Mapping) else {}
         for name in ("git", "hardware", "data", "versions")
     )
-    lines = wrapped(str(what.get("command", "no command in the ledger")), columns, "$ ", most=4)
+    command = str(what.get("command", "not in the ledger"))
+    lines = wrapped(command, columns, f"{INDENT}command   ", most=4)
     device = str(hardware.get("device", "unknown device"))
     device += f" ({hardware['cpu']})" if hardware.get("cpu") and device == "cpu" else ""
     devices = f"{hardware.get('devices', '?')} x {device}"
@@ -259,7 +261,8 @@ def events_table(account: Account, columns: int, most: int = EVENTS) -> List[str
     lines = [f"events: the last of {len(events):,} (all: --chronicle)"]
     for event in events[-most:]:
         update = event.get("update")
-        where = f"{update:,}" if isinstance(update, int) else ""
+        has_update = isinstance(update, int) and event["kind"] not in BEGINNINGS
+        where = f"{update:,}" if has_update else ""
         kind = event["kind"].replace("_", " ")
         text = printable(told(event))
         lines.append(cut(f"{INDENT}{moment(event['time'])} {where:>9} {kind:<10} {text}", columns))

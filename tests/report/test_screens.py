@@ -29,7 +29,7 @@ def test_the_screen_says_it_all_in_80_columns(account: Account) -> None:
     assert lines[0] == "a: finished"
     for said in (
         "100 of 100 (100.0%) updates, 107 made, 7 of them lost, 51,200 tokens",
-        "$ fairseq-train data --arch opt_125m",
+        "  command   fairseq-train data --arch opt_125m",
         "0123456789ab (main)",
         "8 x NVIDIA A100-SXM4-80GB, 1 node",
         "data, 4 files, hash f00df00df00d",
