@@ -62,8 +62,7 @@ def changed(names: Any) -> str:
 def started(event: Event) -> str:
     layout = event.get("layout")
     ranks = layout.get("ranks") if isinstance(layout, Mapping) else None
-    ranks_text = f"{ranks} rank{'' if ranks == 1 else 's'}" if ranks else ""
-    return joined(f"start {event.get('start')}", ranks_text)
+    return joined(f"start {event.get('start')}", plural(ranks, "rank"))
 
 
 def saved(event: Event) -> str:
@@ -83,17 +82,17 @@ def spiked(event: Event) -> str:
 
 
 def rewound(event: Event) -> str:
-    factor = event.get("lr_factor")
+    factor, skipped = event.get("lr_factor"), plural(event.get("skipped_updates"), "update")
     return joined(
         f"from update {event.get('from')} to {event.get('to')}",
-        counted(event, "skipped_updates", "update skipped", "updates skipped"),
+        f"{skipped} skipped" if skipped else "",
         number(event, "lr_factor", "learning rate × ") if factor not in (None, 1, 1.0) else "",
     )
 
 
-def counted(event: Event, name: str, one: str, many: str) -> str:
-    value = event.get(name)
-    return f"{value} {one if value == 1 else many}" if value else ""
+def plural(number: Any, one: str) -> str:
+    """``1 rank``, ``8 ranks``; nothing of none."""
+    return f"{number} {one}{'' if number == 1 else 's'}" if number else ""
 
 
 def noted(event: Event) -> str:
@@ -119,8 +118,10 @@ TELLING: Mapping[str, Callable[[Event], str]] = MappingProxyType(
         ),
         "spike": spiked,
         "rewind": rewound,
-        "note": noted,
+        "signal": lambda event: text(event, "name"),
         "killed": lambda event: text(event, "reason"),
+        "lost_rank": lambda event: text(event, "reason"),
+        "note": noted,
         "end": ended,
     }
 )

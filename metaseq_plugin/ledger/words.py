@@ -23,10 +23,13 @@ SPENT = {  # account.KINDS
 # Unit -> [(how much of it one of the next unit is, that unit)], from large to small.
 LARGER = {
     "kWh": [(1e3, "MWh"), (1.0, "kWh"), (1e-3, "Wh")],
-    "kg": [(1e3, "t"), (1.0, "kg"), (1e-3, "g")],
+    "kg": [(1e3, "t"), (1.0, "kg"), (1e-3, "g"), (1e-6, "mg")],
+    "TFLOP/s": [(1.0, "TFLOP/s"), (1e-3, "GFLOP/s")],
+    "TFLOP/s a device": [(1.0, "TFLOP/s a device"), (1e-3, "GFLOP/s a device")],
     "bytes": [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")],
 }
-PEAK = "of the peak"
+PEAK, FLOPS = "of the peak", "FLOPs"
+MANY, POWERS = 1e12, 1e9  # from here on as powers of ten
 
 
 def quantity(value: Optional[float], unit: str) -> str:
@@ -38,7 +41,7 @@ def quantity(value: Optional[float], unit: str) -> str:
     for size, name in LARGER.get(unit, ()):
         if abs(value) >= size or name == LARGER[unit][-1][1]:
             return f"{value / size:.4g} {name}"
-    if abs(value) >= 1e12:
+    if abs(value) >= (POWERS if unit == FLOPS else MANY):
         text = f"{value:.3e}".replace("e+", "e")
     elif abs(value) >= 1e4:
         text = f"{value:,.0f}"

@@ -23,7 +23,8 @@ def entry(group: Sequence[Event]) -> dict[str, Any]:
     first, last = group[0], group[-1]
     kind, update = first["kind"].replace("_", " "), update_of(first)
     if len(group) > 1:
-        where = f", updates {update}–{update_of(last)}" if update and update_of(last) else ""
+        places = dict.fromkeys(place for place in (update, update_of(last)) if place)
+        where = f" at updates {' to '.join(places)}" if places else ""
         text = f"{len(group)} {MERGED[first['kind']]}{where}{spread(group)}"
         return {"time": clock(first["time"]), "text": text, "author": None}
     if first["kind"] == "note":

@@ -1,6 +1,8 @@
 // The cursor of the plots: one place for all of them, moved by a pointer or by keys, and what stands there.
 
 const FAR = 10; // places that Page Up and Page Down skip
+const MOST = 4; // marks that the box names
+const LONG = 80; // characters of each
 
 /** What each line has near `at`: {head, rows: [[line, text]], marks}. */
 function reading(plot, view, x, at) {
@@ -20,12 +22,17 @@ function spoken({ head, rows, marks }) {
   return [head, ...rows.map(([line, text]) => `${line.name} ${text}`), ...marks.map((mark) => mark.text)].join(", ");
 }
 
+/** The beginning of a text that would hide the plot; the events have all of it. */
+function cut(text) {
+  return text.length > LONG ? `${text.slice(0, LONG)}…` : text;
+}
+
 /** The box beside the cursor, on the side that has room. */
 function showBox({ box, stage }, { head, rows, marks }, left) {
   box.replaceChildren(
     make("p", {}, head),
     make("ul", {}, rows.map(([line, text]) => make("li", {}, swatch(line), make("span", {}, line.name), make("b", {}, text)))),
-    ...marks.slice(0, 4).map((mark) => make("p", { class: `happened ${mark.group}` }, mark.text))
+    ...marks.slice(0, MOST).map((mark) => make("p", { class: `happened ${mark.group}` }, cut(mark.text)))
   );
   const place = (left / stage.firstChild.viewBox.baseVal.width) * stage.clientWidth;
   const isRight = place + box.offsetWidth + 12 < stage.clientWidth;

@@ -41,14 +41,14 @@ function drawLine(line, view, x, y) {
     const path = points.map((row) => place(row, values)).join("L");
     const isPoint = points.length === 1 || line.hasPoints;
     group.append(draw("path", { class: isLost ? "curve lost" : "curve", d: `M${path}` }));
-    if (isPoint) group.append(...points.map((row) => point(place(row, values))));
+    if (isPoint) group.append(...points.map((row) => point(place(row, values), isLost)));
   }
   return group;
 }
 
-function point(place) {
+function point(place, isLost) {
   const [cx, cy] = place.split(" ");
-  return draw("circle", { class: "point", cx, cy, r: 2.5 });
+  return draw("circle", { class: "point", cx, cy, r: isLost ? 1 : 2.5 });
 }
 
 /** The row of a line nearest to `at`, among those that were kept; -1 where it has none. */

@@ -8,7 +8,7 @@ Of several runs it also has a table that compares them. All times of day are UTC
 import time
 from typing import Any, Mapping, Sequence
 
-from metaseq_plugin.ledger.account import KINDS, Account, Number, Start
+from metaseq_plugin.ledger.account import ESTIMATED, KINDS, MEASURED, Account, Number, Start
 from metaseq_plugin.ledger.telling import changed, told
 from metaseq_plugin.ledger.words import SPENT, clock, day, duration, quantity, shares
 from metaseq_plugin.report.chronicle import update_of
@@ -52,9 +52,15 @@ def document(accounts: Sequence[Account]) -> Json:
         "title": f"{', '.join(names)} – metaseq report",
         "made": f"Made on {day(time.time())} at {clock(time.time())} UTC",
         "runs": [run(account, name, found) for account, name, found in zip(accounts, names, every)],
-        "plots": plots(names, every),
+        "plots": plots(names, every, power_basis(accounts)),
         "comparison": comparison(accounts, names) if len(accounts) > 1 else None,
     }
+
+
+def power_basis(accounts: Sequence[Account]) -> str:
+    """How the power of all runs is known: as the weakest of them."""
+    found = {account.numbers["device_kwh"].basis for account in accounts}
+    return MEASURED if found == {MEASURED} else ESTIMATED
 
 
 def distinct(names: Sequence[str]) -> list[str]:
@@ -155,4 +161,4 @@ def comparison(accounts: Sequence[Account], names: Sequence[str]) -> Json:
 
 
 def short_basis(basis: str) -> str:
-    return "(est.)" if basis == "estimated" else ""
+    return "(est.)" if basis == ESTIMATED else ""

@@ -8,29 +8,34 @@ const GLYPHS = {
   change: "M0 -5 L5 0 L0 5 L-5 0 Z",
   note: "M-4 0 A4 4 0 1 1 4 0 A4 4 0 1 1 -4 0",
 };
+// Below the axis, starts and stops stand in a row of their own: they often come with something else.
+const ROWS = { start: 13, stop: 13 };
+const SECOND_ROW = 27;
 const HAS_LINE = new Set(["start", "stop", "spike"]);
+const MOST_LINES = 40;
 const NEAR = 5; // pixels within which the cursor is at a mark
 
 function glyph(kind, x, y) {
   return draw("path", { class: `mark ${kind}`, d: GLYPHS[kind], transform: `translate(${x.toFixed(1)} ${y})` });
 }
 
-/** The marks that are to be seen, one for each kind and pixel. */
-function drawMarks(marks, view, x, { top, bottom, strip }) {
-  const drawn = new Set();
-  const group = draw("g", { class: "marks" });
+/** The marks that are to be seen, one for each kind and pixel; where lines would be a grid, only glyphs. */
+function drawMarks(marks, view, x, { top, bottom }) {
+  const seen = new Map();
   for (const mark of marks) {
     const at = mark[view.axis];
     if (at == null || at < x.low || at > x.high || view.hidden.has(mark.group)) continue;
-    const place = `${mark.group} ${Math.round(x.at(at))}`;
-    if (drawn.has(place)) continue;
-    drawn.add(place);
-    if (HAS_LINE.has(mark.group)) {
-      group.append(draw("path", { class: `through ${mark.group}`, d: `M${x.at(at).toFixed(1)} ${top} V${bottom}` }));
-    }
-    group.append(glyph(mark.group, x.at(at), strip));
+    seen.set(`${mark.group} ${Math.round(x.at(at))}`, [mark.group, x.at(at)]);
   }
-  return group;
+  const places = [...seen.values()];
+  const through = places.filter(([kind]) => HAS_LINE.has(kind));
+  const lines = through.length > MOST_LINES ? [] : through;
+  return draw(
+    "g",
+    { class: "marks" },
+    lines.map(([kind, at]) => draw("path", { class: `through ${kind}`, d: `M${at.toFixed(1)} ${top} V${bottom}` })),
+    places.map(([kind, at]) => glyph(kind, at, bottom + (ROWS[kind] ?? SECOND_ROW)))
+  );
 }
 
 /** The marks at the cursor, nearest first. */

@@ -1,8 +1,7 @@
 // One plot: a figure with its curves, a cursor that pointer and keys move, and a table of its values.
 
-const HEIGHT = 240;
-const MARGIN = { top: 12, right: 14, bottom: 42, left: 56 };
-const STRIP = 14; // below the axis, where the marks stand
+const HEIGHT = 252;
+const MARGIN = { top: 12, right: 14, bottom: 54, left: 56 };
 const AXES = { update: "update", hours: "hours since the first start" };
 
 /** The figure of `plot` in a page whose state is `view`; gives {element, redraw, moveTo}. */
@@ -115,7 +114,7 @@ function valueScale(plot, view, isLog, inside) {
     return columns.flatMap((name) => line.rows[name].filter((_, row) => isSeen(row)));
   });
   const ends = extent(isLog ? seen.filter((value) => value > 0) : seen) ?? [isLog ? 1 : 0, isLog ? 10 : 1];
-  const from = plot.fromZero && !isLog ? [0, ends[1] * 1.06 || 1] : padded(ends, isLog);
+  const from = plot.fromZero && !isLog ? [Math.min(0, ends[0]), ends[1] * 1.06 || 1] : padded(ends, isLog);
   return { ...scale(...from, inside.bottom, inside.top, isLog ? plot.base : null), isLinear: !isLog };
 }
 
@@ -142,11 +141,10 @@ function drawing(plot, view, { x, y }, inside, clip) {
   axes.append(draw("path", { class: "base", d: `M${inside.left} ${inside.bottom} H${inside.right}` }));
   const corner = { x: inside.left, y: inside.top, width: inside.right - inside.left, height: inside.bottom - inside.top };
   const lines = draw("g", { "clip-path": `url(#${clip})` }, plot.lines.map((line) => drawLine(line, view, x, y)));
-  const strip = inside.bottom + STRIP;
   return [
     draw("defs", {}, draw("clipPath", { id: clip }, draw("rect", corner))),
     axes,
-    drawMarks(plot.marks, view, x, { ...inside, strip }),
+    drawMarks(plot.marks, view, x, inside),
     lines,
   ];
 }

@@ -1,7 +1,7 @@
 """Which plots the page has, and their numbers: columns of a run's curve and of its validations.
 
     found = tables(account)     # {"updates": {"update": […], "hours": […], "loss": […]}, "valid wiki": {…}}
-    plots(["a"], [found])       # [{"key": "loss", "lines": [{"run": 0, "table": "updates", "column": "loss"}]}]
+    plots(["a"], [found], "measured")       # [{"key": "loss", "lines": [{"run": 0, "table": "updates", "column": "loss"}]}]
 
 A plot that no run has a number for is left out.
 """
@@ -14,6 +14,7 @@ from metaseq_plugin.report.page.norms import MOST_LINES, UNITS, by_kind, chosen
 
 HOUR = 3600.0
 COLOURS, DASHES = 8, 4  # of style.css
+POWER = "power"
 Columns = dict[str, list[Any]]
 
 
@@ -42,7 +43,7 @@ PLOTS = (
     Plot("clip", "Clipped updates", "%", {"clip": ""}, from_zero=True),
     Plot("speed", "Speed", "tokens/s", {"tokens_per_second": ""}, from_zero=True),
     Plot("utilisation", "Utilisation", "% of the peak", {"mfu": "MFU", "hfu": "HFU"}, from_zero=True),
-    Plot("power", "Power", "W", {"watts": ""}, from_zero=True),
+    Plot(POWER, "Power", "W", {"watts": ""}, from_zero=True),
 )  # fmt: skip
 PERCENT = ("mfu", "hfu")  # ratios in the ledger
 COLUMNS = (
@@ -121,14 +122,20 @@ def norm_tables(account: Account, most: int) -> dict[str, Columns]:
     return found
 
 
-def plots(names: Sequence[str], every: Sequence[Mapping[str, Columns]]) -> list[dict[str, Any]]:
+def plots(
+    names: Sequence[str], every: Sequence[Mapping[str, Columns]], power_basis: str
+) -> list[dict[str, Any]]:
     """All plots, each with the lines of all runs that have numbers for it.
 
     Args:
         names: of the runs.
         every: their ``tables``.
+        power_basis: how the power is known.
     """
     found = [drawn(plot, names, every) for plot in PLOTS]
+    for plot in found:
+        if plot["key"] == POWER:
+            plot["unit"] += f", {power_basis}"
     kinds = dict.fromkeys(key for tables in every for key in tables if key.startswith("norms "))
     found += [drawn_norms(kind, names, every) for kind in kinds]
     return [plot for plot in found if plot["lines"]]

@@ -22,6 +22,7 @@ def what(account: Account) -> list[list[str]]:
         "Versions": listed(fields(said, "versions")),
         "Parameters": counted(said, "num_parameters", ""),
         "FLOPs a token": counted(said, "flops_per_token", ""),
+        "Peak of a device": peak(said),
     }
     return [[label, text] for label, text in rows.items() if text]
 
@@ -48,6 +49,16 @@ def data(corpus: Fields) -> str:
     digest = f"hash {corpus['hash']}" if corpus.get("hash") else ""
     files = counted(corpus, "files", "files")
     return joined(str(corpus.get("path") or ""), files, counted(corpus, "bytes", "bytes"), digest)
+
+
+def peak(said: Fields) -> str:
+    """What utilisation is a share of, and its source."""
+    rate = seconds(said.get("peak_flops"))
+    if rate is None:
+        return ""
+    precision = f"in {said['precision']}" if said.get("precision") else ""
+    text = f"{quantity(rate / 1e12, 'TFLOP/s')} {precision}"
+    return joined(text.strip(), str(said.get("peak_source") or ""))
 
 
 def listed(found: Fields) -> str:

@@ -153,7 +153,7 @@ def test_routine_events_in_a_row_are_one_entry(tmp_path: Path) -> None:
     (day,) = only([account(run.write())])["chronicle"]
     assert day["day"] == "2026-11-27"
     texts = [entry["text"] for entry in day["entries"]]
-    assert "3 validations, updates 10–30, loss 5 → 4, 4 s each" in texts
+    assert "3 validations at updates 10 to 30, loss 5 → 4, 4 s each" in texts
 
 
 def test_runs_are_compared_and_told_apart(tmp_path: Path) -> None:
