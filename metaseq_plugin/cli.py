@@ -40,6 +40,9 @@ SUBCOMMANDS: Commands = {
     "serve": "metaseq_plugin.serve.command",
     "launch": "metaseq_plugin.launch.command",
     "plan": "metaseq_plugin.launch.plan.command",
+    "report": "metaseq_plugin.report.command",
+    "watch": "metaseq_plugin.report.watch",
+    "note": "metaseq_plugin.report.note",
     "carbon": "metaseq_plugin.ledger.carbon_command",
 }
 # Words behind a subcommand that mean another one.
@@ -51,7 +54,7 @@ MEMBERS: Mapping[str, Mapping[str, str]] = {
     },
 }
 # These answer at once: they need neither torch nor fairseq, which the package itself imports.
-WITHOUT_PACKAGE = ("metaseq_plugin.launch.", "metaseq_plugin.ledger.")
+WITHOUT_PACKAGE = ("metaseq_plugin.launch.", "metaseq_plugin.ledger.", "metaseq_plugin.report.")
 PACKAGE = "metaseq_plugin"
 TRAINING_OPTIONS = "metaseq_plugin.launch.training_options"
 GROUPS = {"data": "Look at a corpus, or clean it."}

@@ -33,7 +33,7 @@ LEVELS = (
     ("models", "data", "distributed", "checkpoint", "criterions"),
     ("optim", "formats", "generation", "ledger"),
     ("tasks", "launch", "host"),
-    ("hub", "serve", "evaluate"),
+    ("hub", "serve", "evaluate", "report"),
     ("cli",),
     (CONSOLE, PACKAGE),
 )

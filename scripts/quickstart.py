@@ -9,7 +9,8 @@ The steps, each a command that is printed and kept in RUN_DIR/commands.txt:
 (3) ``fairseq-train`` for one update with learning rate 0: the untrained model's perplexity;
 (4) ``fairseq-train``: the run itself, at most TRAIN_HOURS;
 (5) ``fairseq-validate`` and ``fairseq-interactive`` with the best checkpoint;
-(6) a summary, which ends with how to write with the model and how to serve it.
+(6) ``metaseq report``: what the run did and used, by its own ledger, and a page with its plots;
+(7) a summary, which ends with how to write with the model and how to serve it.
 
 RUN_DIR also keeps every command's full output. A second run with the same options finds the data and
 the checkpoints, and trains on only if --max-update grew.
@@ -53,6 +54,10 @@ class Run(NamedTuple):
     @property
     def data(self) -> Path:
         return self.folder / "data"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
 
     @property
     def log_dir(self) -> Path:
@@ -308,6 +313,11 @@ def main() -> None:
     before, trained = train(run, args)
     after = validate(run)
     texts = write_text(run)
+    report = call(
+        run, "report", "What the run did and used",
+        ["metaseq", "report", str(run.folder), "--html", str(run.report)],
+    )  # fmt: skip
+    print(f"\n{report}", end="")
 
     updates = int(trained["train_num_updates"])
     print("\n== Sample text")
@@ -329,6 +339,7 @@ def main() -> None:
         ),
         ("checkpoint", run.checkpoint),
         ("commands", run.commands),
+        ("report", f"{run.report} (open it in a browser)"),
         ("this took", f"{time.monotonic() - started:.0f} s"),
         ("go on", f"source {from_checkout(Path(sys.prefix))}/bin/activate"),
         ("write", f'metaseq generate {run.folder} "{PROMPTS[0]}"'),

@@ -66,6 +66,7 @@ GIVEN: Dict[str, List[str]] = {
     "docs/launch.md": ["data"],
     "docs/launched-runs.md": ["data"],
     "docs/parallelism.md": ["data"],
+    "docs/report.md": ["data"],
     "docs/sweep.md": ["data"],
     "docs/streaming.md": ["DATA", "PAIRS", "vocab.json", "merges.txt", "opt-125m"],
     "docs/train.md": ["books", "articles.jsonl.zst", "vocab.json", "merges.txt", "opt-125m"],

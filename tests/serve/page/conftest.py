@@ -5,30 +5,24 @@ wrote to the browser's console, and where it sent requests, is checked when the 
 """
 
 import re
-import shutil
 from typing import TYPE_CHECKING, Iterator
 
 import pytest
 
+from tests.chromium import chromium
 from tests.serve.page.stub import Stub, running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-CHROMIUM = "/usr/bin/chromium"
 # What Chromium itself writes of an answer with an error status.
 STATUS = re.compile(r"Failed to load resource: .*(status of \d+|net::ERR_)")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not shutil.which(CHROMIUM):
-        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture
