@@ -24,6 +24,7 @@ from metaseq_plugin.formats.metaseq.names import is_metaseqs_own
 from metaseq_plugin.formats.model import read_model
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.peers import all_ranks
+from metaseq_plugin.ledger.recorder import Recorder, current_recorder, recording
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.sizes import is_opt
 from metaseq_plugin.storage import torch_file
@@ -77,6 +78,9 @@ class OPTHost:
             return nullcontext()
         return alone_in(Path(cfg.checkpoint.save_dir), all_ranks())
 
+    def recorded(self, cfg: Any) -> ContextManager[Optional[Recorder]]:
+        return recording(cfg, all_ranks())
+
     def saves_on_signal(self, cfg: Any) -> bool:
         return not is_set(cfg.task, "no_save_on_signal")
 
@@ -106,6 +110,9 @@ class OPTHost:
         if trainer.cfg.distributed_training.distributed_rank == 0:
             report_start(trainer, epoch_itr)
             keep_configuration(trainer.cfg)
+            recorder = current_recorder()
+            if recorder is not None:
+                recorder.ready(trainer, is_resumed=extra_state is not None)
         return extra_state, epoch_itr
 
     def member(self, path: str) -> Optional[str]:

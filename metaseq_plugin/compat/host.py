@@ -31,6 +31,9 @@ class Host(Protocol):
     def alone(self, cfg: Any) -> ContextManager[None]:
         """For the time of the block, no other run saves where this one does; collective."""
 
+    def recorded(self, cfg: Any) -> ContextManager[Optional[Any]]:
+        """For the time of the block, the run is recorded; who observes it (``recorded_run``). Collective."""
+
     def saves_on_signal(self, cfg: Any) -> bool:
         """Whether the run saves what it has, and then ends, on SIGINT and SIGTERM."""
 

@@ -14,20 +14,20 @@ from typing import Any, Optional
 import torch
 from fairseq.benchmark.dummy_dataset import DummyDataset
 from fairseq.data import Dictionary
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.ledger.options import LedgerOptions
 from metaseq_plugin.tasks.opt_language_modeling import OPTLanguageModelingTask
 from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE, numbered_dictionary
 
 
 @dataclass
-class OPTDummyLMConfig(FairseqDataclass):
+class OPTDummyLMConfig(LedgerOptions):
     """The shape of the data that is not there."""
 
     tokens_per_sample: int = field(

@@ -18,7 +18,6 @@ import torch
 from fairseq import utils
 from fairseq.data import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterating
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from omegaconf import II
@@ -38,6 +37,7 @@ from metaseq_plugin.distributed.option_checks import check_vocabulary
 from metaseq_plugin.distributed.run import current
 from metaseq_plugin.formats.data_folder import data_folder_at
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
+from metaseq_plugin.ledger.options import LedgerOptions
 from metaseq_plugin.sizes import ARCH, is_opt
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, load_dictionary
 from metaseq_plugin.tokenizers.fairseq_bpe import SymbolEncoder
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class OPTLanguageModelingConfig(FairseqDataclass):
+class OPTLanguageModelingConfig(LedgerOptions):
     """Where the data lies and how it is cut."""
 
     data: Optional[str] = field(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
 from metaseq_plugin.launch.folders.events import record
-from metaseq_plugin.launch.folders.surroundings import node_fields
+from metaseq_plugin.ledger.surroundings import node_fields
 from metaseq_plugin.launch.jobs import progress, slurm, team
 from metaseq_plugin.launch.jobs.failures import Failure, first_of, last_words, memory_kills, why
 from metaseq_plugin.launch.jobs.place import Place

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.launch.folders import git_state
+from metaseq_plugin.ledger import git_state
 from metaseq_plugin.launch.folders.explain import (
     EARLIER,
     VERSION,
@@ -24,7 +24,7 @@ from metaseq_plugin.launch.folders.explain import (
     write_folder,
 )
 from metaseq_plugin.launch.folders.reading import read_launch
-from metaseq_plugin.launch.folders.surroundings import LEFT_OUT, surroundings
+from metaseq_plugin.ledger.surroundings import LEFT_OUT, surroundings
 from metaseq_plugin.launch.jobs.ranks import own_code
 from metaseq_plugin.launch.spec import LAUNCH, Launch, Survival
 from tests.launch.folders.run_folders import NOWHERE, WITHOUT_PACKAGE, fake, launch_of
@@ -266,7 +266,7 @@ def test_versions_and_cuda_are_found_without_importing_torch() -> None:
     program = (
         f"{WITHOUT_PACKAGE} import json;"
         "from metaseq_plugin.launch.folders import status, stop, logs;"
-        "from metaseq_plugin.launch.folders.surroundings import surroundings;"
+        "from metaseq_plugin.ledger.surroundings import surroundings;"
         "found = surroundings(); print(json.dumps([found, [m for m in ('torch', 'fairseq', 'numpy') if m in sys.modules]]))"
     )
     done = subprocess.run(
