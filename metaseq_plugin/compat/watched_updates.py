@@ -19,6 +19,7 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 import torch
 
 from metaseq_plugin.compat.parallel_doors import host_of_rank
+from metaseq_plugin.compat.update_clock import tell_of_loading
 
 
 class Skip(Exception):
@@ -85,6 +86,7 @@ def going_back(main: Callable[..., Any]) -> Callable[..., Any]:
             return main(cfg)
         with watched_by(found):
             while has_gone_back(main, cfg):
+                tell_of_loading()
                 # The model of before is gone by now, but for cycles.
                 forget_scores()
                 gc.collect()
@@ -133,6 +135,19 @@ def showing_updates(train_step: Callable[..., Any]) -> Callable[..., Any]:
             _update.reset(token)
 
     return wrapper
+
+
+def compute_again(update: Update) -> None:
+    """Forward and backward of ``update``, from its seed, into gradients that were none; on all ranks."""
+    trainer = update.trainer
+    trainer.zero_grad()
+    trainer._set_seed()
+    for sample in update.samples:
+        sample, is_dummy = trainer._prepare_sample(sample)
+        trainer.task.train_step(
+            sample, trainer.model, trainer.criterion, trainer.optimizer, trainer.get_num_updates(),
+            ignore_grad=is_dummy,
+        )  # fmt: skip
 
 
 def pass_over(trainer: Any) -> None:

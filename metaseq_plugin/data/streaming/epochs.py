@@ -23,7 +23,7 @@ from metaseq_plugin.data.streaming.packing import START, TALLY
 from metaseq_plugin.data.streaming.report import NamedTally, named, numbers, sentence
 from metaseq_plugin.data.streaming.rounds import Rounds, RoundsState, Share
 from metaseq_plugin.data.streaming.shuffling import ShuffleState
-from metaseq_plugin.data.streaming.skips import Skips
+from metaseq_plugin.data.skips import Skips
 from metaseq_plugin.data.streaming.split import Identity, Split
 from metaseq_plugin.data.streaming.tokens import Workers
 from metaseq_plugin.storage.typed import check
