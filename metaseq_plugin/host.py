@@ -125,7 +125,7 @@ class OPTHost:
                 if back is not None and back.is_now:
                     recorder.has_gone_back(trainer.get_num_updates())
                 else:
-                    recorder.ready(trainer, is_resumed=extra_state is not None)
+                    recorder.ready(trainer)
         if watch is not None:
             watch.begins(trainer.get_num_updates())
         return extra_state, epoch_itr

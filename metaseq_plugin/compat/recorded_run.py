@@ -1,7 +1,7 @@
 """What a training run does, told to an observer as it happens: what the ledger is written from.
 
 (1) Around ``main``, alone in its folder, the host says who observes the run: on rank 0 the recorder of the ledger.
-(2) Where fairseq reduces the numbers of an update, the observer is handed them as they are: tensors stay on their
+(2) It is told which checkpoint was loaded. Where fairseq reduces the numbers of an update, the observer is handed them as they are: tensors stay on their
     device, and nothing waits for it.
 (3) Behind each update it is told the learning rate, the loss scale and how far the run is; around validations and
     saves, that they begin and end; and when a rank runs out of memory.
@@ -44,6 +44,9 @@ class Sums(NamedTuple):
 
 class Observer(Protocol):
     """Who is told. Nothing of this may wait for a device or for another rank."""
+
+    def loaded(self, path: str) -> None:
+        """What the run goes on from, or begins with."""
 
     def computing(self) -> None:
         """An update begins."""
@@ -99,6 +102,20 @@ def recording(main: Callable[..., Any]) -> Callable[..., Any]:
             return main(cfg)
         with host.recorded(cfg) as found, observed_by(found):
             return main(cfg)
+
+    return wrapper
+
+
+def telling_what_it_loads(load_checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """``Trainer.load_checkpoint``, which returns nothing where there is none."""
+
+    @wraps(load_checkpoint)
+    def wrapper(trainer: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
+        extra_state = load_checkpoint(trainer, filename, *args, **kwargs)
+        found = _observer.get()
+        if found is not None and extra_state is not None:
+            found.loaded(filename)
+        return extra_state
 
     return wrapper
 

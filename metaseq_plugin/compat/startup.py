@@ -146,6 +146,7 @@ SEAMS = (
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_of_validation", "validate"),
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_what_was_found", "get_valid_stats"),
     Seam("fairseq.checkpoint_utils", "after", "recorded_run", "telling_of_saves", "save_checkpoint"),
+    Seam("fairseq.trainer", "after", "recorded_run", "telling_what_it_loads", "Trainer.load_checkpoint"),
     Seam("fairseq.trainer", "after", "recorded_run", "telling_it_computes", "Trainer.train_step"),
     Seam("fairseq.trainer", "after", "recorded_run", "telling_the_sums", "Trainer._reduce_and_log_stats"),
     Seam("fairseq.trainer", "after", "recorded_run", "telling_of_memory", "Trainer._log_oom"),

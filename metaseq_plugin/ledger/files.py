@@ -12,8 +12,9 @@ Lines of a person (``note``) may lack the last two. Events have their ``kind``:
     start            began (seconds since 1970), format, command, options (flat: "optimization.lr"), layout, versions,
                      git, hardware, data {path, files, bytes, hash}, before (of the start before it, if that was
                      killed: {start, update, done, seen, accounts}); and from ``ready``, which the reader adds:
-                     num_parameters, flops_per_token, hardware_flops_per_token, …
-    ready            seconds (of starting), num_parameters, …: everything is loaded, the first update is next
+                     first_update, num_parameters, tokens_per_sample, vocab_size, flops_per_token,
+                     causal_flops_per_token, hardware_flops_per_token
+    ready            seconds (of starting), first_update, …: everything is loaded, the first update is next
     resume           from, update, changed {options, layout, code, versions: {name: [before, now]}}
     save             path, names, seconds, stall, bytes
     valid            subset, loss, ppl, seconds

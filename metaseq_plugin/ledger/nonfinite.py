@@ -42,9 +42,7 @@ class Found(NamedTuple):
     @property
     def sentence(self) -> str:
         if self.is_gradient:
-            return (
-                f"All outputs are finite; the first gradient that is not is that of {self.parameter}."
-            )
+            return f"All outputs are finite; the first gradient that is not is that of {self.parameter}."
         if self.module is None:
             return "All outputs and gradients are finite when the update is computed once more."
         weights = "" if self.parameter is None else f", whose {self.parameter} is not finite"

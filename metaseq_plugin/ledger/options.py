@@ -42,18 +42,24 @@ class LedgerOptions(FairseqDataclass):
     )
     spike_z: float = field(
         default=10.0,
-        metadata={"help": "how far above the expected a spike is at least, in robust standard deviations"},
+        metadata={
+            "help": "how far above the expected a spike is at least, in robust standard deviations"
+        },
     )
     spike_window: int = field(
         default=128, metadata={"help": "updates that the standard deviation is taken from"}
     )
     rewind_skip: int = field(
         default=10,
-        metadata={"help": "updates whose batches a rewind goes past, half of them before the spike"},
+        metadata={
+            "help": "updates whose batches a rewind goes past, half of them before the spike"
+        },
     )
     rewind_lr_factor: float = field(
         default=1.0,
-        metadata={"help": "what each rewind multiplies the learning rate by, from its checkpoint on"},
+        metadata={
+            "help": "what each rewind multiplies the learning rate by, from its checkpoint on"
+        },
     )
     max_rewinds: int = field(
         default=3, metadata={"help": "rewinds of a run; the spike after the last one ends it"}

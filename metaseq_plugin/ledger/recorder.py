@@ -25,7 +25,6 @@ from metaseq_plugin.compat.errors import UserError, brief
 from metaseq_plugin.compat.finished_runs import NothingToDo
 from metaseq_plugin.compat.last_words import lost_rank
 from metaseq_plugin.compat.recorded_run import Sums, observer
-from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.layout.peers import Ranks, on_first
 from metaseq_plugin.ledger.clock import Clock
 from metaseq_plugin.ledger.files import (
@@ -39,7 +38,7 @@ from metaseq_plugin.ledger.files import (
 )
 from metaseq_plugin.ledger.journal import Journal
 from metaseq_plugin.ledger.options import check_options, option
-from metaseq_plugin.ledger.start import began, changes, of_the_schedule
+from metaseq_plugin.ledger.start import began, changes, model_facts, of_the_schedule
 from metaseq_plugin.ledger.tally import TallyFile
 from metaseq_plugin.ledger.window import Window
 from metaseq_plugin.storage.json_lines import Row
@@ -55,17 +54,20 @@ class Recorder:
         run: the folder of the run.
         clock: where its time goes.
         sources: asked for more fields of each line of updates.jsonl, in order.
+        facts: more fields of ``ready``, of whoever knows them before.
     """
 
     def __init__(self, cfg: Any, journal: Journal, clock: Clock, before: Ledger) -> None:
         self.run = Path(cfg.checkpoint.save_dir)
         self.clock = clock
         self.sources: List[Source] = []
+        self.facts: Row = {}
         self._interval = int(option(cfg.task, "ledger_interval"))
         self._clip_norm = float(cfg.optimization.clip_norm)
         self._journal = journal
         self._before = before
         self._start: Row = {}
+        self._loaded: Optional[str] = None  # the checkpoint that this start began with
         self._window: Optional[Window] = None
         self._lr = math.nan
         self._loss_scale: Optional[float] = None
@@ -112,25 +114,21 @@ class Recorder:
                 reason=f"start {last.start} ended before they could be written",
             )
 
-    def ready(self, trainer: Any, is_resumed: bool) -> None:
+    def ready(self, trainer: Any) -> None:
         """All is loaded, and the first update is next."""
         update = trainer.get_num_updates()
         self.clock.begins_at(update)
-        pieces = pieces_of(trainer.get_model()).values()
         self.event(
-            "ready",
-            seconds=self.clock.seconds,
-            num_parameters=sum(math.prod(piece.shape) for piece in pieces),
-        )
-        if is_resumed:
-            self._resumed()
+            "ready", seconds=self.clock.seconds, first_update=update, **model_facts(trainer), **self.facts
+        )  # fmt: skip
+        if self._loaded is not None:
+            self._resumed(self._loaded)
 
-    def _resumed(self) -> None:
+    def _resumed(self, path: str) -> None:
         changed: Dict[str, Any] = {}
         if self._before.starts:
             changed = changes(self._before.starts[-1], self._start)
-        restored = self._start["options"].get("checkpoint.restore_file")
-        self.event("resume", **{"from": restored, "changed": changed})
+        self.event("resume", **{"from": path, "changed": changed})
         schedule = of_the_schedule(changed.get("options", {}))
         if schedule:
             self.event("lr", changed=schedule)
@@ -149,6 +147,9 @@ class Recorder:
             self.clock.ended()
 
     # What it is told while the run goes on: ``Observer``.
+
+    def loaded(self, path: str) -> None:
+        self._loaded = path
 
     def computing(self) -> None:
         self.clock.switch("computing")
@@ -316,7 +317,9 @@ def opened(cfg: Any, stack: ExitStack) -> Recorder:
         last = max((number for number in numbers if isinstance(number, int)), default=-1)
         last = max(last, -1 if before.tally is None else before.tally.start)
         journal = stack.enter_context(Journal(folder / EVENTS, folder / UPDATES))
-        since = max(process_began(), 0.0 if before.tally is None else before.tally.seen)
+        # Where one process trains twice, as in a notebook, the second start begins behind the first.
+        seen = 0.0 if before.tally is None else before.tally.seen
+        since = min(time.time(), max(process_began(), seen))
         clock = stack.enter_context(Clock(TallyFile(folder / TALLY), last + 1, since))
     except OSError as error:
         raise UserError(

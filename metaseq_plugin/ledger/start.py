@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shlex
@@ -16,8 +17,11 @@ import torch
 from omegaconf import OmegaConf
 
 from metaseq_plugin.compat.stop_on_signal import command_line
+from metaseq_plugin.layout.held import pieces_of
+from metaseq_plugin.ledger.flops import model_flops
 from metaseq_plugin.ledger.git_state import look
 from metaseq_plugin.ledger.surroundings import cpu_model, versions
+from metaseq_plugin.sizes import size_of
 from metaseq_plugin.storage.json_lines import Row, finite
 
 # What every start has of its own.
@@ -27,6 +31,9 @@ OF_THE_START = (
     "distributed_training.distributed_rank",
     "distributed_training.device_id",
 )
+# fairseq's own groups of options for training, and those of its other commands.
+OWN_GROUPS = ("common", "distributed_training", "dataset", "optimization", "checkpoint")
+OF_OTHER_COMMANDS = ("common_eval", "eval_lm", "generation", "interactive", "scoring")
 SCHEDULE = ("optimization.lr", "lr_scheduler.")  # what an event ``lr`` is for
 COMPARED = {"options": "options", "layout": "layout", "code": "git", "versions": "versions"}
 EDGE_BYTES = 65_536  # of each end of a data file that its hash has seen
@@ -51,18 +58,21 @@ def began(cfg: Any) -> Row:
 
 
 def flat_options(cfg: Any) -> Row:
-    """All options by group and name: "optimization.lr" -> [0.0006]; as JSON has them."""
-    groups: Dict[str, Any] = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)  # type: ignore[assignment]
-    flat = {
+    """The options of training by group and name: "optimization.lr" -> [0.0006]; as JSON has them.
+
+    Components repeat what stands in fairseq's own groups, as optimizer.lr does; what is the same is left out.
+    """
+    groups: Dict[str, Any] = OmegaConf.to_container(cfg, enum_to_str=True)  # type: ignore[assignment]
+    plain: Dict[str, Row] = json.loads(json.dumps(finite(groups), default=str))
+    common = {name: value for group in OWN_GROUPS for name, value in plain[group].items()}
+    return {
         f"{group}.{name}": value
-        for group, options in groups.items()
-        if isinstance(options, dict)
+        for group, options in plain.items()
+        if isinstance(options, dict) and group not in OF_OTHER_COMMANDS
         for name, value in options.items()
-        # Interpolated ones stand in their own group.
-        if not (isinstance(value, str) and value.startswith("${"))
+        if group in OWN_GROUPS or name not in common or common[name] != value
+        if (name, value) != ("_name", None)
     }
-    plain: Row = json.loads(json.dumps(finite(flat), default=str))
-    return plain
 
 
 def layout(cfg: Any) -> Row:
@@ -131,6 +141,30 @@ def data(cfg: Any) -> Row:
             stream.seek(max(stream.tell(), size - EDGE_BYTES))
             digest.update(stream.read(EDGE_BYTES))
     return {**found, "hash": digest.hexdigest()}
+
+
+def model_facts(trainer: Any) -> Row:
+    """The fields of ``ready``: of the model as it was built, and of its samples.
+
+    FLOPs are those of a token in training (``flops.py``): attention as a full square, and causal; "hardware" FLOPs
+    count what --checkpoint-activations computes again.
+    """
+    cfg = trainer.cfg
+    pieces = pieces_of(trainer.get_model()).values()
+    tokens, types = cfg.task.tokens_per_sample, len(trainer.task.target_dictionary)
+    settings = OmegaConf.to_container(cfg.model)
+    flops, causal = (
+        model_flops(size_of(settings), tokens, types, is_causal, cfg.model.dropout)
+        for is_causal in (False, True)
+    )
+    return {
+        "num_parameters": sum(math.prod(piece.shape) for piece in pieces),
+        "tokens_per_sample": tokens,
+        "vocab_size": types,
+        "flops_per_token": flops.training,
+        "causal_flops_per_token": causal.training,
+        "hardware_flops_per_token": flops.hardware(bool(cfg.model.checkpoint_activations)),
+    }
 
 
 def files_below(folder: Path) -> List[Path]:

@@ -73,9 +73,7 @@ class Watch:
         return [(rewind["first"], rewind["last"]) for rewind in self.rewinds]
 
     def lr_factor(self, updates: int) -> float:
-        return math.prod(
-            rewind["lr_factor"] for rewind in self.rewinds if rewind["to"] <= updates
-        )
+        return math.prod(rewind["lr_factor"] for rewind in self.rewinds if rewind["to"] <= updates)
 
     @property
     def back(self) -> Optional[WentBack]:
@@ -141,7 +139,9 @@ class Watch:
             self._tell("nonfinite", update=update.number, **found.fields)
             where = f" {found.sentence}"
         if self.policy is OnSpike.log or self.policy is OnSpike.stop:
-            self._tell("spike", update=update.number, **self._fields(Spike(of, value, math.inf), "stopped"))
+            self._tell(
+                "spike", update=update.number, **self._fields(Spike(of, value, math.inf), "stopped")
+            )
             if where:
                 raise UserError(f"{diverged(update.trainer)}{where}")
             return  # what comes next in the trainer ends the run, in a sentence
@@ -194,7 +194,12 @@ class Watch:
         last = max(number, first + self.options.rewind_skip - 1)
         now = self.ranks.all_gather(time.time())[0]
         rewind = Rewind(
-            time=now, at=number, to=to, first=first, last=last, lr_factor=self.options.rewind_lr_factor
+            time=now,
+            at=number,
+            to=to,
+            first=first,
+            last=last,
+            lr_factor=self.options.rewind_lr_factor,
         )
         self.rewinds.append(rewind)
         self._seen, self._goes_back = self.detector.kept, True

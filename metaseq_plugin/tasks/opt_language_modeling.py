@@ -116,10 +116,10 @@ def updates_done() -> int:
     return next((int(meter.val) for meter in meters if meter is not None), 0)
 
 
-def skips_of(cfg: OPTLanguageModelingConfig) -> Skips:
-    """What the run goes past: what the user says, and what it went back over (``ledger/watch.py``)."""
+def all_skips(asked: Optional[str]) -> Skips:
+    """What the run goes past: what --skip-batches asks, and what it went back over (``ledger/watch.py``)."""
     watch = watcher()
-    return Skips(past_windows(parse_skips(cfg.skip_batches), () if watch is None else watch.windows))
+    return Skips(past_windows(parse_skips(asked), () if watch is None else watch.windows))
 
 
 def folders_of(cfg: OPTLanguageModelingConfig) -> Iterator[Path]:
@@ -293,10 +293,14 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
         dataset.set_epoch(epoch)
         self.block_epochs = BlockEpochs(
-            dataset, making, within, skips_of(self.args) if held is None else held.skips, updates_done,
+            dataset, making, within, self.skips() if held is None else held.skips, updates_done,
             num_shards=num_shards, epoch=epoch, buffer_size=data_buffer_size, **others,
         )  # fmt: skip
         return self.block_epochs
+
+    def skips(self) -> Skips:
+        """What training goes past in the data."""
+        return all_skips(self.args.skip_batches)
 
     def build_bpe(self, args: Any) -> Any:
         """fairseq's ``--bpe``; where it is left out, the tokenizer of the data folder or of the model."""

@@ -34,7 +34,6 @@ from metaseq_plugin.tasks.opt_language_modeling import (
     OPTLanguageModelingTask,
     check_config,
     folders_of,
-    skips_of,
     updates_done,
 )
 from metaseq_plugin.tokenizers.base import Tokenizer
@@ -247,7 +246,7 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
             share,
             workers,
             epoch,
-            skips_of(self.args),
+            self.skips(),
             updates_done,
             interval,
             self.args.max_epoch,

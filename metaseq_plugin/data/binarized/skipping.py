@@ -33,9 +33,7 @@ class SkippingBatches:
         """This iterator with ``size`` batches an item."""
         from fairseq.data.iterators import GroupedIterator
 
-        updates = SkippingUpdates(
-            GroupedIterator(self.batches, size, drops_remainder), self.epochs
-        )
+        updates = SkippingUpdates(GroupedIterator(self.batches, size, drops_remainder), self.epochs)
         if not updates.has_next():
             # fairseq needs an update of each epoch.
             raise UserError(

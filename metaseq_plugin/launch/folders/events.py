@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from metaseq_plugin.launch.spec import LAUNCH
+from metaseq_plugin.storage.json_lines import parse_row, read_lines
 
 FILE = "events.jsonl"
 Event = dict[str, Any]
@@ -70,23 +71,7 @@ def read_events(save_dir: Path) -> Events:
     return Events(events, len(lines) - len(events))
 
 
-def read_lines(path: Path) -> list[bytes]:
-    """The lines of a file that are not blank; none where there is no file."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    return [line for line in raw.split(b"\n") if line.strip()]
-
-
 def parse_event(line: bytes) -> Optional[Event]:
     """The event in a line, or None: a torn line, or one that is not ours."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
-        return None
-    when = event.get("time")
-    is_number = isinstance(when, (int, float)) and not isinstance(when, bool)
-    return event if is_number and abs(when) < float("inf") else None
+    event = parse_row(line)
+    return event if event is not None and isinstance(event.get("kind"), str) else None

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.launch.spec import LAUNCH, Launch
 from metaseq_plugin.ledger.git_state import State, look
 from metaseq_plugin.ledger.surroundings import surroundings
-from metaseq_plugin.launch.spec import LAUNCH, Launch
 from metaseq_plugin.storage import atomic
 
 VERSION = 1  # of run.json

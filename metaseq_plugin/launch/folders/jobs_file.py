@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from metaseq_plugin.launch.folders.events import append_line, read_lines
+from metaseq_plugin.launch.folders.events import append_line
 from metaseq_plugin.launch.spec import LAUNCH
+from metaseq_plugin.storage.json_lines import read_lines
 
 FILE = "jobs.jsonl"
 

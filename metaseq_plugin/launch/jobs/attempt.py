@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
 from metaseq_plugin.launch.folders.events import record
-from metaseq_plugin.ledger.surroundings import node_fields
 from metaseq_plugin.launch.jobs import progress, slurm, team
 from metaseq_plugin.launch.jobs.failures import Failure, first_of, last_words, memory_kills, why
 from metaseq_plugin.launch.jobs.place import Place
 from metaseq_plugin.launch.jobs.ranks import Ranks
 from metaseq_plugin.launch.jobs.told import Told
 from metaseq_plugin.launch.spec import Launch
+from metaseq_plugin.ledger.surroundings import node_fields
 
 SECONDS_BETWEEN_LOOKS = 0.1
 GRACE_SECONDS = 15.0  # last words take 5

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.ledger import git_state
 from metaseq_plugin.launch.folders.explain import (
     EARLIER,
     VERSION,
@@ -24,9 +23,10 @@ from metaseq_plugin.launch.folders.explain import (
     write_folder,
 )
 from metaseq_plugin.launch.folders.reading import read_launch
-from metaseq_plugin.ledger.surroundings import LEFT_OUT, surroundings
 from metaseq_plugin.launch.jobs.ranks import own_code
 from metaseq_plugin.launch.spec import LAUNCH, Launch, Survival
+from metaseq_plugin.ledger import git_state
+from metaseq_plugin.ledger.surroundings import LEFT_OUT, surroundings
 from tests.launch.folders.run_folders import NOWHERE, WITHOUT_PACKAGE, fake, launch_of
 
 
