@@ -13,6 +13,7 @@
 import gc
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import deepcopy
 from functools import wraps
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Protocol
 
@@ -75,17 +76,20 @@ def watched_by(found: Optional[Watcher]) -> Iterator[None]:
         _watcher.reset(token)
 
 
-def going_back(main: Callable[..., Any]) -> Callable[..., Any]:
+def going_back(main: Callable[..., None]) -> Callable[..., None]:
     """``fairseq_cli.train.main`` of a model of the host's, as often as its watcher sends it back."""
 
     @wraps(main)
-    def wrapper(cfg: Any) -> Any:
+    def wrapper(cfg: Any) -> None:
         host = host_of_rank(cfg)
         found = None if host is None else host.watched(cfg)
         if found is None:
-            return main(cfg)
+            main(cfg)
+            return
+        untouched = deepcopy(cfg)  # main fills it in, which works once
         with watched_by(found):
             while has_gone_back(main, cfg):
+                cfg = deepcopy(untouched)
                 tell_of_loading()
                 # The model of before is gone by now, but for cycles.
                 forget_scores()

@@ -41,7 +41,7 @@ class LedgerOptions(FairseqDataclass):
         },
     )
     spike_z: float = field(
-        default=10.0,
+        default=8.0,
         metadata={
             "help": "how far above the expected a spike is at least, in robust standard deviations"
         },
@@ -106,7 +106,7 @@ def check_watching(cfg: Any) -> None:
     problems = [
         f"`--{name.replace('_', '-')}` must be {rule}, but is {task[name]}. {remedy}"
         for name, rule, is_good, remedy in (
-            ("spike_z", "above 0", task.spike_z > 0, "Set 10."),
+            ("spike_z", "above 0", task.spike_z > 0, "Set 8."),
             ("spike_window", "at least 32", task.spike_window >= 32, "Set 128."),
             ("rewind_skip", "at least 1", task.rewind_skip >= 1, "Set 10."),
             ("rewind_lr_factor", "above 0 and at most 1", 0 < task.rewind_lr_factor <= 1, "Set 1 to keep the rate."),

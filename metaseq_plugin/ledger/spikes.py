@@ -24,8 +24,8 @@ from typing import Deque, Iterable, List, NamedTuple, Optional
 NEAR = 9  # values that the next one is expected from
 LEARNING = 32  # residuals before any is judged
 SIGMA = 1.4826
-# Less than this is never unusual: 2 % of the loss, a norm that is 1.1 times another.
-LOSS_FLOOR, NORM_FLOOR = 0.02, 0.1
+# Less than this is never unusual: 2 % of the loss, a norm that is 1.2 times another.
+LOSS_FLOOR, NORM_FLOOR = 0.02, 0.2
 SMALLEST = 1e-12  # a norm of 0 has a logarithm, too
 
 

@@ -136,7 +136,7 @@ class Watch:
         where = ""
         if self.options.find_nonfinite:
             found = find_nonfinite(update, self.ranks)
-            self._tell("nonfinite", update=update.number, **found.fields)
+            self._tell("nonfinite", update=update.number, **found._asdict())
             where = f" {found.sentence}"
         if self.policy is OnSpike.log or self.policy is OnSpike.stop:
             self._tell(
