@@ -1,7 +1,7 @@
 """Runs that spike: data that can be learnt, and what goes wrong in them, planted in every rank alike.
 
-    data = write_counting(tmp_path / "data")
-    train(data, run, …, prepare=poisoned(update=45))
+data = write_counting(tmp_path / "data")
+train(data, run, …, prepare=poisoned(update=45))
 """
 
 from pathlib import Path

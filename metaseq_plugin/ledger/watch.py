@@ -22,6 +22,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from metaseq_plugin.checkpoint.choose import WentBack, candidates, is_requeued, of_history
 from metaseq_plugin.checkpoint.manifest import Manifest
+from metaseq_plugin.checkpoint.save import own_name
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.compat.finite_numbers import diverged
 from metaseq_plugin.compat.watched_updates import GoBack, Skip, Update
@@ -52,7 +53,7 @@ class Watch:
 
     def __init__(self, cfg: Any, ranks: Ranks, remembered: Remembered) -> None:
         task = cfg.task
-        self.run, self.suffix = Path(cfg.checkpoint.save_dir), cfg.checkpoint.checkpoint_suffix
+        self.run = Path(cfg.checkpoint.save_dir)
         self.ranks, self.options = ranks, task
         self.policy = OnSpike(task.on_spike)
         self.keeps = not (cfg.checkpoint.no_save or task.no_ledger)
@@ -176,20 +177,21 @@ class Watch:
         if self.policy is OnSpike.stop:
             self._tell("spike", update=number, **self._fields(spike, "stopped"))
             raise UserError(
-                f"`--on-spike` must be other than stop for a run to go on: {said}. The checkpoints of before are "
-                "as they were. Set rewind or skip, or lower --lr."
+                f"The run was to stop at a spike (--on-spike stop), and {said}. The checkpoints of before are as "
+                "they were. Set rewind or skip, or lower --lr."
             )
-        self._go_back(number, spike, said)
+        self._go_back(update, spike, said)
 
-    def _go_back(self, number: int, spike: Spike, said: str) -> None:
+    def _go_back(self, update: Update, spike: Spike, said: str) -> None:
         """Write down where to, on all ranks alike, and raise GoBack."""
+        number, suffix = update.number, own_name(update.trainer).stem
         if len(self.rewinds) >= self.options.max_rewinds:
             self._tell("spike", update=number, **self._fields(spike, "stopped"))
             raise UserError(
                 f"`--max-rewinds` must be as many as the run needs, but it has gone back {len(self.rewinds)} times, "
                 f"and {said}. Lower --lr, or set a larger --rewind-skip."
             )
-        to = on_first(self.ranks, lambda: self._good_checkpoint(number))
+        to = on_first(self.ranks, lambda: self._good_checkpoint(number, suffix))
         first = max(to + 1, number - self.options.rewind_skip // 2)
         last = max(number, first + self.options.rewind_skip - 1)
         now = self.ranks.all_gather(time.time())[0]
@@ -215,10 +217,10 @@ class Watch:
             )
         raise GoBack
 
-    def _good_checkpoint(self, number: int) -> int:
+    def _good_checkpoint(self, number: int, suffix: str) -> int:
         """Updates of the newest checkpoint from before update ``number`` spiked; those of the start otherwise."""
         assert self._started_at is not None, "an update is made of a run that has begun"
-        names = of_history(candidates(self.run, self.suffix), self.back)
+        names = of_history(candidates(self.run, suffix), self.back)
         saved = [
             Manifest.read(name.manifest_path).num_updates
             for name in names

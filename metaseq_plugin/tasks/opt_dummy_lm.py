@@ -72,6 +72,10 @@ class OPTDummyLMTask(OPTLanguageModelingTask):
         """What a run went back over; its batches are all the same."""
         return all_skips(None)
 
+    def last_epoch_of(self, epoch: int) -> int:
+        """0: there is always another one."""
+        return 0
+
     def build_bpe(self, args: Any) -> Any:
         """fairseq's ``--bpe``: a dictionary that is made up has no tokenizer."""
         return LanguageModelingTask.build_bpe(self, args)

@@ -86,6 +86,7 @@ class OPTLanguageModelingConfig(LedgerOptions):
             "before update 160"
         },
     )
+    max_epoch: int = II("optimization.max_epoch")
     seed: int = II("common.seed")
     path: Optional[str] = II("common_eval.path")
 
@@ -294,13 +295,17 @@ class OPTLanguageModelingTask(LanguageModelingTask):
         dataset.set_epoch(epoch)
         self.block_epochs = BlockEpochs(
             dataset, making, within, self.skips() if held is None else held.skips, updates_done,
-            num_shards=num_shards, epoch=epoch, buffer_size=data_buffer_size, **others,
+            self.last_epoch_of(epoch), num_shards=num_shards, epoch=epoch, buffer_size=data_buffer_size, **others,
         )  # fmt: skip
         return self.block_epochs
 
     def skips(self) -> Skips:
         """What training goes past in the data."""
         return all_skips(self.args.skip_batches)
+
+    def last_epoch_of(self, epoch: int) -> int:
+        """The last epoch of the data of ``epoch``, 0 for none; of several folders each has its own."""
+        return epoch if len(utils.split_paths(self.args.data)) > 1 else int(self.args.max_epoch)
 
     def build_bpe(self, args: Any) -> Any:
         """fairseq's ``--bpe``; where it is left out, the tokenizer of the data folder or of the model."""

@@ -92,7 +92,6 @@ class OPTStreamingLanguageModelingConfig(OPTLanguageModelingConfig):
     log_interval: int = II("common.log_interval")
     save_dir: str = II("checkpoint.save_dir")
     no_save: bool = II("checkpoint.no_save")
-    max_epoch: int = II("optimization.max_epoch")
     bpe_options: Any = II("bpe")
 
 

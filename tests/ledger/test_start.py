@@ -57,7 +57,9 @@ def test_a_task_without_data() -> None:
     assert data(SimpleNamespace(task=Options())) == {}
     assert data(SimpleNamespace(task=Options(data=None))) == {}
     assert of("/not/there") == {
-        "path": "/not/there", "files": 0, "bytes": 0,
+        "path": "/not/there",
+        "files": 0,
+        "bytes": 0,
         "hash": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     }  # fmt: skip  (that of nothing)
 

@@ -77,7 +77,10 @@ def test_a_run_that_went_back_is_the_run_that_was_told_beforehand(
     made = [row["update"] for row in rewound.rows() if row["loss"] is not None]
     assert made == [*range(1, POISONED), *range(41, 81)]
 
-    for name, recorder, skips in (("told", told, ("--skip-batches", "47-52")), ("clean", clean, ())):
+    for name, recorder, skips in (
+        ("told", told, ("--skip-batches", "47-52")),
+        ("clean", clean, ()),
+    ):
         ended = train(where, tmp_path / name, *options, *skips, prepare=recorder)
         assert ended.status == 0, ended
     check_same(rewound, told)
@@ -87,7 +90,9 @@ def test_a_run_that_went_back_is_the_run_that_was_told_beforehand(
     assert abs(loss - without) <= max(losses) - min(losses)
 
 
-def test_a_learning_rate_of_a_hundred_times_is_noticed_and_undone(data: Path, tmp_path: Path) -> None:
+def test_a_learning_rate_of_a_hundred_times_is_noticed_and_undone(
+    data: Path, tmp_path: Path
+) -> None:
     """For three updates from one behind which a checkpoint is saved: that is not gone back to."""
     run, recorder = tmp_path / "run", Recorder(tmp_path / "rows", weights=True)
     options = (*QUICK, "--max-update", 80, "--on-spike", "rewind", "--rewind-skip", 6)
@@ -183,12 +188,16 @@ def test_the_other_policies_do_what_they_say(policy: str, data: Path, tmp_path: 
 
         def step(trainer: Any, samples: Any, raise_oom: bool = False) -> Any:
             before = [p.detach().clone() for p in trainer.model.parameters()]
-            moments = {k: v["exp_avg"].clone() for k, v in trainer.optimizer.optimizer.state.items()}
+            moments = {
+                k: v["exp_avg"].clone() for k, v in trainer.optimizer.optimizer.state.items()
+            }
             output = train_step(trainer, samples, raise_oom)
             if trainer.get_num_updates() == POISONED:
                 state = trainer.optimizer.optimizer.state
                 kept["weights"] = all(map(torch.equal, before, trainer.model.parameters()))
-                kept["moments"] = all(torch.equal(v, state[k]["exp_avg"]) for k, v in moments.items())
+                kept["moments"] = all(
+                    torch.equal(v, state[k]["exp_avg"]) for k, v in moments.items()
+                )
                 (run / "kept").write_text(json.dumps(kept))
             return output
 
@@ -204,7 +213,8 @@ def test_the_other_policies_do_what_they_say(policy: str, data: Path, tmp_path: 
     if policy == "stop":
         assert ended.status == 2, ended
         assert f"update {POISONED}: the loss is" in ended.last_line
-        assert spike["action"] == "stopped" and "Traceback" not in ended.output
+        assert spike["action"] == "stopped"
+        assert "Traceback" not in ended.output
         assert max(rows) == POISONED - 1
         return
     assert ended.status == 0, ended
@@ -253,12 +263,21 @@ def test_nan_in_one_rank_is_skipped_by_all_and_named(
     layout: str, data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    options = (*QUICK, "--max-update", 14, "--on-spike", "skip", "--find-nonfinite", *LAYOUTS[layout])
+    options = (
+        *QUICK,
+        "--max-update",
+        14,
+        "--on-spike",
+        "skip",
+        "--find-nonfinite",
+        *LAYOUTS[layout],
+    )
     ended = train_ranks(2, data, run, *options, prepare=nan_in_rank_1(12))
     assert statuses(ended) == [0, 0], ended
     (nonfinite,), (spike,) = events(run, "nonfinite"), events(run, "spike")
     assert nonfinite["module"] == "decoder.layers.1.fc1"
-    assert nonfinite["parameter"] == "decoder.layers.1.fc1.weight" and nonfinite["is_gradient"]
+    assert nonfinite["parameter"] == "decoder.layers.1.fc1.weight"
+    assert nonfinite["is_gradient"]
     assert (spike["update"], spike["of"], spike["value"]) == (12, "gnorm", None)
     assert [event["update"] for event in events(run, "end")] == [14]
 
@@ -315,7 +334,9 @@ def test_a_nan_ends_a_run_that_only_logs(find: bool, data: Path, tmp_path: Path)
     ended = train(data, tmp_path / "run", *options, prepare=at_update(spoil, 12))
     assert ended.status == 2, ended
     assert "whose gradients are NaN or infinite" in ended.last_line
-    where = "that of decoder.layers.1.fc2, on rank 0, whose decoder.layers.1.fc2.weight is not finite"
+    where = (
+        "that of decoder.layers.1.fc2, on rank 0, whose decoder.layers.1.fc2.weight is not finite"
+    )
     assert (where in ended.last_line) == find
     assert "Traceback" not in ended.output
     assert events(tmp_path / "run", "spike")[0]["action"] == "stopped"

@@ -109,6 +109,7 @@ class BlockEpochs(EpochBatchIterator):
         within: those of some blocks that are no longer than a length.
         skips: what to go past.
         updates_done: tells how many updates the run has made.
+        last_epoch: of these data; 0: there is none.
         options: fairseq's, of the iterator.
     """
 
@@ -119,6 +120,7 @@ class BlockEpochs(EpochBatchIterator):
         within: Within,
         skips: Optional[Skips] = None,
         updates_done: Callable[[], int] = lambda: 0,
+        last_epoch: int = 0,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -131,6 +133,7 @@ class BlockEpochs(EpochBatchIterator):
         )
         self.making, self.within = making, within
         self.skips, self.updates_done = skips or Skips({}), updates_done
+        self.last_epoch = last_epoch
         self._resumed: Optional[Resumed] = None
         self._rounds: Optional[int] = None
 

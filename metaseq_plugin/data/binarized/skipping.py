@@ -21,6 +21,12 @@ class Epochs(Protocol):
     skips: Skips
     updates_done: Callable[[], int]
     shard_id: int
+    epoch: int
+    last_epoch: int  # that there is; 0: there is none
+    shuffle: bool
+
+    def next_epoch_itr(self, shuffle: bool = True) -> "SkippingBatches":
+        """The batches of the next epoch."""
 
 
 class SkippingBatches:
@@ -30,17 +36,18 @@ class SkippingBatches:
         self.batches, self.epochs = batches, epochs
 
     def grouped(self, size: int, drops_remainder: bool) -> "SkippingUpdates":
-        """This iterator with ``size`` batches an item."""
+        """This iterator with ``size`` batches an item, or that of the next epoch of which an update is left."""
         from fairseq.data.iterators import GroupedIterator
 
         updates = SkippingUpdates(GroupedIterator(self.batches, size, drops_remainder), self.epochs)
-        if not updates.has_next():
-            # fairseq needs an update of each epoch.
+        if updates.has_next():  # which fairseq needs of each epoch
+            return updates
+        if self.epochs.epoch == self.epochs.last_epoch:
             raise UserError(
-                "`--skip-batches` and --rewind-skip must leave an update of each epoch, but go past all that is left "
-                "of one. Skip less."
+                "`--skip-batches` and --rewind-skip must leave an update of each data folder and of the last epoch, "
+                f"but go past all that is left of epoch {self.epochs.epoch}. Skip less, or set a larger --max-epoch."
             )
-        return updates
+        return self.epochs.next_epoch_itr(self.epochs.shuffle).grouped(size, drops_remainder)
 
 
 class SkippingUpdates:

@@ -74,7 +74,10 @@ class Run:
     def __init__(self, options: Options, sizes: Tuple[int, ...], state: Any = None) -> None:
         self.options, self.sizes = options, sizes
         self.tasks = [
-            OPTLanguageModelingTask(SimpleNamespace(data="", tokens_per_sample=LONGEST), None)
+            OPTLanguageModelingTask(
+                SimpleNamespace(data="", tokens_per_sample=LONGEST, skip_batches=None, max_epoch=0),
+                None,
+            )
             for _ in range(options.ranks)
         ]
         self.datasets: Dict[int, Blocks] = {}
