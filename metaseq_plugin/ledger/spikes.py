@@ -17,6 +17,7 @@ any other, so that a run that goes over to other values is at rest again after h
 """
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from statistics import median
 from typing import Deque, Iterable, List, NamedTuple, Optional
@@ -46,28 +47,32 @@ class Spike(NamedTuple):
 
 
 class Series:
-    """The values of one number, update by update."""
+    """The values of one number, update by update. What is asked of the window is kept in order, for speed."""
 
     def __init__(self, window: int) -> None:
+        self._window = window
         self._near: Deque[float] = deque(maxlen=NEAR)
-        self._residuals: Deque[float] = deque(maxlen=window)
+        self._residuals: Deque[float] = deque()  # without their signs
+        self._sorted: List[float] = []  # the same
+        self.expected = 0.0  # the median of ``_near``
 
     def z(self, value: float, floor: float) -> float:
         """How unusual ``value`` is, before it is taken in; 0 while that is not known."""
-        if len(self._residuals) < LEARNING:
+        if len(self._sorted) < LEARNING:
             return 0.0
-        spread = SIGMA * median(abs(residual) for residual in self._residuals)
-        return (value - self.expected) / max(spread, floor)
-
-    @property
-    def expected(self) -> float:
-        return median(self._near)
+        half, is_odd = divmod(len(self._sorted), 2)
+        middle = self._sorted[half] + self._sorted[half - 1 + is_odd]
+        return (value - self.expected) / max(SIGMA * middle / 2, floor)
 
     def take(self, value: float) -> None:
         """Take ``value`` in."""
         if len(self._near) == NEAR:
-            self._residuals.append(value - self.expected)
+            self._residuals.append(abs(value - self.expected))
+            insort(self._sorted, self._residuals[-1])
+        if len(self._residuals) > self._window:
+            del self._sorted[bisect_left(self._sorted, self._residuals.popleft())]
         self._near.append(value)
+        self.expected = median(self._near)
 
 
 class Detector:
