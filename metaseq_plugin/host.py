@@ -14,6 +14,7 @@ from metaseq_plugin.checkpoint.run_lock import alone_in
 from metaseq_plugin.checkpoint.save import save_checkpoint
 from metaseq_plugin.compat.checkpoint_settings import check_harmless, model_name, plain
 from metaseq_plugin.compat.finished_runs import end_if_finished
+from metaseq_plugin.compat.watched_updates import watcher
 from metaseq_plugin.distributed import run
 from metaseq_plugin.distributed.fully_sharded import FullyShardedModel
 from metaseq_plugin.distributed.option_checks import check_layout
@@ -26,6 +27,7 @@ from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.peers import all_ranks
 from metaseq_plugin.ledger import run_meter
 from metaseq_plugin.ledger.recorder import Recorder, current_recorder, recording
+from metaseq_plugin.ledger.watch import Watch, watching
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.sizes import is_opt
 from metaseq_plugin.storage import torch_file
@@ -99,6 +101,9 @@ class OPTHost:
     def recorded(self, cfg: Any) -> ContextManager[Optional[Recorder]]:
         return recording(cfg, all_ranks())
 
+    def watched(self, cfg: Any) -> Optional[Watch]:
+        return watching(cfg, all_ranks())
+
     def saves_on_signal(self, cfg: Any) -> bool:
         return not is_set(cfg.task, "no_save_on_signal")
 
@@ -119,9 +124,14 @@ class OPTHost:
 
     def save(self, cfg: Any, trainer: Any, epoch_itr: Any, val_loss: Optional[float]) -> None:
         save_checkpoint(cfg, trainer, epoch_itr, val_loss)
+        watch: Optional[Watch] = watcher()
+        if watch is not None:
+            watch.saved()
 
     def load(self, cfg: Any, trainer: Any, **passthrough: Any) -> Any:
-        extra_state, epoch_itr = load_checkpoint(cfg, trainer, **passthrough)
+        watch: Optional[Watch] = watcher()
+        back = None if watch is None else watch.back
+        extra_state, epoch_itr = load_checkpoint(cfg, trainer, back, **passthrough)
         if extra_state is not None:
             end_if_finished(trainer, epoch_itr)
         # Everything has been checked and read, and the first update is next.
@@ -131,7 +141,12 @@ class OPTHost:
         run_meter.begin(trainer)
         recorder = current_recorder()
         if recorder is not None:
-            recorder.ready(trainer)
+            if back is not None and back.is_now:
+                recorder.has_gone_back(trainer.get_num_updates())
+            else:
+                recorder.ready(trainer)
+        if watch is not None:
+            watch.begins(trainer.get_num_updates())
         return extra_state, epoch_itr
 
     def member(self, path: str) -> Optional[str]:

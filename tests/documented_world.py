@@ -71,6 +71,7 @@ GIVEN: Dict[str, List[str]] = {
     "docs/streaming.md": ["DATA", "PAIRS", "vocab.json", "merges.txt", "opt-125m"],
     "docs/train.md": ["books", "articles.jsonl.zst", "vocab.json", "merges.txt", "opt-125m"],
     "docs/watch.md": ["data"],
+    "docs/watching.md": ["data"],
 }
 WITH_QUICKSTART = ("docs/convert.md", "docs/evaluate.md", "docs/generate.md")
 CHECKOUT = (

@@ -67,6 +67,9 @@ NOT_PRINTED = {
     "docs/streaming.md:DATA/train": "what lies in a folder",
     "docs/streaming.md:epoch 1 so far": "of a mixture of corpora with other names; tests/tasks",
     'docs/streaming.md:{"src"': "a line of PAIRS",
+    "docs/watching.md:expected": "a formula; tests/ledger/test_spikes.py",
+    "docs/watching.md:update 50": "said at a spike; tests/ledger/test_watched_runs.py",
+    "docs/watching.md:The first output": "said at a NaN; tests/ledger/test_watched_runs.py",
 }
 # Lines of a comparable block that are the page's own.
 OTHER_LINES = (

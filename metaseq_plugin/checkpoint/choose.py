@@ -37,6 +37,24 @@ class Resets(NamedTuple):
     dataloader: bool = False
 
 
+class WentBack(NamedTuple):
+    """A run went back to a checkpoint of so many ``updates``, or to its start, at ``time``: seconds since 1970.
+
+    What it had saved after those updates until then is not of its history any more.
+    """
+
+    updates: int
+    time: float
+    is_now: bool  # and has not gone on since
+
+    def is_valid(self, name: SetName) -> bool:
+        """Whether ``name`` is of the history; a set that says nothing of itself is taken to be."""
+        if not name.manifest_path.is_file():
+            return True
+        manifest = Manifest.read(name.manifest_path)
+        return manifest.num_updates <= self.updates or manifest.saved_at > self.time
+
+
 class Start(NamedTuple):
     """Where a run starts: at ``source``, or anew where that is None."""
 
@@ -44,12 +62,15 @@ class Start(NamedTuple):
     resets: Resets
 
 
-def choose(cfg: Any, suffix: str, skips_damaged: bool, ranks: Ranks) -> Start:
+def choose(
+    cfg: Any, suffix: str, skips_damaged: bool, ranks: Ranks, back: Optional[WentBack] = None
+) -> Start:
     """The set to start from, verified.
 
     Args:
         suffix: the user's --checkpoint-suffix.
         skips_damaged: whether --skip-damaged-checkpoints was given.
+        back: where the run last went back to, if it did; now, it goes on like a job that was requeued.
     """
     asked = Resets(
         cfg.reset_optimizer, cfg.reset_lr_scheduler, cfg.reset_meters, cfg.reset_dataloader
@@ -58,13 +79,14 @@ def choose(cfg: Any, suffix: str, skips_damaged: bool, ranks: Ranks) -> Start:
     on_first(ranks, lambda: recover(Path(cfg.save_dir)))
     is_default = cfg.restore_file == DEFAULT_RESTORE_FILE
     check_options(cfg, asked, is_default)
-    is_requeued = int(os.environ.get(REQUEUES) or 0) > 0
-    if is_default or is_requeued:
-        own = newest(Path(cfg.save_dir), suffix, skips_damaged, ranks)
+    is_back = back is not None and back.is_now
+    goes_on = is_back or is_requeued()
+    if is_default or goes_on:
+        own = newest(Path(cfg.save_dir), suffix, skips_damaged, ranks, back)
         if own is not None:
-            if is_requeued and not is_default:
+            if goes_on and not (is_back or is_default):
                 logger.info(f"requeued: {own} goes before --restore-file {cfg.restore_file}")
-            return Start(own, Resets() if is_requeued else asked)
+            return Start(own, Resets() if goes_on else asked)
     if not is_default:
         return Start(named("--restore-file", cfg.restore_file, ranks), asked)
     if cfg.continue_once is not None:
@@ -77,6 +99,11 @@ def choose(cfg: Any, suffix: str, skips_damaged: bool, ranks: Ranks) -> Start:
         )
         return Start(source, Resets(True, True, True, True))
     return Start(None, asked)
+
+
+def is_requeued() -> bool:
+    """Whether SLURM has started this job before."""
+    return int(os.environ.get(REQUEUES) or 0) > 0
 
 
 def check_options(cfg: Any, asked: Resets, is_default: bool) -> None:
@@ -115,13 +142,18 @@ def find(path: Path) -> SetName:
     return set_name(path)
 
 
-def newest(folder: Path, suffix: str, skips_damaged: bool, ranks: Ranks) -> Optional[SetName]:
+def newest(
+    folder: Path, suffix: str, skips_damaged: bool, ranks: Ranks, back: Optional[WentBack] = None
+) -> Optional[SetName]:
     """The newest complete set of ``folder``, verified; None where there is no file of any.
+
+    Args:
+        back: leaves out what is not of the history since.
 
     Raises:
         UserError: it is damaged, and --skip-damaged-checkpoints was not given or leaves none.
     """
-    found = on_first(ranks, lambda: candidates(folder, suffix))
+    found = on_first(ranks, lambda: of_history(candidates(folder, suffix), back))
     damage = None
     for name in found:
         try:
@@ -149,6 +181,11 @@ def candidates(folder: Path, suffix: str) -> List[SetName]:
     pattern = OF_A_RUN + re.escape(suffix)
     found = [name for name in set_names(folder) if re.fullmatch(pattern, name.stem)]
     return sorted(found, key=lambda name: age_key(name, suffix), reverse=True)
+
+
+def of_history(names: List[SetName], back: Optional[WentBack]) -> List[SetName]:
+    """Those of ``names`` that a run that went ``back`` may go on from."""
+    return names if back is None else [name for name in names if back.is_valid(name)]
 
 
 def age_key(name: SetName, suffix: str) -> Any:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterator, Optional
 
 from metaseq_plugin.checkpoint.architecture import check_dimensions
-from metaseq_plugin.checkpoint.choose import Resets, choose
+from metaseq_plugin.checkpoint.choose import Resets, WentBack, choose
 from metaseq_plugin.checkpoint.data_position import (
     check_making,
     check_place,
@@ -46,11 +46,17 @@ BEGINS_ANEW = (
 )
 
 
-def load_checkpoint(cfg: Any, trainer: Any, **passthrough: Any) -> Any:
-    """fairseq's ``load_checkpoint``: restores ``trainer``; (extra_state, epoch iterator)."""
+def load_checkpoint(
+    cfg: Any, trainer: Any, back: Optional[WentBack] = None, **passthrough: Any
+) -> Any:
+    """fairseq's ``load_checkpoint``: restores ``trainer``; (extra_state, epoch iterator).
+
+    Args:
+        back: where the run last went back to, if it did.
+    """
     ranks = all_ranks()
     own = own_name(trainer)
-    start = choose(cfg, own.stem, skips_damaged(trainer), ranks)
+    start = choose(cfg, own.stem, skips_damaged(trainer), ranks, back)
     overrides = ast.literal_eval(cfg.optimizer_overrides)
     extra_state = None
     if start.source is None:

@@ -46,6 +46,9 @@ class Host(Protocol):
     def recorded(self, cfg: Any) -> ContextManager[Optional[Any]]:
         """For the time of the block, the run is recorded; who observes it (``recorded_run``). Collective."""
 
+    def watched(self, cfg: Any) -> Optional[Any]:
+        """Who watches the run on this rank (``watched_updates``). Collective."""
+
     def saves_on_signal(self, cfg: Any) -> bool:
         """Whether the run saves what it has, and then ends, on SIGINT and SIGTERM."""
 

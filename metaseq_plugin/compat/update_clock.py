@@ -39,16 +39,27 @@ class UpdateClock:
         self._update = update
         LAYOUT.pack_into(self._bytes, 0, update, time.monotonic(), is_busy)
 
+    def tells_busy(self) -> None:
+        """The run does what is no update, until it tells of one."""
+        self.tell(self._update, True)
+
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Within, the run does what is no update; behind it, it has as long for the next one as ever."""
-        self.tell(self._update, True)
+        self.tells_busy()
         yield
         self.tell(self._update, False)
 
 
 # That of the run that this process trains, if it tells.
 _clock: ContextVar[Optional[UpdateClock]] = ContextVar("clock", default=None)
+
+
+def tell_of_loading() -> None:
+    """The run goes back to a checkpoint, which may take as long as its start."""
+    clock = _clock.get()
+    if clock is not None:
+        clock.tells_busy()
 
 
 def telling(main: Callable[..., Any]) -> Callable[..., Any]:

@@ -98,6 +98,10 @@ class Clock:
         """The run goes on from ``update``."""
         self._write(first_update=update, update=update)
 
+    def goes_on_from(self, update: int) -> None:
+        """The run has gone back to ``update``."""
+        self._write(update=update)
+
     def made(self, update: int) -> None:
         """One more update was made; the run's updates are ``update`` now."""
         self._write(update=update, done=self.done + 1)

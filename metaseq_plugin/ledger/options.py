@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Iterator, Optional
 
@@ -12,6 +13,15 @@ from metaseq_plugin.ledger.carbon import INTENSITIES, INTENSITY, intensity_of
 from metaseq_plugin.ledger.energy import PUE
 
 INTERVAL = 10
+
+
+class OnSpike(str, Enum):
+    """What becomes of a run whose loss or gradient spikes."""
+
+    log = "log"
+    skip = "skip"
+    rewind = "rewind"
+    stop = "stop"
 
 
 @dataclass
@@ -50,6 +60,52 @@ class LedgerOptions(FairseqDataclass):
         metadata={"help": f"g CO2e/kWh for the run's report, or one of {', '.join(INTENSITIES)}"},
     )
 
+    # What is watched while it trains (``ledger/watch.py``).
+    on_spike: OnSpike = field(
+        default=OnSpike.log,
+        metadata={
+            "help": "an update whose loss or gradient norm spikes: log: is made, and told; skip: is not made; "
+            "rewind: the run goes back to the last good checkpoint, and past the batches around it; stop: the run ends"
+        },
+    )
+    spike_z: float = field(
+        default=8.0,
+        metadata={
+            "help": "how far above the expected a spike is at least, in robust standard deviations"
+        },
+    )
+    spike_window: int = field(
+        default=128, metadata={"help": "updates that the standard deviation is taken from"}
+    )
+    rewind_skip: int = field(
+        default=10,
+        metadata={
+            "help": "updates whose batches a rewind goes past, half of them before the spike"
+        },
+    )
+    rewind_lr_factor: float = field(
+        default=1.0,
+        metadata={
+            "help": "what each rewind multiplies the learning rate by, from its checkpoint on"
+        },
+    )
+    max_rewinds: int = field(
+        default=3, metadata={"help": "rewinds of a run; the spike after the last one ends it"}
+    )
+    find_nonfinite: bool = field(
+        default=False,
+        metadata={
+            "help": "name the first module and parameter where the loss or a gradient becomes NaN or infinite, "
+            "by computing that update once more"
+        },
+    )
+    log_norms: int = field(
+        default=0,
+        metadata={
+            "help": "log the norms of each layer's activations, weights and gradients every so many updates; 0: never"
+        },
+    )
+
 
 def option(task: Any, name: str) -> Any:
     """An option of ``cfg.task``; of a task that is not ours, the default."""
@@ -86,3 +142,42 @@ def wrong_options(task: Any) -> Iterator[str]:
             f"`--metrics-file` must be in a folder that exists, but is {metrics_file}. Make the folder, "
             "or set another."
         )
+
+
+# Schedules that set the rate anew at each update, so that a factor of it does not add up.
+SETTING_ANEW = (
+    "cosine", "fixed", "inverse_sqrt", "polynomial_decay", "step", "tri_stage", "triangular",
+)  # fmt: skip
+
+
+def check_watching(cfg: Any) -> None:
+    """Refuse what nobody can watch by, all problems in one message; ``cfg`` is of the whole run, its task ours."""
+    task = cfg.task
+    problems = [
+        f"`--{name.replace('_', '-')}` must be {rule}, but is {task[name]}. {remedy}"
+        for name, rule, is_good, remedy in (
+            ("spike_z", "above 0", task.spike_z > 0, "Set 8."),
+            ("spike_window", "at least 32", task.spike_window >= 32, "Set 128."),
+            ("rewind_skip", "at least 1", task.rewind_skip >= 1, "Set 10."),
+            ("rewind_lr_factor", "above 0 and at most 1", 0 < task.rewind_lr_factor <= 1, "Set 1 to keep the rate."),
+            ("max_rewinds", "at least 1", task.max_rewinds >= 1, "Set --on-spike stop for none."),
+            ("log_norms", "at least 0", task.log_norms >= 0, "Set 100, or 0 for none."),
+        )
+        if not is_good
+    ]  # fmt: skip
+    policy = OnSpike(task.on_spike)
+    if task.no_ledger and (policy is not OnSpike.log or task.log_norms):
+        option = "--log-norms" if policy is OnSpike.log else f"--on-spike {policy.value}"
+        problems.append(f"`--no-ledger` must be left out with {option}, but is set. Leave it out.")
+    if cfg.checkpoint.no_save and policy is OnSpike.rewind:
+        problems.append(
+            "`--no-save` must be left out with --on-spike rewind, but is set. Leave it out, or set skip."
+        )
+    schedule = cfg.lr_scheduler._name
+    if task.rewind_lr_factor != 1 and schedule not in SETTING_ANEW:
+        problems.append(
+            f"`--rewind-lr-factor` must be 1 with --lr-scheduler {schedule}, but is {task.rewind_lr_factor}. "
+            "Set another schedule, polynomial_decay for example."
+        )
+    if problems:
+        raise UserError(*problems)

@@ -72,6 +72,8 @@ class Recorder:
         self._lr = math.nan
         self._loss_scale: Optional[float] = None
         self._reduced: Optional[Sums] = None
+        self._why_skipped: Optional[str] = None
+        self._norms: Optional[Row] = None
         self._ran_out = False  # of memory, in the update that is being made
         self._subsets: Iterator[str] = iter(())
         self._subset_began = 0.0
@@ -179,6 +181,9 @@ class Recorder:
     def _skipped(self, loss_scale: Optional[float]) -> None:
         if self._ran_out:
             self.event("skipped", why="out of memory")
+        elif self._why_skipped is not None:
+            self.event("skipped", why=self._why_skipped)
+            self._why_skipped = None
         else:
             self.event("overflow", loss_scale=self._loss_scale or loss_scale)
 
@@ -216,6 +221,27 @@ class Recorder:
         self._ran_out = True
         self.event("out_of_memory", rank=0)
 
+    # What the watch does about an update (``watch.py``).
+
+    def skips(self, why: str) -> None:
+        """The update that is being made is not made."""
+        self._why_skipped = why
+
+    def goes_back(self, done: int, to: int, **fields: Any) -> None:
+        """After so many updates the run goes back to a checkpoint of ``to``."""
+        self._write_window()
+        self._window = None
+        self.event("rewind", **{"from": done, "to": to}, **fields)
+        self.clock.switch("rewinding")
+
+    def has_gone_back(self, update: int) -> None:
+        """The checkpoint is loaded, and the update after ``update`` is next."""
+        self.clock.goes_on_from(update)
+
+    def logs_norms(self, norms: Row) -> None:
+        """Norms of the layers, for the next line of numbers."""
+        self._norms = norms
+
     # Numbers.
 
     def _begin_window(self) -> None:
@@ -226,6 +252,8 @@ class Recorder:
             return
         seconds, accounts = self.clock.seconds, self.clock.seconds_by_account()
         row = self._row(**self._window.row(self._lr, self._loss_scale, seconds, accounts))
+        if self._norms is not None:
+            row["norms"], self._norms = self._norms, None
         for source in self.sources:
             row.update(source(row))
         self._journal.numbers(row)

@@ -20,8 +20,9 @@ from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.skips import Skips
 from metaseq_plugin.ledger.options import LedgerOptions
-from metaseq_plugin.tasks.opt_language_modeling import OPTLanguageModelingTask
+from metaseq_plugin.tasks.opt_language_modeling import OPTLanguageModelingTask, all_skips
 from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_MULTIPLE, numbered_dictionary
 
@@ -66,6 +67,14 @@ class OPTDummyLMTask(OPTLanguageModelingTask):
         dictionary = numbered_dictionary(cfg.dict_size)
         dictionary.pad_to_multiple_(DICTIONARY_MULTIPLE)
         return cls(cfg, dictionary)
+
+    def skips(self) -> Skips:
+        """What a run went back over; its batches are all the same."""
+        return all_skips(None)
+
+    def last_epoch_of(self, epoch: int) -> int:
+        """0: there is always another one."""
+        return 0
 
     def build_bpe(self, args: Any) -> Any:
         """fairseq's ``--bpe``: a dictionary that is made up has no tokenizer."""

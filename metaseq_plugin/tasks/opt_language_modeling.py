@@ -18,12 +18,14 @@ import torch
 from fairseq import utils
 from fairseq.data import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterating
+from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from omegaconf import II
 from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.compat.watched_updates import watcher
 from metaseq_plugin.data.binarized.epochs import BlockEpochs, Making
 from metaseq_plugin.data.binarized.token_blocks import (
     BlockBatches,
@@ -32,6 +34,7 @@ from metaseq_plugin.data.binarized.token_blocks import (
     TokenStream,
     find_split,
 )
+from metaseq_plugin.data.skips import Skips, parse_skips, past_windows
 from metaseq_plugin.distributed.host_memory import give_back_freed_memory, keep_freed_memory
 from metaseq_plugin.distributed.option_checks import check_vocabulary
 from metaseq_plugin.distributed.run import current
@@ -76,6 +79,14 @@ class OPTLanguageModelingConfig(LedgerOptions):
             "help": "end at once on SIGINT (Ctrl-C) and SIGTERM, instead of after the update, with a checkpoint"
         },
     )
+    skip_batches: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "go past data: 100-200,160 is that of 101 updates before update 100, and of one "
+            "before update 160"
+        },
+    )
+    max_epoch: int = II("optimization.max_epoch")
     seed: int = II("common.seed")
     path: Optional[str] = II("common_eval.path")
 
@@ -94,6 +105,22 @@ def check_config(cfg: OPTLanguageModelingConfig) -> None:
             f"`--tokens-per-sample` must be at least 1, but is {cfg.tokens_per_sample}. OPT's is 2048; "
             "with fairseq-eval-lm it must be above --context-window, which is taken off it."
         )
+    parse_skips(cfg.skip_batches)
+
+
+def updates_done() -> int:
+    """How many updates fairseq's trainer has made: its own number, which it logs at each.
+
+    Not by ``metrics.get_meter``: after a checkpoint is loaded, that looks where nothing is logged.
+    """
+    meters = [found.get("num_updates") for found in metrics.get_active_aggregators()]
+    return next((int(meter.val) for meter in meters if meter is not None), 0)
+
+
+def all_skips(asked: Optional[str]) -> Skips:
+    """What the run goes past: what --skip-batches asks, and what it went back over (``ledger/watch.py``)."""
+    watch = watcher()
+    return Skips(past_windows(parse_skips(asked), () if watch is None else watch.windows))
 
 
 def folders_of(cfg: OPTLanguageModelingConfig) -> Iterator[Path]:
@@ -267,10 +294,18 @@ class OPTLanguageModelingTask(LanguageModelingTask):
 
         dataset.set_epoch(epoch)
         self.block_epochs = BlockEpochs(
-            dataset, making, within, num_shards=num_shards, epoch=epoch,
-            buffer_size=data_buffer_size, **others,
+            dataset, making, within, self.skips() if held is None else held.skips, updates_done,
+            self.last_epoch_of(epoch), num_shards=num_shards, epoch=epoch, buffer_size=data_buffer_size, **others,
         )  # fmt: skip
         return self.block_epochs
+
+    def skips(self) -> Skips:
+        """What training goes past in the data."""
+        return all_skips(self.args.skip_batches)
+
+    def last_epoch_of(self, epoch: int) -> int:
+        """The last epoch of the data of ``epoch``, 0 for none; of several folders each has its own."""
+        return epoch if len(utils.split_paths(self.args.data)) > 1 else int(self.args.max_epoch)
 
     def build_bpe(self, args: Any) -> Any:
         """fairseq's ``--bpe``; where it is left out, the tokenizer of the data folder or of the model."""

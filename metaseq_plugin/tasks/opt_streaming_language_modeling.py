@@ -17,7 +17,6 @@ from typing import Any, Dict, Optional, Sequence
 
 from fairseq.data import FairseqDataset
 from fairseq.data.iterators import EpochBatchIterating
-from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from omegaconf import II
 
@@ -27,7 +26,6 @@ from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.epochs import StreamingEpochs, different
 from metaseq_plugin.data.streaming.mixing import Mixing, MixingUnit, check_mixing, parse_weights
 from metaseq_plugin.data.streaming.rounds import Share
-from metaseq_plugin.data.streaming.skips import Skips, parse_skips
 from metaseq_plugin.data.streaming.split import Identity, Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from metaseq_plugin.layout.peers import all_ranks
@@ -36,6 +34,7 @@ from metaseq_plugin.tasks.opt_language_modeling import (
     OPTLanguageModelingTask,
     check_config,
     folders_of,
+    updates_done,
 )
 from metaseq_plugin.tokenizers.base import Tokenizer
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE
@@ -88,19 +87,11 @@ class OPTStreamingLanguageModelingConfig(OPTLanguageModelingConfig):
         default=False,
         metadata={"help": "leave bad documents out, count and name them, and go on"},
     )
-    skip_batches: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "go past data: 100-200,160 is that of 101 updates before update 100, and of one "
-            "before update 160"
-        },
-    )
 
     train_subset: str = II("dataset.train_subset")
     log_interval: int = II("common.log_interval")
     save_dir: str = II("checkpoint.save_dir")
     no_save: bool = II("checkpoint.no_save")
-    max_epoch: int = II("optimization.max_epoch")
     bpe_options: Any = II("bpe")
 
 
@@ -108,7 +99,6 @@ def check_streaming_config(cfg: OPTStreamingLanguageModelingConfig) -> None:
     """Refuse settings that no run can use, in one sentence each."""
     check_config(cfg)
     check_mixing(mixing_of(cfg))
-    parse_skips(cfg.skip_batches)
     if cfg.shuffle_window < 1:
         raise UserError(
             f"`--shuffle-window` must be at least 1, but is {cfg.shuffle_window}. Set 1 to leave the "
@@ -134,15 +124,6 @@ def keep_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save(folder)
             return
-
-
-def updates_done() -> int:
-    """How many updates fairseq's trainer has made: its own number, which it logs at each.
-
-    Not by ``metrics.get_meter``: after a checkpoint is loaded, that looks where nothing is logged.
-    """
-    meters = [found.get("num_updates") for found in metrics.get_active_aggregators()]
-    return next((int(meter.val) for meter in meters if meter is not None), 0)
 
 
 def check_ranks_agree(identities: Sequence[Identity]) -> None:
@@ -259,13 +240,12 @@ class OPTStreamingLanguageModelingTask(OPTLanguageModelingTask):
         if not trains:
             return StreamingEpochs(dataset.split, share, workers)
         interval = self.args.log_interval if shard_id == 0 else 0
-        skips = Skips(parse_skips(self.args.skip_batches))
         self.train_epochs = StreamingEpochs(
             dataset.split,
             share,
             workers,
             epoch,
-            skips,
+            self.skips(),
             updates_done,
             interval,
             self.args.max_epoch,

@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt": ({"bathc-size": 8}, "`--bathc-size` must be an option of fairseq-train with --task opt_streaming_language_modeling, --arch opt_125m, but is unknown. Did you mean --batch-size?"),
     "underscore": ({"batch_size": 8}, "`--batch_size` must be an option of fairseq-train with --task opt_streaming_language_modeling, --arch opt_125m, but is unknown. Did you mean --batch-size?"),
     "nothing alike": ({"zzz": 8}, "`--zzz` must be an option of fairseq-train with --task opt_streaming_language_modeling, --arch opt_125m, but is unknown. `metaseq help train` lists the plugin's."),
-    "of another task": ({"task": "opt_language_modeling", "skip-batches": "3"}, "`--skip-batches` must be an option of fairseq-train with --task opt_language_modeling, --arch opt_125m, but is unknown. It comes with --task opt_streaming_language_modeling."),
+    "of another task": ({"task": "opt_language_modeling", "shuffle-window": "3"}, "`--shuffle-window` must be an option of fairseq-train with --task opt_language_modeling, --arch opt_125m, but is unknown. It comes with --task opt_streaming_language_modeling."),
     "of another scheduler": ({"lr-period-updates": 3}, "`--lr-period-updates` must be an option of fairseq-train with --task opt_streaming_language_modeling, --arch opt_125m, but is unknown. It comes with --lr-scheduler cosine."),
     "text for a number": ({"max-update": "many"}, "`--max-update` must be a whole number, but is many. Set one."),
     "fraction for a whole": ({"max-update": 0.5}, "`--max-update` must be a whole number, but is 0.5. Set one."),

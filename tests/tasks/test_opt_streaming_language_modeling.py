@@ -9,8 +9,8 @@ import torch
 from fairseq.data import data_utils
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.skips import parse_skips
 from metaseq_plugin.data.streaming import tokens
-from metaseq_plugin.data.streaming.skips import parse_skips
 from metaseq_plugin.tasks.opt_streaming_language_modeling import blocks_a_batch
 from tests.fairseq_runs import train
 from tests.recorder import Recorder

@@ -7,6 +7,8 @@ batches were made and how many of them all ranks together were handed ("blocks",
     many ranks as there are now;
 (2) otherwise the old order is made once more, the blocks that were handed out are left out, and the others
     become batches of today's settings. The state then has two parts; each such resume adds one.
+
+What ``--skip-batches`` goes past (``skipping.py``) counts as handed out, once an update after it is made.
 """
 
 import itertools
@@ -18,6 +20,8 @@ from fairseq.data import FairseqDataset, data_utils
 from fairseq.data.iterators import EpochBatchIterator, ShardedIterator
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.data.binarized.skipping import SkippingBatches
+from metaseq_plugin.data.skips import Skips
 from metaseq_plugin.storage.typed import check
 
 logger = logging.getLogger(__name__)
@@ -85,6 +89,10 @@ class EpochState(TypedDict):
     parts: List[Part]  # one after the other; none at an epoch's beginning
 
 
+class _Skipped(TypedDict, total=False):
+    skipped: List[int]  # an update, and how much was skipped for it
+
+
 class Resumed(NamedTuple):
     """The epoch that was loaded."""
 
@@ -99,11 +107,21 @@ class BlockEpochs(EpochBatchIterator):
 
     Args:
         within: those of some blocks that are no longer than a length.
+        skips: what to go past.
+        updates_done: tells how many updates the run has made.
+        last_epoch: of these data; 0: there is none.
         options: fairseq's, of the iterator.
     """
 
     def __init__(
-        self, dataset: FairseqDataset, making: Making, within: Within, **options: Any
+        self,
+        dataset: FairseqDataset,
+        making: Making,
+        within: Within,
+        skips: Optional[Skips] = None,
+        updates_done: Callable[[], int] = lambda: 0,
+        last_epoch: int = 0,
+        **options: Any,
     ) -> None:
         super().__init__(
             dataset,
@@ -114,6 +132,8 @@ class BlockEpochs(EpochBatchIterator):
             **options,
         )
         self.making, self.within = making, within
+        self.skips, self.updates_done = skips or Skips({}), updates_done
+        self.last_epoch = last_epoch
         self._resumed: Optional[Resumed] = None
         self._rounds: Optional[int] = None
 
@@ -141,7 +161,8 @@ class BlockEpochs(EpochBatchIterator):
         """The next epoch, or what is left of the one that was loaded, in the order it was begun in."""
         if self._next_epoch_itr is not None:
             shuffle = self.shuffle
-        return super().next_epoch_itr(shuffle, fix_batches_to_gpus, set_dataset_epoch)
+        itr = super().next_epoch_itr(shuffle, fix_batches_to_gpus, set_dataset_epoch)
+        return SkippingBatches(itr, self) if self.skips.skips else itr
 
     def state_dict(self) -> Dict[str, Any]:
         """The place behind the last batch handed out, which is the next epoch's beginning at an epoch's end."""
@@ -155,7 +176,7 @@ class BlockEpochs(EpochBatchIterator):
             parts.append({"making": self.making._asdict(), "batches": handed})
         num_blocks, num_tokens = self._size()
         blocks: EpochState = {"num_blocks": num_blocks, "num_tokens": num_tokens, "parts": parts}
-        return {**state, "blocks": blocks}
+        return {**state, "blocks": {**blocks, "skipped": self.skips.state()}}
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         """Go on from ``state_dict``; UserError where its blocks are not these."""
@@ -167,6 +188,8 @@ class BlockEpochs(EpochBatchIterator):
         self._next_epoch_itr = None
         blocks: EpochState = state_dict["blocks"]
         check(blocks, EpochState, "extra_state.train_iterator.blocks", "The checkpoint")
+        check(blocks, _Skipped, "extra_state.train_iterator.blocks", "The checkpoint")
+        self.skips = Skips(self.skips.skips, *blocks.get("skipped", (0, 0)))
         if not blocks["parts"]:
             return
         self._check_size(blocks)

@@ -19,11 +19,11 @@ from fairseq.data.iterators import EpochBatchIterating
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.empty_batch import Batch
+from metaseq_plugin.data.skips import Skips
 from metaseq_plugin.data.streaming.packing import START, TALLY
 from metaseq_plugin.data.streaming.report import NamedTally, named, numbers, sentence
 from metaseq_plugin.data.streaming.rounds import Rounds, RoundsState, Share
 from metaseq_plugin.data.streaming.shuffling import ShuffleState
-from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Identity, Split
 from metaseq_plugin.data.streaming.tokens import Workers
 from metaseq_plugin.storage.typed import check

@@ -17,6 +17,9 @@ from metaseq_plugin.tasks.opt_language_modeling import OPTLanguageModelingTask
 
 EPOCHS = 3
 LONGEST = 16
+OPTIONS = SimpleNamespace(
+    data="", tokens_per_sample=LONGEST, skip_batches=None, max_epoch=0
+)  # of the task
 
 
 class Blocks(FairseqDataset):
@@ -73,10 +76,7 @@ class Run:
 
     def __init__(self, options: Options, sizes: Tuple[int, ...], state: Any = None) -> None:
         self.options, self.sizes = options, sizes
-        self.tasks = [
-            OPTLanguageModelingTask(SimpleNamespace(data="", tokens_per_sample=LONGEST), None)
-            for _ in range(options.ranks)
-        ]
+        self.tasks = [OPTLanguageModelingTask(OPTIONS, None) for _ in range(options.ranks)]
         self.datasets: Dict[int, Blocks] = {}
         self.iterators = self.get_iterators(state["epoch"] if state else 1)
         for iterator in self.iterators:
@@ -318,7 +318,7 @@ def test_an_epoch_too_small_for_an_update_is_refused() -> None:
 
 
 def test_a_dataset_of_blocks_too_long_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    task = OPTLanguageModelingTask(SimpleNamespace(data="", tokens_per_sample=LONGEST), None)
+    task = OPTLanguageModelingTask(OPTIONS, None)
     dataset = Blocks(50)
     epochs, again = (
         task.get_batch_iterator(

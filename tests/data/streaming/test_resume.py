@@ -9,9 +9,9 @@ import pytest
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
+from metaseq_plugin.data.skips import Skips
 from metaseq_plugin.data.streaming.mixing import Mixing
 from metaseq_plugin.data.streaming.packing import TALLY
-from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from tests.data.streaming.worlds import (

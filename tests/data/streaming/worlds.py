@@ -7,11 +7,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from metaseq_plugin.data.binarized.token_blocks import SampleBreakMode
+from metaseq_plugin.data.skips import Skips
 from metaseq_plugin.data.streaming.corpora import open_corpora
 from metaseq_plugin.data.streaming.epochs import StreamingEpochs
 from metaseq_plugin.data.streaming.mixing import Mixing
 from metaseq_plugin.data.streaming.rounds import Share
-from metaseq_plugin.data.streaming.skips import Skips
 from metaseq_plugin.data.streaming.split import Settings, Split
 from metaseq_plugin.data.streaming.tokens import Reader, Workers
 from metaseq_plugin.tokenizers.base import PAD, Tokenizer
