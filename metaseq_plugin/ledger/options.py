@@ -167,8 +167,8 @@ def check_watching(cfg: Any) -> None:
     ]  # fmt: skip
     policy = OnSpike(task.on_spike)
     if task.no_ledger and (policy is not OnSpike.log or task.log_norms):
-        option = "--log-norms" if policy is OnSpike.log else f"--on-spike {policy.value}"
-        problems.append(f"`--no-ledger` must be left out with {option}, but is set. Leave it out.")
+        given = "--log-norms" if policy is OnSpike.log else f"--on-spike {policy.value}"
+        problems.append(f"`--no-ledger` must be left out with {given}, but is set. Leave it out.")
     if cfg.checkpoint.no_save and policy is OnSpike.rewind:
         problems.append(
             "`--no-save` must be left out with --on-spike rewind, but is set. Leave it out, or set skip."
