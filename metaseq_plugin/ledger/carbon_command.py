@@ -1,4 +1,6 @@
-"""Say what a computation used and emitted: energy and CO2e, each number with its inputs and its formula.
+"""Say what energy a computation took, and its CO2e.
+
+Each number has its inputs and its formula beside it.
 
     metaseq carbon --gpus 992 --gpu a100-80gb --hours 816       OPT-175B by LLaMA's method
     metaseq carbon --gpus 1 --watts 400 --hours 1082990 --pue 1 --intensity 57          BLOOM

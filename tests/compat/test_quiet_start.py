@@ -46,7 +46,7 @@ def test_a_start_is_short_and_says_what_matters(data: Path, tmp_path: Path) -> N
         log,
     )
     ended = train(data, tmp_path / "run", *options)
-    versions, *lines = started(ended)
+    versions, *lines, peak, energy = started(ended)
     # Two bytes a token; the last one is a target only.
     sizes = {split: (data / f"{split}.bin").stat().st_size // 2 for split in ("train", "valid")}
     blocks = {split: math.ceil((tokens - 1) / 32) for split, tokens in sizes.items()}
@@ -61,6 +61,8 @@ def test_a_start_is_short_and_says_what_matters(data: Path, tmp_path: Path) -> N
         "starts     at update 0, in epoch 1",
         f"saves      in {tmp_path}/run, every 2 updates and after epochs; all options in its config.yaml",
     ]
+    assert re.fullmatch(r"peak       [\d.]+ TFLOP/s a device in fp32 \(measured product\)", peak)
+    assert re.match(r"energy     (measured|estimated): ", energy)
     assert "Start iterating" not in ended.output
     kept = log.read_text()
     assert "'sample_break_mode': " in kept
@@ -90,7 +92,7 @@ def test_a_refusal_stands_alone(data: Path, tmp_path: Path) -> None:
 
 def test_without_saving_there_is_no_configuration(data: Path, tmp_path: Path) -> None:
     ended = train(data, tmp_path / "run", "--max-update", 1, "--no-save")
-    assert started(ended)[-1] == "saves      nothing (--no-save)"
+    assert "saves      nothing (--no-save)" in started(ended)
     assert not (tmp_path / "run" / CONFIGURATION).exists()
 
 
