@@ -44,7 +44,11 @@ NOT_RUN = {
     "srun -N 2": "asks the cluster above; tests/slurm/test_cluster.py",
 }
 # An option that asks for a package that the plugin does not depend on.
-OPTIONAL = {"--tensorboard-logdir": "tensorboard", "--wandb-project": "wandb"}
+OPTIONAL = {
+    "--tensorboard-logdir": "tensorboard",
+    "--wandb-project": "wandb",
+    "--mlflow-experiment": "mlflow",
+}
 # The beginning of a block that is shown and not printed by the commands above it -> why.
 NOT_PRINTED = {
     "docs/architecture.md:1  2": "drawn and held by scripts/architecture.py",

@@ -152,6 +152,8 @@ SEAMS = (
     Seam("fairseq.trainer", "after", "recorded_run", "telling_the_sums", "Trainer._reduce_and_log_stats"),
     Seam("fairseq.trainer", "after", "recorded_run", "telling_of_memory", "Trainer._log_oom"),
     Seam("fairseq_cli.train", "after", "checkpoint_errors", "looking_only", "main"),
+    Seam("fairseq_cli.train", "after", "mlflow_tracker", "tracking", "main"),
+    Seam("fairseq.logging.progress_bar", "after", "mlflow_tracker", "telling_mlflow", "progress_bar"),
     Seam("fairseq_cli.train", "after", "trackers", "requiring_installed", "main"),
     Seam("fairseq_cli.train", "after", "quiet_start", "quietly", "main"),
     Seam("lm_eval.models", "after", "lm_eval_command", "naming_our_model"),

@@ -25,6 +25,9 @@ OWN_ZONES = (
 )  # beginnings of the names of zones that together count everything once
 
 
+Errors = Tuple[Type[Exception], ...]
+
+
 class Counter(Protocol):
     """Where joules are read.
 
@@ -36,7 +39,7 @@ class Counter(Protocol):
 
     source: str
     is_measured: bool
-    errors: Tuple[Type[Exception], ...]
+    errors: Errors
 
     def joules(self) -> float:
         """Since it was opened."""
@@ -56,7 +59,8 @@ class GpuCounter:
     is_measured = True
 
     def __init__(self, uuids: Sequence[str], nvml: Any) -> None:
-        self._nvml, self.errors = nvml, (nvml.NVMLError,)
+        self._nvml = nvml
+        self.errors: Errors = (nvml.NVMLError,)
         nvml.nvmlInit()
         self._handles = [nvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
         self._first = self._millijoules()
@@ -99,7 +103,7 @@ class CpuCounter:
     """
 
     is_measured = True
-    errors = (OSError, ValueError)
+    errors: Errors = (OSError, ValueError)
 
     def __init__(self, powercap: Path = POWERCAP) -> None:
         found = [zone for zone in sorted(powercap.glob("intel-rapl*:*")) if is_counted(zone)]
@@ -123,7 +127,7 @@ class Rated:
     """What ``watts`` come to as time passes."""
 
     is_measured = False
-    errors = ()
+    errors: Errors = ()
 
     def __init__(self, watts: float, source: str) -> None:
         self.watts, self.source = watts, source

@@ -80,13 +80,15 @@ class Bin:
             self.most[name] = max(later.most[name], self.most.get(name, value))
 
     def point(self) -> Point:
-        means = {name: self.mean(name) for name in ("loss", *BY_UPDATES, *BY_SECONDS)}
+        known: dict[str, Any] = {
+            name: self.mean(name) for name in ("loss", *BY_UPDATES, *BY_SECONDS)
+        }
+        known.update(self.last)
         return Point(
             self.update, self.updates, self.time, self.start, self.is_kept,
             loss_low=self.least.get("loss"), loss_high=self.most.get("loss"),
             gnorm_high=self.most.get("gnorm"),
-            tokens_per_second=self.tokens / self.seconds if self.seconds > 0 else None,
-            **means, **self.last,
+            tokens_per_second=self.tokens / self.seconds if self.seconds > 0 else None, **known,
         )  # fmt: skip
 
     def mean(self, name: str) -> Optional[float]:

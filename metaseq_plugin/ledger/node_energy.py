@@ -205,5 +205,6 @@ def last_row(path: Path) -> Row:
 def number(row: Row, name: str) -> float:
     """A field of a line, 0 where it has none that can be: a line of another program's, or damaged."""
     value = row.get(name)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value < math.inf else 0.0
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return 0.0
+    return float(value) if 0 <= value < math.inf else 0.0

@@ -29,6 +29,12 @@ class LedgerOptions(FairseqDataclass):
         default=None,
         metadata={"help": "file of the run's numbers for Prometheus, replaced at every log line"},
     )
+    mlflow_experiment: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "MLflow experiment that log lines are sent to; MLFLOW_TRACKING_URI says where"
+        },
+    )
     device_watts: Optional[float] = field(
         default=None,
         metadata={

@@ -42,7 +42,7 @@ from metaseq_plugin.ledger.options import option
 from metaseq_plugin.ledger.peak import device_name, peak_of
 from metaseq_plugin.ledger.prometheus import write_metrics
 from metaseq_plugin.ledger.recorder import current_recorder
-from metaseq_plugin.ledger.remaining import seconds_left
+from metaseq_plugin.ledger.remaining import ends_of, seconds_left
 from metaseq_plugin.ledger.start import model_facts
 from metaseq_plugin.ledger.throughput import Rates, Throughput
 from metaseq_plugin.storage.json_lines import Row
@@ -109,7 +109,11 @@ class RunMeter:
     def __init__(
         self, cfg: Any, throughput: Optional[Throughput], node: Optional[NodeEnergy], num_nodes: int
     ) -> None:
-        self.cfg, self.throughput, self.node, self.num_nodes = cfg, throughput, node, num_nodes
+        self.throughput, self.node, self.num_nodes = throughput, node, num_nodes
+        # Options are slow to ask for at every line.
+        self._folder, self._ends = folder_of(cfg), ends_of(cfg)
+        self._run, self._log_interval = str(cfg.checkpoint.save_dir), int(cfg.common.log_interval)
+        self._metrics_file: Optional[str] = option(cfg.task, "metrics_file")
         self.epoch_itr: Any = None
         self._update = self._in_metrics = 0
         self._has_warned = False
@@ -137,19 +141,20 @@ class RunMeter:
         """Joules of all machines since the run's first start, as far as rank 0 can know; None where it cannot."""
         if self.throughput is None or self.node is None:
             return None
-        folder = folder_of(self.cfg)
-        if folder is None:
+        if self._folder is None:
             return Used(self.node.joules(), self.node.is_measured) if self.num_nodes == 1 else None
-        if self.num_nodes > 1 and time.monotonic() - self._others_read >= OTHERS_PERIOD:
-            self._others, self._others_read = (
-                used_by_others(folder, self.node.node),
-                time.monotonic(),
-            )
+        # There may be others on one machine, too: of starts before this one.
+        if time.monotonic() - self._others_read >= OTHERS_PERIOD:
+            self._others = used_by_others(self._folder, self.node.node)
+            self._others_read = time.monotonic()
         joules, is_measured = self._others
         return Used(self.node.joules() + joules, self.node.is_measured and is_measured)
 
     def of_window(self, row: Row) -> Row:
-        """What a line of updates.jsonl gains on rank 0: rates while it trained, energy since the line before it."""
+        """What a line of updates.jsonl gains on rank 0: rates while it trained, energy since the line before it.
+
+        What other machines used comes in lumps, as old as ``OTHERS_PERIOD`` and ``PERIOD``.
+        """
         found: Row = {}
         trained = row["computing"] + row["waiting"]
         rates = self.rates(row["ntokens"] / trained) if trained > 0 else None
@@ -180,20 +185,20 @@ class RunMeter:
         if used is not None:
             found[kwh_name(used)] = rounded(used.joules / JOULES_OF_KWH)
         if speed > 0:
-            left = seconds_left(self.cfg, self.epoch_itr, stats)
+            left = seconds_left(self._ends, self.epoch_itr, stats)
             found.update({} if left is None else {"eta": round(left)})
         self._write_metrics({**stats, **found})
         return found
 
     def _write_metrics(self, numbers: Mapping[str, Any]) -> None:
         """--metrics-file, at each line of the interval; the line of a whole epoch has other means."""
-        path, update = option(self.cfg.task, "metrics_file"), int(numbers.get("num_updates") or 0)
-        is_due = update % self.cfg.common.log_interval == 0 and update != self._in_metrics
+        path, update = self._metrics_file, int(numbers.get("num_updates") or 0)
+        is_due = update % self._log_interval == 0 and update != self._in_metrics
         if not (path and is_due):
             return
         self._in_metrics = update
         try:
-            write_metrics(Path(path), self.cfg.checkpoint.save_dir, numbers)
+            write_metrics(Path(path), self._run, numbers)
         except OSError as error:
             if not self._has_warned:
                 logger.warning(f"--metrics-file {path} cannot be written ({error.strerror})")

@@ -84,7 +84,7 @@ class Settings(NamedTuple):
 class Devices(NamedTuple):
     """What a run computed on; None: the ledger does not say."""
 
-    count: Optional[int]
+    number: Optional[int]
     name: Optional[str]
 
 
@@ -188,10 +188,10 @@ def devices_of(what: Mapping[str, Any]) -> Devices:
 
 
 def device_hours(devices: Devices, busy_seconds: float) -> Number:
-    if devices.count is None:
+    if devices.number is None:
         return Number(None, "h", UNKNOWN, "the ledger does not say how many devices there were")
-    hours = devices.count * busy_seconds / 3600
-    some = f"{devices.count} device{'' if devices.count == 1 else 's'}"
+    hours = devices.number * busy_seconds / 3600
+    some = f"{devices.number} device{'' if devices.number == 1 else 's'}"
     return Number(hours, "h", MEASURED, f"{some} × {busy_seconds / 3600:.4g} h")
 
 

@@ -1,4 +1,4 @@
-"""Report what a run did and used, from its ledger: progress, time, stops, computation, energy and carbon.
+"""Say what a run did and used: time, stops, FLOPs, energy, carbon.
 
     metaseq report runs/a                          a screen
     metaseq report runs/a --html a.html --open     a page with plots, and the browser on it

@@ -1,9 +1,9 @@
-"""Write a note into the ledger of a run: what you saw, decided or changed, for its chronicle.
+"""Write a note into the ledger of a run, for its chronicle.
 
     metaseq note runs/a "Loss flat since 12k. Lowered the learning rate by a third."
     metaseq note runs/a --author oncall - < handover.txt
 
-The note stands at this time, and at the update where the run is. It may be written while the run trains, between its
+What you saw, decided or changed. The note stands at this time, and at the update where the run is. It may be written while the run trains, between its
 starts, or after its end. `metaseq report runs/a --chronicle` shows it.
 """
 

@@ -1,9 +1,9 @@
-"""Watch a run in the terminal: progress, loss curve, time and last events, again and again, until Ctrl-C.
+"""Watch a run in the terminal, again and again, until Ctrl-C.
 
     metaseq watch runs/a
     metaseq watch runs/a --every 30          seconds between two looks (default: 5)
 
-It reads the run's ledger and nothing else, so it works over ssh, from another host that sees the folder, for a run that
+Progress, loss curve, time, energy and the last events. It reads the run's folder and nothing else, so it works over ssh, from another host that sees the folder, for a run that
 has ended, too. The screen is as high as the terminal; `metaseq report` has the rest. Into a file or a pipe it writes
 one screen after another.
 """

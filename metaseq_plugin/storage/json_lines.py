@@ -94,5 +94,6 @@ def parse_row(line: bytes) -> Optional[Row]:
     except (ValueError, RecursionError):
         return None
     when = row.get("time") if isinstance(row, dict) else None
-    is_number = isinstance(when, (int, float)) and not isinstance(when, bool)
-    return row if is_number and abs(when) < math.inf else None
+    if not isinstance(when, (int, float)) or isinstance(when, bool) or not abs(when) < math.inf:
+        return None
+    return row

@@ -1,6 +1,7 @@
 """What fairseq's log lines, trackers and files gain: the right numbers, over restarts and ranks, and none with --no-ledger."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -23,8 +24,8 @@ def a_known_peak(rank: int = 0) -> None:
     """For ``prepare``: products are not measured, and no counter of this machine is read."""
     from metaseq_plugin.ledger import node_energy, peak
 
-    peak.product_rate = lambda device, dtype: PEAK  # type: ignore[assignment]
-    node_energy.cpu_counter = lambda: None  # type: ignore[assignment]
+    vars(peak)["product_rate"] = lambda device, dtype: PEAK
+    vars(node_energy)["cpu_counter"] = lambda: None
 
 
 def lines(ended: Ended, tag: str = "train_inner") -> List[Dict[str, Any]]:
@@ -56,7 +57,9 @@ def test_the_numbers_of_a_line(data: Path, tmp_path: Path) -> None:
     for row in rows:
         speed = float(row["wps"])
         assert float(row["tflops"]) == pytest.approx(speed * flops / 1e12, rel=1e-3)
-        assert float(row["mfu"]) == float(row["hfu"]) == pytest.approx(speed * flops / PEAK, rel=1e-3)
+        assert (
+            float(row["mfu"]) == float(row["hfu"]) == pytest.approx(speed * flops / PEAK, rel=1e-3)
+        )
         left = (8 - int(row["num_updates"])) * float(row["wpb"]) / speed
         assert float(row["eta"]) == pytest.approx(left, abs=0.51)
         # 36 W are 0.00001 kWh a second.
@@ -70,7 +73,7 @@ def test_the_numbers_of_a_line(data: Path, tmp_path: Path) -> None:
     assert kept["update"] == 8
     exported = (tmp_path / "opt.prom").read_text()
     assert f'metaseq_train_updates_total{{run="{tmp_path}"}} 8.0' in exported
-    assert f"metaseq_train_mfu_ratio{{run=\"{tmp_path}\"}} {float(rows[-1]['mfu'])!r}" in exported
+    assert f'metaseq_train_mfu_ratio{{run="{tmp_path}"}} {float(rows[-1]["mfu"])!r}' in exported
 
 
 def test_the_ledger_has_them_too(data: Path, tmp_path: Path) -> None:
@@ -87,7 +90,9 @@ def test_the_ledger_has_them_too(data: Path, tmp_path: Path) -> None:
         assert row["mfu"] == pytest.approx(speed * flops / PEAK)
         assert row["watts"] == pytest.approx(36, rel=0.05)
         assert row["energy_is"] == "estimated"
-    events = [json.loads(row) for row in (tmp_path / "ledger/events.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(row) for row in (tmp_path / "ledger/events.jsonl").read_text().splitlines()
+    ]
     (ready,) = [event for event in events if event["kind"] == "ready"]
     assert (ready["peak_flops"], ready["peak_source"]) == (PEAK, "measured product")
     assert (ready["num_devices"], ready["num_nodes"], ready["precision"]) == (1, 1, "fp32")
@@ -101,12 +106,16 @@ def test_tokens_and_energy_go_on_over_two_restarts(
 ) -> None:
     """As fairseq's own sum does not: it saves the one that it has loaded."""
     end = stops[1] + 3
-    straight = lines(train(data, tmp_path / "a", *OPTIONS, "--max-update", end, prepare=a_known_peak))
-    for stop in (*stops, end):
-        resumed = train(
+    straight = lines(
+        train(data, tmp_path / "a", *OPTIONS, "--max-update", end, prepare=a_known_peak)
+    )
+    *_, resumed = [
+        train(
             data, tmp_path / "b", *OPTIONS, "--max-update", stop, "--log-interval", 1,
             prepare=a_known_peak,
-        )  # fmt: skip
+        )
+        for stop in (*stops, end)
+    ]  # fmt: skip
     tokens = {row["num_updates"]: row["tokens"] for row in lines(resumed)}
     expected = {row["num_updates"]: row["tokens"] for row in straight}
     assert tokens.keys() & expected.keys()
@@ -143,6 +152,24 @@ def test_a_run_that_saves_nothing_is_metered_too(data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_task_of_fairseqs_own_has_the_numbers_too(data: Path, tmp_path: Path) -> None:
+    """It does not know the options of the ledger, whose defaults hold."""
+    ended = train(
+        data,
+        tmp_path,
+        *OPTIONS,
+        "--task",
+        "language_modeling",
+        "--max-update",
+        4,
+        prepare=a_known_peak,
+    )
+    flops = model_flops(OPTSize(2, 16, 2), 32, VOCAB, dropout=0.1).training
+    for row in lines(ended):
+        assert float(row["mfu"]) == pytest.approx(float(row["wps"]) * flops / PEAK, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_two_ranks_are_two_devices_on_one_machine(data: Path, tmp_path: Path) -> None:
     ended = train_ranks(
         2, data, tmp_path, *OPTIONS, "--max-update", 4, "--device-watts", 36, prepare=a_known_peak
@@ -176,13 +203,12 @@ def test_nothing_of_training_changes(data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_tensorboard_draws_them(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reader: Any = import_module("tensorboard.backend.event_processing.event_accumulator")
     ended = train(
         data, tmp_path, *OPTIONS, "--max-update", 4, "--tensorboard-logdir", tmp_path / "tb",
         prepare=a_known_peak,
     )  # fmt: skip
-    drawn = EventAccumulator(str(tmp_path / "tb/train_inner")).Reload()
+    drawn = reader.EventAccumulator(str(tmp_path / "tb/train_inner")).Reload()
     for row, place in zip(lines(ended), range(2), strict=True):
         for name in ("tokens", "tflops", "mfu", "hfu", "kwh_estimated", "eta"):
             scalar = drawn.Scalars(name)[place]
@@ -196,7 +222,10 @@ def test_tensorboard_draws_them(data: Path, tmp_path: Path) -> None:
         (("--pue", 0.9), "`--pue` must be at least 1, but is 0.9. LLaMA's paper assumed 1.1."),
         (("--device-watts", -3), "`--device-watts` must be above 0, but is -3."),
         (("--carbon-intensity", "Mars"), "`--carbon-intensity` must be g/kWh"),
-        (("--metrics-file", "x.prom", "--no-ledger"), "`--metrics-file` must come without --no-ledger"),
+        (
+            ("--metrics-file", "x.prom", "--no-ledger"),
+            "`--metrics-file` must come without --no-ledger",
+        ),
         (("--metrics-file", "/nowhere/x.prom"), "`--metrics-file` must be in a folder that exists"),
     ],
 )

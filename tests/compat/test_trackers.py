@@ -36,6 +36,7 @@ def test_a_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
         ("wandb_project", "p", "pip install wandb`"),
         ("aim_repo", ".", "pip install aim`"),
         ("azureml_logging", True, "pip install azureml-core`"),
+        ("mlflow_experiment", "opt", "pip install mlflow`"),
     ],
 )
 def test_each_names_its_package(

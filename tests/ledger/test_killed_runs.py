@@ -92,10 +92,9 @@ def test_a_run_that_is_killed_again_and_again_adds_up(tmp_path: Path) -> None:
         assert ended.status in (0, -WITHOUT_A_WORD, -signal.SIGTERM, 128 + signal.SIGTERM), (
             ended.output
         )
-        ledger = read_ledger(run)
         if counted and ended.status == -WITHOUT_A_WORD:
-            check_when_it_ended(ledger, attempts[-1])
-    check_history(ledger, attempts)
+            check_when_it_ended(read_ledger(run), attempts[-1])
+    check_history(read_ledger(run), attempts)
 
 
 def check_history(ledger: Ledger, attempts: list[Attempt]) -> None:

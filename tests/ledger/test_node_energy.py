@@ -8,12 +8,13 @@ from typing import Any, Dict, Optional
 import pytest
 
 from metaseq_plugin.ledger import node_energy
-from metaseq_plugin.ledger.counters import Counter, Rated
 from metaseq_plugin.ledger.node_energy import (
     Devices,
     NodeEnergy,
     counters_of,
     last_row,
+    rated_cpu,
+    rated_gpus,
     used_by_others,
 )
 
@@ -149,11 +150,8 @@ def test_what_is_read_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sources(unknown, monkeypatch, cpu=Given()) == {}
 
 
-def test_rated_watts_are_those_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_energy, "gpu_counter", lambda uuids: None)
-    monkeypatch.setattr(node_energy, "cpu_counter", lambda: None)
-    found: Counter = counters_of(GPUS)["gpu"]
-    assert isinstance(found, Rated)
+def test_rated_watts_are_those_of_all_devices() -> None:
+    found = rated_gpus(GPUS)
+    assert found is not None
     assert found.watts == 1400
-    assert isinstance(counters_of(CPUS)["cpu"], Rated)
-    assert counters_of(CPUS)["cpu"].watts == 64  # type: ignore[attr-defined]
+    assert rated_cpu(CPUS).watts == 64

@@ -84,7 +84,12 @@ def test_html_is_written_and_opened(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened: List[str] = []
-    monkeypatch.setattr(command.webbrowser, "open", lambda url: opened.append(url) or True)
+
+    def open_page(url: str) -> bool:
+        opened.append(url)
+        return True
+
+    monkeypatch.setattr(command.webbrowser, "open", open_page)
     page = tmp_path / "new" / "a.html"
     assert main(["report", str(run), "--html", str(page), "--open"]) == 0
     assert page.read_text("utf-8").startswith("<!")
