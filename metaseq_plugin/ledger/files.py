@@ -89,8 +89,11 @@ def has_ledger(run: Path) -> bool:
     return (run / FOLDER / EVENTS).exists()
 
 
-def read_ledger(run: Path) -> Ledger:
+def read_ledger(run: Path, with_updates: bool = True) -> Ledger:
     """The ledger of ``run``, a --save-dir; empty where there is none.
+
+    Args:
+        with_updates: read updates.jsonl, too, which grows with the run.
 
     Raises:
         OSError: a file is there and cannot be read.
@@ -98,7 +101,7 @@ def read_ledger(run: Path) -> Ledger:
     folder = ledger_folder(run)
     lines = read_lines(folder / EVENTS)
     events = [row for row in map(parse_row, lines) if row is not None and is_event(row)]
-    update_lines = read_lines(folder / UPDATES)
+    update_lines = read_lines(folder / UPDATES) if with_updates else []
     updates = [row for row in map(parse_row, update_lines) if row is not None and is_update(row)]
     foreign = len(lines) - len(events) + len(update_lines) - len(updates)
     formats = [event["format"] for event in events if is_whole(event.get("format"))]

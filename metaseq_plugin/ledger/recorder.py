@@ -118,9 +118,8 @@ class Recorder:
         """All is loaded, and the first update is next."""
         update = trainer.get_num_updates()
         self.clock.begins_at(update)
-        self.event(
-            "ready", seconds=self.clock.seconds, first_update=update, **model_facts(trainer), **self.facts
-        )  # fmt: skip
+        known = {"first_update": update, **model_facts(trainer), **self.facts}
+        self.event("ready", **{**known, "seconds": self.clock.seconds})
         if self._loaded is not None:
             self._resumed(self._loaded)
 
@@ -307,7 +306,7 @@ def opened(cfg: Any, stack: ExitStack) -> Recorder:
     """The recorder of a new start, its ``start`` written; ``stack`` closes its files."""
     folder = ledger_folder(Path(cfg.checkpoint.save_dir))
     try:
-        before = read_ledger(folder.parent)
+        before = read_ledger(folder.parent, with_updates=False)
         if before.is_newer:
             raise UserError(
                 f"`--save-dir` must have a ledger of format {FORMAT}, but {folder} is of {before.format}: a later "

@@ -62,7 +62,7 @@ def flat_options(cfg: Any) -> Row:
 
     Components repeat what stands in fairseq's own groups, as optimizer.lr does; what is the same is left out.
     """
-    groups: Dict[str, Any] = OmegaConf.to_container(cfg, enum_to_str=True)  # type: ignore[assignment]
+    groups: Dict[str, Any] = OmegaConf.to_container(cfg, enum_to_str=True)
     plain: Dict[str, Row] = json.loads(json.dumps(finite(groups), default=str))
     common = {name: value for group in OWN_GROUPS for name, value in plain[group].items()}
     return {

@@ -77,7 +77,7 @@ def torch_cuda() -> Optional[str]:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else []
         targets = node.targets if isinstance(node, ast.Assign) else targets  # type: ignore[assignment]
         if [ast.unparse(target) for target in targets] == ["cuda"]:
-            return ast.literal_eval(node.value)  # type: ignore[attr-defined, no-any-return]
+            return ast.literal_eval(node.value)  # type: ignore[attr-defined]
     return None
 
 

@@ -101,4 +101,4 @@ def read_tally(path: Path) -> Optional[Tally]:
     if number < 1:
         return None
     fields = BODY.unpack_from(slot, NUMBER.size)
-    return Tally(*fields[: -len(ACCOUNTS)], accounts=fields[-len(ACCOUNTS) :])
+    return Tally._make([*fields[: -len(ACCOUNTS)], fields[-len(ACCOUNTS) :]])

@@ -8,9 +8,11 @@ A line is written by one ``write`` to a file opened for appending. A line that s
 or that a full disk cut, stays; the next one begins on a line of its own, and whoever reads counts what is none.
 """
 
+import errno
 import json
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -74,9 +76,11 @@ def read_lines(path: Path) -> List[bytes]:
     """The lines of a file that are not blank; none where there is no file.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: something is there that cannot be read, or is no file.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a device or a pipe may never end
+            raise OSError(errno.EINVAL, "not a file", str(path))
         raw = path.read_bytes()
     except FileNotFoundError:
         return []
@@ -90,5 +94,6 @@ def parse_row(line: bytes) -> Optional[Row]:
     except (ValueError, RecursionError):
         return None
     when = row.get("time") if isinstance(row, dict) else None
-    is_number = isinstance(when, (int, float)) and not isinstance(when, bool)
-    return row if is_number and abs(when) < math.inf else None
+    if not isinstance(when, (int, float)) or isinstance(when, bool) or not abs(when) < math.inf:
+        return None
+    return row

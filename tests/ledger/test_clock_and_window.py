@@ -59,7 +59,9 @@ def test_the_tally_says_what_the_clock_knows(clock: Clock, tmp_path: Path) -> No
     assert found.seen == pytest.approx(time.time(), abs=0.5)
     clock.ended()
     found = read_tally(tmp_path / "tally")
-    assert found is not None and found.has_ended == 1 and found.update == 42
+    assert found is not None
+    assert found.has_ended == 1
+    assert found.update == 42
 
 
 def test_the_tally_goes_on_while_nothing_is_told(clock: Clock, tmp_path: Path) -> None:
@@ -69,7 +71,8 @@ def test_the_tally_goes_on_while_nothing_is_told(clock: Clock, tmp_path: Path) -
     while read_tally(tmp_path / "tally") == before and time.monotonic() < deadline:
         time.sleep(BEAT_SECONDS / 10)
     after = read_tally(tmp_path / "tally")
-    assert before is not None and after is not None
+    assert before is not None
+    assert after is not None
     assert after.seen > before.seen
     assert after.seconds_by_account["computing"] > before.seconds_by_account["computing"]
 
@@ -105,4 +108,6 @@ def test_a_window_without_clipping_and_tokens() -> None:
     window = Window(0.0, 0.0, dict.fromkeys(ACCOUNTS, 0.0))
     window.add(Sums([], 0, 1.0))
     row = window.row(0.1, None, 1.0, dict.fromkeys(ACCOUNTS, 0.0))
-    assert row["loss"] is None and row["ntokens"] == 0 and "clip" not in row
+    assert row["loss"] is None
+    assert row["ntokens"] == 0
+    assert "clip" not in row

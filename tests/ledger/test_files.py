@@ -59,6 +59,14 @@ def test_what_is_no_row_of_ours(line: bytes) -> None:
     assert parse_row(line) is None
 
 
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")  # which is read without end
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("full", "pipe"):
+        with pytest.raises(OSError, match="not a file"):
+            read_lines(tmp_path / name)
+
+
 # The ledger.
 
 
@@ -93,7 +101,8 @@ def test_a_start_has_what_was_known_when_it_was_ready(tmp_path: Path) -> None:
             lines.append(event, durable=False)
     found = read_ledger(tmp_path)
     assert found.starts == [events[0], {**events[1], "num_parameters": 7}]
-    assert found.format == 9 and found.is_newer
+    assert found.format == 9
+    assert found.is_newer
 
 
 # The tally.
@@ -133,7 +142,8 @@ def test_a_slot_that_was_being_written_does_not_count(tmp_path: Path) -> None:
     raw[place : place + 8] = (1).to_bytes(8, "little")  # as before it was finished
     path.write_bytes(raw)
     found = read_tally(path)
-    assert found is not None and found.update == 2
+    assert found is not None
+    assert found.update == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * SIZE, b"metaseq tally 1\n"])

@@ -50,7 +50,8 @@ def test_an_index_and_a_corpus_that_is_elsewhere_change_nothing(folder: Path) ->
     assert of(str(folder)) == first
     folder.rename(folder.with_name("b"))
     moved = of(str(folder.with_name("b")))
-    assert moved["hash"] == first["hash"] and moved["path"] != first["path"]
+    assert moved["hash"] == first["hash"]
+    assert moved["path"] != first["path"]
 
 
 def test_a_task_without_data() -> None:
