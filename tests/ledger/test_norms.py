@@ -14,7 +14,7 @@ from tests.spiked import write_counting
 pytestmark = pytest.mark.slow
 
 OPTIONS = (
-    "--disable-validation", "--num-workers", 0, "--dropout", 0, "--max-update", 8, "--log-norms", 4,
+    "--disable-validation", "--num-workers", 0, "--dropout", 0, "--attention-dropout", 0, "--max-update", 8, "--log-norms", 4,
     "--ledger-interval", 4, "--save-interval-updates", 3, "--no-epoch-checkpoints",
 )  # fmt: skip
 FSDP = ("--ddp-backend", "fully_sharded")
