@@ -241,7 +241,7 @@ def nan_in_rank_1(update: int) -> Any:
 
         def step(trainer: Any, samples: Any, raise_oom: bool = False) -> Any:
             is_now = rank == 1 and trainer.get_num_updates() + 1 == update
-            module = unwrapped(trainer.model).decoder.layers[1].fc1
+            module = unwrapped(trainer.model).get_submodule("decoder.layers.1.fc1")
             handle = module.register_forward_hook(spoil) if is_now else None
             try:
                 return train_step(trainer, samples, raise_oom)
@@ -308,7 +308,7 @@ def nan_once(update: int) -> Any:
         def spoil(trainer: Any, samples: Any) -> None:
             from metaseq_plugin.layout.held import unwrapped
 
-            module = unwrapped(trainer.model).decoder.layers[1].fc1
+            module = unwrapped(trainer.model).get_submodule("decoder.layers.1.fc1")
 
             def once(module: Any, inputs: Any, output: Any) -> None:
                 handle.remove()

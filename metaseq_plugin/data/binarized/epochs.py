@@ -13,7 +13,7 @@ What ``--skip-batches`` goes past (``skipping.py``) counts as handed out, once a
 
 import itertools
 import logging
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypedDict
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypedDict, cast
 
 import numpy as np
 from fairseq.data import FairseqDataset, data_utils
@@ -189,7 +189,8 @@ class BlockEpochs(EpochBatchIterator):
         blocks: EpochState = state_dict["blocks"]
         check(blocks, EpochState, "extra_state.train_iterator.blocks", "The checkpoint")
         check(blocks, _Skipped, "extra_state.train_iterator.blocks", "The checkpoint")
-        self.skips = Skips(self.skips.skips, *blocks.get("skipped", (0, 0)))
+        update, skipped = cast(_Skipped, blocks).get("skipped", [0, 0])
+        self.skips = Skips(self.skips.skips, update, skipped)
         if not blocks["parts"]:
             return
         self._check_size(blocks)
