@@ -46,5 +46,5 @@ def test_another_file_is_refused(change: dict[str, Any], sentence: str, tmp_path
 def test_a_damaged_file_is_refused(content: bytes, tmp_path: Path) -> None:
     write(tmp_path, WHOLE)
     (tmp_path / "ledger" / NAME).write_bytes(content)
-    with pytest.raises(UserError, match="watch.json"):
+    with pytest.raises(UserError, match=r"watch\.json"):
         read(tmp_path)
