@@ -112,7 +112,7 @@ def looking_at_outputs(model: nn.Module) -> Iterator[Outputs]:
     outputs = Outputs()
     handles = [
         module.register_forward_hook(
-            lambda module, _, output, name=name: outputs.look(name, module, output)  # type: ignore[misc]
+            lambda module, _, output, name=name: outputs.look(name, module, output)
         )
         for name, module in model.named_modules()
     ]

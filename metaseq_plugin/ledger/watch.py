@@ -18,7 +18,7 @@ import math
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from metaseq_plugin.checkpoint.choose import WentBack, candidates, is_requeued, of_history
 from metaseq_plugin.checkpoint.manifest import Manifest
@@ -255,7 +255,7 @@ class Watch:
 WORDS = {"loss": "loss", "gnorm": "gradient norm"}
 
 
-def bits_a_token(logged: List[Mapping[str, Any]]) -> float:
+def bits_a_token(logged: Sequence[Mapping[str, Any]]) -> float:
     """The loss as fairseq logs it, from what the criterion logged of all batches: Σ nats / Σ samples / ln 2."""
     nats = float(sum(log.get("loss", 0) for log in logged))
     samples = float(sum(log.get("sample_size", 0) for log in logged))

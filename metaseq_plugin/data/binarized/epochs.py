@@ -90,7 +90,7 @@ class EpochState(TypedDict):
 
 
 class _Skipped(TypedDict, total=False):
-    skipped: List[int]  # an update, and how much was skipped for it
+    skipped: "Tuple[int, int]"  # an update, and how much was skipped for it
 
 
 class Resumed(NamedTuple):
@@ -189,7 +189,7 @@ class BlockEpochs(EpochBatchIterator):
         blocks: EpochState = state_dict["blocks"]
         check(blocks, EpochState, "extra_state.train_iterator.blocks", "The checkpoint")
         check(blocks, _Skipped, "extra_state.train_iterator.blocks", "The checkpoint")
-        self.skips = Skips(self.skips.skips, *blocks.get("skipped", (0, 0)))
+        self.skips = Skips(self.skips.skips, *state_dict["blocks"].get("skipped", (0, 0)))
         if not blocks["parts"]:
             return
         self._check_size(blocks)
