@@ -59,8 +59,7 @@ def test_the_z_is_that_of_the_formula() -> None:
     # the first and last, so that every residual is 11 − 10 or 10 − 11, and the spread is 1.4826.
     spike = detector.look(Seen(101, 30.0, 1.0))
     assert spike is not None
-    assert (spike.of, spike.value) == ("loss", 30.0)
-    assert spike.z == pytest.approx(20 / 1.4826)
+    assert (spike.of, spike.value, spike.z) == ("loss", 30.0, pytest.approx(20 / 1.4826))
 
 
 def test_before_it_has_learnt_nothing_is_judged() -> None:

@@ -115,9 +115,6 @@ def test_a_rewind_survives_a_restart_and_lowers_the_rate(data: Path, tmp_path: P
     run, options = tmp_path / "run", (*QUICK, "--max-update", 70, "--rewind-skip", 6)
     policy = ("--on-spike", "rewind", "--rewind-lr-factor", 0.5)
 
-    def die(trainer: Any, samples: list[Any]) -> None:
-        raise SystemExit(9)
-
     def dying(rank: int = 0) -> None:
         from fairseq.trainer import Trainer
 
@@ -241,7 +238,8 @@ def nan_in_rank_1(update: int) -> Any:
 
         def step(trainer: Any, samples: Any, raise_oom: bool = False) -> Any:
             is_now = rank == 1 and trainer.get_num_updates() + 1 == update
-            module = unwrapped(trainer.model).get_submodule("decoder.layers.1.fc1")
+            model: Any = unwrapped(trainer.model)
+            module = model.decoder.layers[1].fc1
             handle = module.register_forward_hook(spoil) if is_now else None
             try:
                 return train_step(trainer, samples, raise_oom)
@@ -308,7 +306,8 @@ def nan_once(update: int) -> Any:
         def spoil(trainer: Any, samples: Any) -> None:
             from metaseq_plugin.layout.held import unwrapped
 
-            module = unwrapped(trainer.model).get_submodule("decoder.layers.1.fc1")
+            model: Any = unwrapped(trainer.model)
+            module = model.decoder.layers[1].fc1
 
             def once(module: Any, inputs: Any, output: Any) -> None:
                 handle.remove()

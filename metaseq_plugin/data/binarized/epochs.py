@@ -13,7 +13,7 @@ What ``--skip-batches`` goes past (``skipping.py``) counts as handed out, once a
 
 import itertools
 import logging
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypedDict, cast
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, TypedDict
 
 import numpy as np
 from fairseq.data import FairseqDataset, data_utils
@@ -90,7 +90,7 @@ class EpochState(TypedDict):
 
 
 class _Skipped(TypedDict, total=False):
-    skipped: List[int]  # an update, and how much was skipped for it
+    skipped: "Tuple[int, int]"  # an update, and how much was skipped for it
 
 
 class Resumed(NamedTuple):
@@ -189,8 +189,7 @@ class BlockEpochs(EpochBatchIterator):
         blocks: EpochState = state_dict["blocks"]
         check(blocks, EpochState, "extra_state.train_iterator.blocks", "The checkpoint")
         check(blocks, _Skipped, "extra_state.train_iterator.blocks", "The checkpoint")
-        update, skipped = cast(_Skipped, blocks).get("skipped", [0, 0])
-        self.skips = Skips(self.skips.skips, update, skipped)
+        self.skips = Skips(self.skips.skips, *state_dict["blocks"].get("skipped", (0, 0)))
         if not blocks["parts"]:
             return
         self._check_size(blocks)
