@@ -15,7 +15,7 @@ import math
 import os
 import signal
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
@@ -55,6 +55,7 @@ class Recorder:
         clock: where its time goes.
         sources: asked for more fields of each line of updates.jsonl, in order.
         facts: more fields of ``ready``, of whoever knows them before.
+        leaves_nothing: the first start of a run was refused before it could train: no run, and no ledger.
     """
 
     def __init__(self, cfg: Any, journal: Journal, clock: Clock, before: Ledger) -> None:
@@ -66,6 +67,9 @@ class Recorder:
         self._clip_norm = float(cfg.optimization.clip_norm)
         self._journal = journal
         self._before = before
+        self.leaves_nothing = False
+        self._is_first = not before.events and before.tally is None
+        self._is_ready = False
         self._start: Row = {}
         self._loaded: Optional[str] = None  # the checkpoint that this start began with
         self._window: Optional[Window] = None
@@ -116,6 +120,7 @@ class Recorder:
 
     def ready(self, trainer: Any) -> None:
         """All is loaded, and the first update is next."""
+        self._is_ready = True
         update = trainer.get_num_updates()
         self.clock.begins_at(update)
         known = {"first_update": update, **model_facts(trainer), **self.facts}
@@ -131,6 +136,10 @@ class Recorder:
         schedule = of_the_schedule(changed.get("options", {}))
         if schedule:
             self.event("lr", changed=schedule)
+
+    def refused(self) -> None:
+        """The run ends by a mistake in what was asked for."""
+        self.leaves_nothing = not self._is_ready and self._is_first
 
     def ended(self, reason: str) -> None:
         """Write what is left, and ``end``."""
@@ -286,20 +295,34 @@ def recording(cfg: Any, ranks: Ranks) -> Iterator[Optional[Recorder]]:
     if cfg.checkpoint.no_save or option(cfg.task, "no_ledger"):
         yield None
         return
-    with ExitStack() as stack:
-        found: List[Recorder] = []
-        on_first(ranks, lambda: found.append(opened(cfg, stack)))
-        if not found:
-            yield None
-            return
-        recorder, reason = found[0], "finished"
-        try:
-            yield recorder
-        except BaseException as error:
-            reason = told(recorder, error)
-            raise
-        finally:
-            recorder.ended(reason)
+    found: List[Recorder] = []
+    try:
+        with ExitStack() as stack:
+            on_first(ranks, lambda: found.append(opened(cfg, stack)))
+            yield from writing(found[0]) if found else iter((None,))
+    finally:
+        if found and found[0].leaves_nothing:
+            forget(ledger_folder(found[0].run))
+
+
+def writing(recorder: Recorder) -> Iterator[Recorder]:
+    """The recorder, and ``end`` with its reason when the run is over."""
+    reason = "finished"
+    try:
+        yield recorder
+    except BaseException as error:
+        reason = told(recorder, error)
+        raise
+    finally:
+        recorder.ended(reason)
+
+
+def forget(folder: Path) -> None:
+    """Delete a ledger that one start has made."""
+    for name in (EVENTS, UPDATES, TALLY):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # somebody else's files are in it
+        folder.rmdir()
 
 
 def opened(cfg: Any, stack: ExitStack) -> Recorder:
@@ -348,6 +371,7 @@ def told(recorder: Recorder, error: BaseException) -> str:
         recorder.event("signal", name=name)
         return f"stopped by {name}"
     if isinstance(error, UserError):
+        recorder.refused()
         return str(error)
     lost = lost_rank(error)
     if lost is not None:

@@ -167,15 +167,20 @@ def test_a_run_that_fails_says_why(data: Path, tmp_path: Path) -> None:
     )
     assert ended.status == 1
     assert only(read_ledger(run), "end")["reason"] == "RuntimeError: a bug"
-    run = tmp_path / "refused"
-    ended = train(data, run, *ALIKE, "--max-update", 9, "--tokens-per-sample", 4096)
-    assert "`--tokens-per-sample` must be at most" in ended.output
-    ledger = read_ledger(run)
-    assert kinds(ledger) == ["start", "end"]
-    assert only(ledger, "end")["reason"].startswith("`--tokens-per-sample` must be at most")
-    assert only(ledger, "end")["accounts"]["starting"] == pytest.approx(
-        only(ledger, "end")["seconds"], rel=1e-3
-    )
+
+
+def test_a_run_that_is_refused_is_none_unless_it_was_one_before(data: Path, tmp_path: Path) -> None:
+    mistake = (*ALIKE, "--max-update", 4, "--tokens-per-sample", 4096)
+    assert "`--tokens-per-sample` must be at most" in train(data, tmp_path, *mistake).output
+    assert not (tmp_path / "ledger").exists()
+    assert train(data, tmp_path, *ALIKE, "--max-update", 2).status == 0
+    before = read_ledger(tmp_path)
+    assert train(data, tmp_path, *mistake).status == 2
+    ledger = read_ledger(tmp_path)
+    assert kinds(ledger) == [*kinds(before), "start", "end"]
+    end = ledger.of("end")[-1]
+    assert end["reason"].startswith("`--tokens-per-sample` must be at most")
+    assert end["accounts"]["starting"] == pytest.approx(end["seconds"], rel=1e-3)
 
 
 def test_a_run_that_is_killed_is_known_to_the_update(data: Path, tmp_path: Path) -> None:
