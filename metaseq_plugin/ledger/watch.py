@@ -125,6 +125,8 @@ class Watch:
             self._meet_nonfinite(update, loss, grad_norm)
             return
         self._nonfinite_in_a_row = 0
+        if self.options.no_ledger:
+            return
         if self.norms is not None:
             self._log_norms(update, self.norms, grad_norm)
         spike = self.detector.look(Seen(update.number, loss, grad_norm))
