@@ -140,7 +140,8 @@ def parent(earlier: Sequence[Stretch], first: int) -> Optional[Stretch]:
     """Which of ``earlier`` stretches one that begins at ``first`` goes on from."""
     reached = [stretch for stretch in earlier if stretch.first < first <= stretch.last]
     saved = [stretch for stretch in reached if first in stretch.saved]
-    return (saved or reached or [None])[-1]
+    found = saved or reached
+    return found[-1] if found else None
 
 
 def read_history(

@@ -43,4 +43,4 @@ def test_a_tally_that_nobody_counted_is_none() -> None:
     assert sound_tally(whole) is whole
     assert sound_tally(None) is None
     for change in ({"update": -1}, {"start": 2**60}, {"seen": float("nan")}, {"began": 1e300}):
-        assert sound_tally(whole._replace(**change)) is None  # type: ignore[arg-type]
+        assert sound_tally(whole._replace(**change)) is None

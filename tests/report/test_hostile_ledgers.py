@@ -27,6 +27,7 @@ VALUE = st.one_of(
 
 def places(value: Any) -> List["tuple[Any, Any]"]:
     """Every (container, key) in a row, those within its mappings and lists too."""
+    here: List["tuple[Any, Any]"]
     if isinstance(value, dict):
         here = [(value, key) for key in value]
     elif isinstance(value, list):
