@@ -1,7 +1,8 @@
 """The report as one HTML file: ``metaseq report RUN --html FILE``.
 
-The steps: ``document.py`` makes plain JSON of the runs' accounts, ``plots.py`` says which curves are drawn,
-``file.py`` puts JSON, style and scripts into ``index.html``. The scripts run as one, in the order of
-``file.py:SCRIPTS``: ``dom.js``, elements; ``numbers.js`` and ``scale.js``, axes; ``curves.js``, ``marks.js``,
-``cursor.js``, ``values.js`` and ``plot.js``, one plot; ``sections.js``, all that is no plot; ``app.js``, the page.
+The steps: ``document.py`` makes plain JSON of the runs' accounts (with ``what.py``, ``chronicle.py`` and
+``marks.py``), ``plots.py`` and ``norms.py`` say which curves are drawn, ``file.py`` puts JSON, style and scripts into
+``index.html``. The scripts run as one, in the order of ``file.py:SCRIPTS``: ``dom.js``, elements; ``numbers.js`` and
+``scale.js``, axes; ``curves.js``, ``marks.js``, ``cursor.js``, ``values.js`` and ``plot.js``, one plot;
+``sections.js``, all that is no plot; ``app.js``, the page.
 """

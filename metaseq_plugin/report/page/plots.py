@@ -1,7 +1,8 @@
 """Which plots the page has, and their numbers: columns of a run's curve and of its validations.
 
     found = tables(account)     # {"updates": {"update": […], "hours": […], "loss": […]}, "valid wiki": {…}}
-    plots(["a"], [found], "measured")       # [{"key": "loss", "lines": [{"run": 0, "table": "updates", "column": "loss"}]}]
+    plots(["a"], [found], "measured")
+    # [{"key": "loss", "lines": [{"run": 0, "table": "updates", "column": "loss", "name": "train"}]}]
 
 A plot that no run has a number for is left out.
 """
