@@ -26,6 +26,7 @@ from metaseq_plugin.ledger.files import (
 )  # fmt: skip
 from metaseq_plugin.ledger.history import History, read_history, seconds
 from metaseq_plugin.ledger.node_energy import energy_files, last_row
+from metaseq_plugin.ledger.sound import sound, sound_tally
 from metaseq_plugin.ledger.tally import read_tally
 from metaseq_plugin.ledger.times import Times
 from metaseq_plugin.ledger.totals import Metered, Settings, Totals
@@ -49,10 +50,12 @@ class Lines:
             return
         with stream:
             for line in stream:
-                row = parse_row(line) if line.strip() else {}
-                if row is not None and is_update(row):
+                if not line.strip():
+                    continue
+                row = sound(parse_row(line))
+                if row is not None and is_update(row) and row["updates"] > 0:
                     yield row
-                elif row != {}:
+                else:
                     self.foreign += 1
 
 
@@ -101,8 +104,9 @@ def read_account(
     folder = ledger_folder(run)
     try:
         event_lines = read_lines(folder / EVENTS)
-        rows = [row for row in map(parse_row, event_lines) if row is not None and is_event(row)]
-        events, tally = completed(rows), read_tally(folder / TALLY)
+        parsed = (sound(parse_row(line)) for line in event_lines)
+        rows = [row for row in parsed if row is not None and is_event(row)]
+        events, tally = completed(rows), sound_tally(read_tally(folder / TALLY))
         lines = Lines(folder / UPDATES)
         history = read_history(events, tally)
         folded = Folded(history, lines)

@@ -3,9 +3,9 @@
     metaseq watch runs/a
     metaseq watch runs/a --every 30          seconds between two looks (default: 5)
 
-Progress, loss curve, time, energy and the last events. It reads the run's folder and nothing else, so it works over ssh, from another host that sees the folder, for a run that
-has ended, too. The screen is as high as the terminal; `metaseq report` has the rest. Into a file or a pipe it writes
-one screen after another.
+Progress, loss curve, time, energy and the last events. It reads the run's folder and nothing else, so it works over
+ssh, from another host that sees the folder, for a run that has ended, too. The screen is as high as the terminal;
+`metaseq report` has the rest. Into a file or a pipe it writes one screen after another.
 """
 
 import argparse
