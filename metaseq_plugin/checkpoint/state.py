@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, TypedDict, Unio
 
 from torch import Tensor
 
+from metaseq_plugin.checkpoint.meters import check_meters
 from metaseq_plugin.compat.checkpoint_errors import unreadable
 from metaseq_plugin.compat.checkpoint_settings import check_harmless, model_name, plain, typed
 from metaseq_plugin.compat.errors import UserError
@@ -147,6 +148,7 @@ def checked(state: Any, source: Path) -> Dict[str, Any]:
 def check_resumable(state: Mapping[str, Any], source: Any) -> None:
     """Refuse a ``state``, which ``read_state`` gave, that lacks what a run goes on from."""
     check(state, Resumable, "the checkpoint", source)
+    check_meters(state["extra_state"].get("metrics", {}), source)
     history, place = state["optimizer_history"], state["extra_state"]["train_iterator"]
     if history:
         check(history[-1].get("num_updates"), int, "optimizer_history[-1].num_updates", source)

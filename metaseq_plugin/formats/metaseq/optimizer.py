@@ -7,7 +7,19 @@ Whatever does not fit exactly is refused, and --drop-optimizer leaves it behind.
 """
 
 import math
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Optional, Sequence
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Sequence,
+)
 
 import torch
 from torch import Tensor
@@ -99,7 +111,10 @@ def _check_entries(held: Sequence[Sequence[Mapping[str, Any]]], source: str) -> 
             refuse(
                 source, f"its {len(state['state'])} tensors are not those of the parameter group"
             )
-        for entry in state["state"].values():
+        entries = state["state"].values()
+        if not all(map(_is_number, _steps([state["param_groups"][0], *entries]))):
+            refuse(source, "`step` is no number")
+        for entry in entries:
             strange = sorted(entry.keys() ^ {"step", *MOMENTS} - ({"step"} - entry.keys()))
             if strange:
                 refuse(
@@ -107,8 +122,16 @@ def _check_entries(held: Sequence[Sequence[Mapping[str, Any]]], source: str) -> 
                 )
             for moment in MOMENTS:
                 check(entry[moment], Tensor, f"last_optimizer_state.state.{moment}", source)
-            if isinstance(entry.get("step"), Tensor) and entry["step"].numel() != 1:
-                refuse(source, "`step` is no number")
+
+
+def _steps(held: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+    return (entry["step"] for entry in held if "step" in entry)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _moments(read: Read, held: List[List[List[Dict[str, Any]]]], moment: str) -> Tensors:
