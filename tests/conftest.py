@@ -14,7 +14,11 @@ from typing import Callable
 
 import pytest
 import torch
+from hypothesis import settings
 
+# How long an example takes is the machine's business.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 # Tests fork children (tests/fairseq_runs.py), and a fork must not inherit a pool of OpenMP threads.
 torch.set_num_threads(1)
 # A shell starts what runs in its background deaf to Ctrl-C, and whoever that starts.

@@ -137,7 +137,7 @@ def test_one_broken_run_of_two_hundred_does_not_hide_the_others(
     assert "run117: " in flat
     assert "run.json must be a complete, readable .json file" in flat
     assert "must be of version 1 or earlier, but is of 9." in flat
-    assert "events.jsonl must be readable, but is not (Is a directory)." in flat
+    assert "events.jsonl must be readable, but is not (not a file)." in flat
     assert "run120: 1 lines of its events are torn, or no events." in flat
     assert calls(programs, "squeue") == []
 
