@@ -133,6 +133,7 @@ WRONG = {
     "offload alone": (f"{A_SIZE} --offload-activations", "`--offload-activations` must come with"),
     "offload of nothing": (f"{A_SIZE} --zero 0 --cpu-offload", "`--cpu-offload` must come with --zero 2 or 3"),
     "no masters in shards": (f"{A_SIZE} --memory-efficient-fp16", "`--memory-efficient-fp16` must come with --zero 0"),
+    "plain loss in parts": (f"{A_SIZE} --model-parallel-size 2 --criterion cross_entropy", "`--criterion` must be chunked_cross_entropy with --model-parallel-size"),
     "utilisation of more than all": (f"{A_SIZE} --mfu 1.5", "`--mfu` must be above 0 and at most 1, but is 1.5"),
     "two utilisations": (f"{A_SIZE} --mfu 0.5 --measured runs/a", "`--mfu` must be left out with --measured"),
     "run missing": (f"{A_SIZE} --measured no/run", "`--measured` must name the folder of a run, but no/run/config.yaml does not exist"),
