@@ -48,7 +48,7 @@ class MLflowRun:
 
     def __init__(self, experiment: str, save_dir: str) -> None:
         self._mlflow: Any = import_module("mlflow")
-        self._is_sending = True
+        self._is_sending, self._is_mine = True, False
         for name, bound in PATIENCE.items():
             os.environ.setdefault(name, bound)
         try:
@@ -59,7 +59,6 @@ class MLflowRun:
                 f"`--mlflow-experiment` must be one that MLflow can be told of, but is {experiment}: "
                 f"{brief(first_line(error))} Set MLFLOW_TRACKING_URI, or leave it out."
             ) from error
-        self._send(lambda: self._client.update_run(self._id, status="RUNNING"))
 
     def _found_or_made(self, experiment: str, folder: str) -> str:
         place = self._experiment(experiment)
@@ -68,6 +67,7 @@ class MLflowRun:
         if runs:
             return str(runs[0].info.run_id)
         tags = {TAG: sign, "save_dir": folder}
+        self._is_mine = True
         run = self._client.create_run(place, run_name=os.path.basename(folder), tags=tags)
         return str(run.info.run_id)
 
@@ -96,6 +96,8 @@ class MLflowRun:
         self._send(lambda: self._send_params(config))
 
     def _send_params(self, config: Any) -> None:
+        self._is_mine = True
+        self._client.update_run(self._id, status="RUNNING")
         entities = self._mlflow.entities
         known = self._client.get_run(self._id).data.params
         new = [
@@ -107,7 +109,9 @@ class MLflowRun:
             self._client.log_batch(self._id, params=new[first : first + MOST_PARAMS])
 
     def close(self, status: str) -> None:
-        self._send(lambda: self._client.set_terminated(self._id, status))
+        """Say how it ended; of a start that was refused before it trained, nothing: another may be training it."""
+        if self._is_mine:
+            self._send(lambda: self._client.set_terminated(self._id, status))
 
     def _send(self, what: Callable[[], Any]) -> None:
         if not self._is_sending:

@@ -38,9 +38,12 @@ class Server:
 
     def __init__(self, *lost: str) -> None:
         self.lost, self.made = lost, False
+        self.runs: "list[Any]" = []
+        self.asked: "list[str]" = []
 
     def __getattr__(self, name: str) -> Any:
         def answer(*args: Any, **kwargs: Any) -> Any:
+            self.asked.append(name)
             if name in self.lost:
                 raise Lost(f"no {name}")
             return SimpleNamespace(
@@ -58,7 +61,7 @@ class Server:
         raise Lost("it exists")
 
     def search_runs(self, *args: Any, **kwargs: Any) -> "list[Any]":
-        return []
+        return self.runs
 
 
 def run_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> MLflowRun:
@@ -89,6 +92,20 @@ def test_options_that_cannot_be_sent_stop_no_run(
         run.params({"seed": 1})
         run.params({"seed": 1})
     assert caplog.messages == [f"MLflow is sent nothing more: no {lost}"]
+
+
+def test_a_start_that_is_refused_leaves_the_run_that_trains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two starts in one folder: the second one is told so, behind the look at MLflow."""
+    server = Server()
+    server.runs = [SimpleNamespace(info=SimpleNamespace(run_id="1"))]
+    run_on(server, monkeypatch).close("FAILED")
+    assert server.asked == []
+    trains = run_on(server, monkeypatch)
+    trains.params({"seed": 1})
+    trains.close("FINISHED")
+    assert server.asked == ["update_run", "get_run", "log_batch", "set_terminated"]
 
 
 def test_a_server_that_hangs_is_not_waited_for_as_long_as_mlflow_would(
