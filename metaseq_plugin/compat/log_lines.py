@@ -81,6 +81,16 @@ def tokens_seen(stats: Any) -> Optional[int]:
     return int(meter.sum)
 
 
+def count_none() -> None:
+    """An update without tokens, as one that is skipped: the sum goes on and is still that of all updates."""
+    from fairseq.logging import meters, metrics
+
+    active = metrics._active_aggregators["default"]
+    if "wpb" not in active:
+        active.add_meter("wpb", meters.AverageMeter(), priority=180)  # as fairseq
+    active["wpb"].count += 1
+
+
 def counting_on(load_checkpoint: Callable[..., Any]) -> Callable[..., Any]:
     """``Trainer.load_checkpoint``, behind which the sum of tokens goes on where the checkpoint ended.
 

@@ -6,8 +6,8 @@
     it is closed as finished, or as failed.
 (2) fairseq's progress bar, which is handed every line of numbers and the options, hands them on.
 
-Lines are sent one by one, and each waits for the server. One that cannot be sent ends the sending, with a warning;
-training goes on.
+Lines are sent one by one, and each waits for the server, within ``PATIENCE``. One that cannot be sent ends the sending,
+with a warning; training goes on.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from contextvars import ContextVar
-from functools import partial, wraps
+from functools import wraps
 from importlib import import_module
 from typing import Any, Callable, Dict, Iterator, Optional
 
@@ -30,6 +30,9 @@ MOST_PARAMS, LONGEST_PARAM = (
     100,
     500,
 )  # of one request, and characters of one: what all servers take
+# While rank 0 waits for the server the others wait for it, and NCCL gives up after ten minutes; MLflow's own bounds, of
+# 120 s and five more tries or seven, come to more.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 
 
 class MLflowRun:
@@ -45,7 +48,9 @@ class MLflowRun:
 
     def __init__(self, experiment: str, save_dir: str) -> None:
         self._mlflow: Any = import_module("mlflow")
-        self._is_sending = True
+        self._is_sending, self._is_mine = True, False
+        for name, bound in PATIENCE.items():
+            os.environ.setdefault(name, bound)
         try:
             self._client = self._mlflow.MlflowClient()
             self._id = self._found_or_made(experiment, os.path.abspath(save_dir))
@@ -54,18 +59,29 @@ class MLflowRun:
                 f"`--mlflow-experiment` must be one that MLflow can be told of, but is {experiment}: "
                 f"{brief(first_line(error))} Set MLFLOW_TRACKING_URI, or leave it out."
             ) from error
-        self._send(lambda: self._client.update_run(self._id, status="RUNNING"))
 
     def _found_or_made(self, experiment: str, folder: str) -> str:
-        found = self._client.get_experiment_by_name(experiment)
-        place = found.experiment_id if found else self._client.create_experiment(experiment)
+        place = self._experiment(experiment)
         sign = hashlib.sha256(folder.encode()).hexdigest()[:16]  # a name could not be quoted
         runs = self._client.search_runs([place], f"tags.`{TAG}` = '{sign}'", max_results=1)
         if runs:
             return str(runs[0].info.run_id)
         tags = {TAG: sign, "save_dir": folder}
+        self._is_mine = True
         run = self._client.create_run(place, run_name=os.path.basename(folder), tags=tags)
         return str(run.info.run_id)
+
+    def _experiment(self, name: str) -> str:
+        """Its id. Of runs that start together, as those of a sweep, one makes it and the others find it made."""
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except self._mlflow.exceptions.MlflowException:
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
 
     def log(self, stats: Any, tag: str, step: int) -> None:
         """The numbers of a line."""
@@ -77,19 +93,25 @@ class MLflowRun:
 
     def params(self, config: Any) -> None:
         """The options of the run; one that an earlier start has said stays as it was."""
+        self._send(lambda: self._send_params(config))
+
+    def _send_params(self, config: Any) -> None:
+        self._is_mine = True
+        self._client.update_run(self._id, status="RUNNING")
         entities = self._mlflow.entities
-        known = self._client.get_run(self._id).data.params if self._is_sending else {}
+        known = self._client.get_run(self._id).data.params
         new = [
             entities.Param(name, str(value)[:LONGEST_PARAM])
             for name, value in flat(config).items()
             if name not in known
         ]
         for first in range(0, len(new), MOST_PARAMS):
-            part = new[first : first + MOST_PARAMS]
-            self._send(partial(self._client.log_batch, self._id, params=part))
+            self._client.log_batch(self._id, params=new[first : first + MOST_PARAMS])
 
     def close(self, status: str) -> None:
-        self._send(lambda: self._client.set_terminated(self._id, status))
+        """Say how it ended; of a start that was refused before it trained, nothing: another may be training it."""
+        if self._is_mine:
+            self._send(lambda: self._client.set_terminated(self._id, status))
 
     def _send(self, what: Callable[[], Any]) -> None:
         if not self._is_sending:

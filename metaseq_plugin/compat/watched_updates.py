@@ -19,6 +19,7 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 
 import torch
 
+from metaseq_plugin.compat.log_lines import count_none
 from metaseq_plugin.compat.parallel_doors import host_of_rank
 from metaseq_plugin.compat.update_clock import tell_of_loading
 
@@ -160,6 +161,7 @@ def pass_over(trainer: Any) -> None:
 
     trainer.zero_grad()
     trainer.set_num_updates(trainer.get_num_updates() + 1)
+    count_none()
     metrics.log_stop_time("train_wall")
 
 

@@ -26,9 +26,9 @@ counts the updates of each parameter, in 4 bytes. Whatever is computed in 16 bit
 from typing import NamedTuple
 
 from metaseq_plugin.layout.layout import Layout
+from metaseq_plugin.ledger.flops import VOCAB_SIZE
 from metaseq_plugin.sizes import OPTSize
 
-VOCAB_SIZE = 50_272  # OPT's dictionary, filled up to a multiple of 8
 POSITION_ROWS = 2_050  # 2,048 tokens and the two rows that learned positions leave to <s> and <pad>
 
 

@@ -141,7 +141,7 @@ def lines(args: argparse.Namespace, found: Account) -> Iterator[str]:
         watts = found.power.watts * args.power_share
         yield entry("device-hours", f"{number(found.device_hours)} h", "given")
         yield formula(
-            f"{args.gpus:,} {'device' if args.gpus == 1 else 'devices'} · {args.hours:,g} h"
+            f"{args.gpus:,} {'device' if args.gpus == 1 else 'devices'} · {args.hours:,.10g} h"
         )
         yield entry(
             "power", f"{watts:,.4g} W a device", "assumed" if args.watts is None else "given"

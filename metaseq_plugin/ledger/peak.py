@@ -54,10 +54,11 @@ def peak_of(device: torch.device, precision: str, cache: Optional[Path] = None) 
         return Peak(row.peak(precision), row.sources["tflops"])
     key = f"{name}, {precision}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     cache = cache_file() if cache is None else cache
-    kept = read(cache)
+    kept = {} if cache is None else read(cache)
     if key not in kept:
         kept[key] = product_rate(device, DTYPES[precision])
-        write(cache, kept)
+        if cache is not None:
+            write(cache, kept)
     return Peak(kept[key], MEASURED)
 
 
@@ -82,8 +83,12 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2.0 * side**3 / fastest
 
 
-def cache_file() -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def cache_file() -> Optional[Path]:
+    """None of a user without a home, as in a container of any user's number."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
     return home / FOLDER / FILE
 
 

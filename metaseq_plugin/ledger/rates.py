@@ -28,6 +28,8 @@ from metaseq_plugin.compat.errors import UserError
 
 GB = 1e9
 GBIT = 1e9 / 8  # bytes
+# In a driver's name: a part of a GPU, or its PCIe kind; both have other numbers than the GPU that is named with it.
+NOT_WHOLE = {"mig", "nvl"}
 
 
 class Device(NamedTuple):
@@ -35,7 +37,7 @@ class Device(NamedTuple):
 
     Attributes:
         name: as typed on a command line.
-        driver_names: what the driver's name for it contains, in lower case; all words of one.
+        driver_names: whole words of the driver's name for it, in lower case; all of one entry.
         tflops: 10¹² operations a second, dense, by precision: "fp32", "bf16", "fp16".
         memory: bytes.
         memory_rate: bytes/s.
@@ -118,11 +120,13 @@ def device(name: str) -> Device:
 def known_device(name: str) -> Optional[Device]:
     """``device``, or None where the table has none of this name."""
     lowered = name.lower().strip()
-    words = lowered.replace("-", " ")
+    words = set(lowered.replace("-", " ").replace("/", " ").split())
     for row in DEVICES:
         if row.name == lowered:
             return row
+    if words & NOT_WHOLE:
+        return None
     for row in DEVICES:
-        if any(all(w in words for w in driver.split()) for driver in row.driver_names):
+        if any(words.issuperset(driver.split()) for driver in row.driver_names):
             return row
     return None

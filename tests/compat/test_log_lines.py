@@ -3,11 +3,15 @@
 import json
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, List
 
 import pytest
 import torch
+from fairseq.logging import metrics
 
+from metaseq_plugin.compat.log_lines import tokens_seen
+from metaseq_plugin.compat.watched_updates import pass_over
 from metaseq_plugin.ledger.flops import model_flops
 from metaseq_plugin.ledger.node_energy import last_row
 from metaseq_plugin.sizes import OPTSize
@@ -42,6 +46,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_an_update_that_is_skipped_has_no_tokens_and_the_sum_goes_on() -> None:
+    """The watch passes over the first and the third of four updates of 100 tokens."""
+    updates = 0
+
+    def count(number: int) -> None:
+        nonlocal updates
+        updates = number
+
+    trainer = SimpleNamespace(
+        zero_grad=lambda: None, get_num_updates=lambda: updates, set_num_updates=count
+    )
+    metrics.reset()
+    try:
+        for is_skipped in (True, False, True, False):
+            if is_skipped:
+                pass_over(trainer)
+            else:
+                metrics.log_scalar("wpb", 100, priority=180)
+                count(updates + 1)
+        assert tokens_seen({"num_updates": updates}) == 200
+    finally:
+        metrics.reset()
 
 
 def test_the_numbers_of_a_line(data: Path, tmp_path: Path) -> None:

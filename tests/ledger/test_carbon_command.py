@@ -54,6 +54,11 @@ def test_what_was_published(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert found["carbon_kg"] / 1000 == pytest.approx(tonnes, abs=digits)
 
 
+def test_hours_stand_as_they_were_given(capsys: pytest.CaptureFixture[str]) -> None:
+    said = words("--watts 400 --gpus 1 --hours 1082990 --pue 1 --intensity 57", capsys)
+    assert "1 device · 1,082,990 h\n" in said
+
+
 def test_every_number_stands_beside_its_inputs(capsys: pytest.CaptureFixture[str]) -> None:
     said = words(
         "--gpus 992 --gpu a100-80gb --hours 816 --idle-share 0.5 --power-share 0.8", capsys

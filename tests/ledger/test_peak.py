@@ -30,6 +30,18 @@ def test_what_the_table_lacks_is_measured_once(
         assert peak_of(GPU, precision, tmp_path / "cache" / "peaks.json") == (3e12, MEASURED)
 
 
+def test_a_user_without_a_home_measures_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    rates = iter([1e9, 2e9])
+    monkeypatch.setattr(peak, "product_rate", lambda device, dtype: next(rates))
+    assert [peak_of(CPU, "fp32").flops for _ in range(2)] == [1e9, 2e9]
+
+
 def test_a_cpu_is_measured_for_each_type_and_number_of_threads(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

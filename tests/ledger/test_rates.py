@@ -3,7 +3,7 @@
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.ledger.rates import DEVICES, device
+from metaseq_plugin.ledger.rates import DEVICES, device, known_device
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,22 @@ from metaseq_plugin.ledger.rates import DEVICES, device
 )
 def test_a_device_is_found(name: str, found: str) -> None:
     assert device(name).name == found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA GH200 480GB",
+        "NVIDIA GB200",
+        "NVIDIA H200 NVL",
+        "AMD Instinct MI250X",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA A100-SXM4-80GB MIG 3g.40gb",
+    ],
+)
+def test_what_only_sounds_like_one_is_not_known(name: str) -> None:
+    """Peaks and watts of these are others than those of the GPU whose name is in theirs."""
+    assert known_device(name) is None
 
 
 def test_a_typo_is_answered_with_the_nearest() -> None:

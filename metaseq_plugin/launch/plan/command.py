@@ -4,7 +4,8 @@
       --tokens 300B --checkpoint-activations
 
 Nothing is built or asked of a device: all is formulas, docs/plan.md has them with their sources. --json prints every
-number in bytes, seconds, FLOPs, kWh and kg; --suggest adds the layouts of the same GPUs that fit, the fastest first.
+number in bytes, seconds, FLOPs, kWh and kg (null: without end); --suggest adds the layouts of the same GPUs that fit,
+the fastest first.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from metaseq_plugin.launch.plan.estimate import estimate
 from metaseq_plugin.launch.plan.options import add_options, assumptions, planned
 from metaseq_plugin.launch.plan.report import lines, suggestions
 from metaseq_plugin.launch.plan.suggest import suggest
+from metaseq_plugin.storage.json_lines import finite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
             content["suggestions"] = [
                 {**each._asdict(), "planned": each.planned._asdict()} for each in found.fitting
             ]
-        print(json.dumps(content, indent=2, default=plain))  # noqa: T201
+        print(json.dumps(finite(content), indent=2, default=plain))  # noqa: T201
         return
     print("\n".join(lines(result)))  # noqa: T201
     if found is not None and asked.device is not None:

@@ -175,8 +175,9 @@ def variants(planned: Planned) -> dict[str, Memory]:
         others["tokens whole" if cuts else "tokens cut"] = settings._replace(
             sequence_parallel=not cuts
         )
-    chunked = settings.chunked_loss
-    others["plain loss" if chunked else "chunked loss"] = settings._replace(
-        chunked_loss=not chunked
-    )
+    else:  # model parts train with the chunked loss only
+        chunked = settings.chunked_loss
+        others["plain loss" if chunked else "chunked loss"] = settings._replace(
+            chunked_loss=not chunked
+        )
     return {name: planned._replace(settings=changed).memory() for name, changed in others.items()}

@@ -47,8 +47,14 @@ def measured(run: Path) -> Rate:
             "Train it for some lines of --log-interval."
         )
     speed = statistics.median(speeds)
-    ranks = max(1, int(config["distributed_training"]["distributed_world_size"]))
-    rate = speed * hardware_flops(config, first(PARAMETERS, lines)) / ranks
+    try:
+        ranks = max(1, int(config["distributed_training"]["distributed_world_size"]))
+        rate = speed * hardware_flops(config, first(PARAMETERS, lines)) / ranks
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"`--measured` must name a run of an OPT, but {run / CONFIGURATION} is of none "
+            f"({type(error).__name__}: {error}). Name another."
+        ) from error
     on = first(DEVICE, lines)
     return Rate(
         rate,

@@ -8,7 +8,8 @@ the device, which are the ones that a plan is for.
 
 from typing import NamedTuple
 
-from metaseq_plugin.launch.rank_bytes import POSITION_ROWS, VOCAB_SIZE
+from metaseq_plugin.launch.rank_bytes import POSITION_ROWS
+from metaseq_plugin.ledger.flops import VOCAB_SIZE
 from metaseq_plugin.sizes import MAX_POSITIONS
 
 PRECISIONS = ("fp32", "bf16", "fp16", "memory_efficient_bf16", "memory_efficient_fp16")

@@ -199,6 +199,11 @@ def combinations(args: argparse.Namespace) -> Iterator[str]:
             f"`{option(precision)}` must come with --zero 0 and one model part, but those are "
             f"{args.zero} and {args.model_parallel_size}. Set --{instead}."
         )
+    if args.criterion != "chunked_cross_entropy" and args.model_parallel_size > 1:
+        yield (
+            f"`--criterion` must be chunked_cross_entropy with --model-parallel-size, but is {args.criterion}. "
+            "Set that."
+        )
     if args.cpu == (args.gpu is not None):
         yield "`--gpu` must name the device, or --cpu stand in its place, but it is " + (
             "both. Leave one out." if args.cpu else "neither. Set for example a100-80gb."

@@ -3,11 +3,13 @@
 print("\\n".join(lines(result)))
 """
 
+import math
 from typing import Iterator, Sequence
 
 from metaseq_plugin.launch.plan.communication import NODE
 from metaseq_plugin.launch.plan.estimate import Estimate
 from metaseq_plugin.launch.plan.suggest import Suggestion, Suggestions
+from metaseq_plugin.ledger.words import duration
 
 GB = 1e9
 INDENT = " " * 14
@@ -99,7 +101,8 @@ def time(result: Estimate) -> Iterator[str]:
         f"{took.tokens_per_second:,.0f} tokens/s: {planned.num_updates:,} updates of "
         f"{took.update_seconds:.3g} s"
     )
-    yield f"{took.days:.1f} days; {result.wall_days:.1f} with saves and failures"
+    whole = f"{result.wall_days:.1f}" if math.isfinite(result.wall_days) else "never done"
+    yield f"{took.days:.1f} days; {whole} with saves and failures"
     shares = ""
     if planned.device is not None:
         shares = (
@@ -147,6 +150,9 @@ def energy(result: Estimate) -> Iterator[str]:
     used, assumed, device = result.energy, result.assumed, result.planned.device
     if used is None or device is None or result.carbon_kg is None:
         yield "not known of a CPU"
+        return
+    if not math.isfinite(used.device_kwh):
+        yield "not known of a run that is never done"
         return
     yield (
         f"{used.device_kwh:,.0f} kWh at the devices, {used.facility_kwh:,.0f} kWh with PUE "
@@ -244,11 +250,3 @@ def number(value: float) -> str:
 
 def rate(value: float) -> str:
     return f"{number(value)}FLOP/s"
-
-
-def duration(seconds: float) -> str:
-    """In the unit that suits: 3.1 s, 14 min, 13.7 h, 4.2 days."""
-    for unit, size in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.2g} s"

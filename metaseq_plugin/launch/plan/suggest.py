@@ -14,6 +14,7 @@ from typing import Iterator, NamedTuple, Optional
 
 from metaseq_plugin.launch.batch import Batch
 from metaseq_plugin.launch.plan.communication import exchange
+from metaseq_plugin.launch.plan.memory_settings import MemorySettings
 from metaseq_plugin.launch.plan.planned import Planned
 from metaseq_plugin.launch.plan.time import time_of
 from metaseq_plugin.launch.plan.utilisation import Rate
@@ -72,7 +73,7 @@ def candidates(planned: Planned) -> Iterator[Planned]:
     ):
         data_parallel = planned.num_ranks // parts
         unsuited = sequences % data_parallel or (cuts and parts == 1)
-        if unsuited or (zero and data_parallel == 1) or (zero == 0 and settings.cpu_offload):
+        if unsuited or (zero and data_parallel == 1) or refused(settings, parts, zero, recomputes):
             continue
         yield planned._replace(
             model_parallel_size=parts,
@@ -83,6 +84,17 @@ def candidates(planned: Planned) -> Iterator[Planned]:
                 sequence_parallel=cuts,
             ),
         )
+
+
+def refused(settings: MemorySettings, parts: int, zero: int, recomputes: bool) -> bool:
+    """Whether no run can have the layout with what else was asked for."""
+    without_masters = settings.precision.startswith("memory_efficient")
+    return (
+        (settings.cpu_offload and zero == 0)
+        or (settings.offload_activations and not recomputes)
+        or (without_masters and (zero > 0 or parts > 1))
+        or (not settings.chunked_loss and parts > 1)
+    )
 
 
 def largest_batch(candidate: Planned) -> tuple[Optional[Planned], int]:

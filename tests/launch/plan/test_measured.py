@@ -80,3 +80,22 @@ def test_what_a_folder_can_lack(run: Path, tmp_path: Path) -> None:
     (tmp_path / "launch/logs/rank-0.log").write_text("nothing yet\n")
     with pytest.raises(UserError, match=r"rank-0.log holds no wps"):
         measured(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "task"),
+    [
+        ("_name: transformer_lm", "tokens_per_sample: 32"),
+        ("_name: opt_125m", "tokens_per_sample: 32"),
+        ("_name: opt_125m, decoder_max_positions: 9", "data: x"),
+        ("_name: opt_125m, decoder_max_positions: 9, dropout: 0, checkpoint_activations: no", "tokens_per_sample: null"),
+    ],
+)  # fmt: skip
+def test_a_run_of_something_else(model: str, task: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        f"common: {{}}\ndistributed_training: {{distributed_world_size: 1}}\nmodel: {{{model}}}\ntask: {{{task}}}\n"
+    )
+    (tmp_path / "launch/logs").mkdir(parents=True)
+    (tmp_path / "launch/logs/rank-0.log").write_text("wps=10\nwps=12\n")
+    with pytest.raises(UserError, match=r"must name a run of an OPT, but .*config.yaml is of none"):
+        measured(tmp_path)

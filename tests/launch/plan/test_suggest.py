@@ -3,9 +3,10 @@
 import pytest
 
 from metaseq_plugin.launch.plan.communication import exchange
+from metaseq_plugin.launch.plan.options import combinations
 from metaseq_plugin.launch.plan.report import suggestions
 from metaseq_plugin.launch.plan.suggest import Suggestions, suggest
-from tests.launch.plan.plans import OPT_175B, plan
+from tests.launch.plan.plans import OPT_175B, parsed, plan
 
 
 def suggested(line: str) -> Suggestions:
@@ -33,6 +34,29 @@ def test_opts_own_layout_is_one_of_them() -> None:
         for each in suggested(OPT_175B).fitting
     }
     assert (8, True) in layouts
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "--memory-efficient-fp16 --zero 0",
+        "--criterion cross_entropy",
+        "--checkpoint-activations --offload-activations",
+        "--cpu-offload",
+    ],
+)
+def test_none_is_what_a_plan_refuses(asked: str) -> None:
+    args = parsed(f"--arch opt_125m --gpus 8 --gpu h200 {asked}")
+    result = plan(f"--arch opt_125m --gpus 8 --gpu h200 {asked}")
+    found = suggest(result.planned, result.time.rate).fitting
+    assert found
+    for each in found:
+        settings = each.planned.settings
+        args.zero = 0 if not settings.fully_sharded else 3 if settings.reshard_after_forward else 2
+        args.model_parallel_size = each.planned.model_parallel_size
+        args.checkpoint_activations = settings.checkpoint_activations
+        args.sequence_parallel = settings.sequence_parallel
+        assert list(combinations(args)) == []
 
 
 def test_of_equals_the_one_that_sends_less_is_first() -> None:
