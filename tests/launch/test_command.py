@@ -250,6 +250,8 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Any, ...]], str]] = {
     "time of text": (lambda p: (*CPU, "--time", ""), "`--time` must be"),
     "restarts": (lambda p: (*CPU, "--max-restarts", -1), "`--max-restarts` must be at least 0, but is -1."),
     "backoff": (lambda p: (*CPU, "--backoff", "nan"), "`--backoff` must be at least 0, but is nan."),
+    "endless backoff": (lambda p: (*CPU, "--backoff", "inf"), "`--backoff` must be finite, but is inf. Set less."),
+    "a long save-dir": (lambda p: (*CPU, "--save-dir", "a" * 300), r"`--save-dir` must be a folder that can be written, but a+ is not \(File name too long\). Set another."),
     "hang factor": (lambda p: (*CPU, "--hang-factor", "0.5"), "`--hang-factor` must be above 1, or 0, but is 0.5. Set for example 20."),
     "hang seconds": (lambda p: (*CPU, "--hang-seconds", -3), "`--hang-seconds` must be at least 0, but is -3.0."),
     "signal": (lambda p: (*CPU, "--signal-seconds", 0), "`--signal-seconds` must be at least 1, but is 0."),

@@ -28,12 +28,12 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(
-                f"RUN must be a run folder or a folder of run folders, but {folder} is "
-                f"{'a file' if folder.exists() else 'not there'}. Check the path."
-            )
         try:
+            if not folder.is_dir():
+                raise UserError(
+                    f"RUN must be a run folder or a folder of run folders, but {folder} is "
+                    f"{'a file' if folder.exists() else 'not there'}. Check the path."
+                )
             runs = list(runs_below(folder, MAX_DEPTH))
         except OSError as error:
             raise UserError(
@@ -67,8 +67,6 @@ def one_run(folder: Path) -> Path:
     Raises:
         UserError: it is none, or holds several.
     """
-    if is_run(folder):
-        return folder
     runs = find_runs([folder])
     if len(runs) > 1:
         raise UserError(

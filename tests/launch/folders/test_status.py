@@ -137,7 +137,7 @@ def test_one_broken_run_of_two_hundred_does_not_hide_the_others(
     assert "run117: " in flat
     assert "run.json must be a complete, readable .json file" in flat
     assert "must be of version 1 or earlier, but is of 9." in flat
-    assert "events.jsonl must be readable, but is not (Is a directory)." in flat
+    assert "events.jsonl must be readable, but is not (not a file)." in flat
     assert "run120: 1 lines of its events are torn, or no events." in flat
     assert calls(programs, "squeue") == []
 
@@ -172,6 +172,7 @@ def test_runs_are_found_below_a_folder_once_each(tmp_path: Path) -> None:
             "nowhere",
             "RUN must be a run folder or a folder of run folders, but .*nowhere is not there",
         ),
+        ("a" * 300, r"RUN must be a folder that can be read, but .* cannot \(File name too long\)"),
         ("file", "RUN must be a run folder or a folder of run folders, but .*file is a file"),
         (
             "empty",
