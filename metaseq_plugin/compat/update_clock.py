@@ -3,7 +3,8 @@
     METASEQ_PROGRESS_FILE=/tmp/progress fairseq-train …
 
 (1) Behind each update, the rank writes its number and the time into the file, which is mapped into memory: that
-    costs microseconds. All ranks of a machine write the same file; they go in step.
+    costs microseconds. Of the ranks of a machine (LOCAL_RANK) the first writes: another that has no part in a save
+    would say that it is over.
 (2) While the run starts, validates, saves or changes epochs, the file says that this may take longer.
 (3) SIGQUIT makes the rank print the stacks of all its threads, and go on.
 
@@ -71,6 +72,8 @@ def telling(main: Callable[..., Any]) -> Callable[..., Any]:
         if not path:
             return main(cfg)
         faulthandler.register(STACKS, file=2, all_threads=True)
+        if int(os.environ.get("LOCAL_RANK") or 0):
+            return main(cfg)
         token = _clock.set(UpdateClock(path))
         try:
             return main(cfg)

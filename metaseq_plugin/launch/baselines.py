@@ -64,6 +64,9 @@ COMMON: Mapping[str, Value] = {
     "log-interval": 1,
 }
 
+# What the layout and the batch are made of: a command without one of them would train with another batch.
+NEEDED = ("arch", "model-parallel-size", "batch-size", "update-freq", "tokens-per-sample")
+
 # An option that is set to anything else than this -> what of a recipe makes no sense then.
 HALF_PRECISION = ("fp16", "fp16-init-scale", "fp16-scale-window", "threshold-loss-scale")
 DISPLACED: Mapping[str, tuple[Value, tuple[str, ...]]] = {
@@ -130,9 +133,15 @@ class Baseline:
             overrides: options that are wanted otherwise, and "batch-tokens"; None or False leaves one out.
 
         Raises:
-            UserError: a layout or batch that does not divide, or a value that is no number.
+            UserError: a layout or batch that does not divide, a part of them that is left out, or a value that is
+                no number.
         """
         asked = dict(overrides or {})
+        for option in NEEDED:
+            if option in asked and (asked[option] is None or asked[option] is False):
+                raise UserError(
+                    f"`--{option}` must have a value in a recipe, but is left out. Set one, or leave it to the recipe."
+                )
         parts = whole(asked, "model-parallel-size", self.model_parallel_size)
         self.check_parts(parts, num_ranks, asked)
         batch = self.batch(asked, num_ranks, parts)

@@ -111,7 +111,14 @@ def left_out(names: str) -> dict[str, Value]:
 
 def check_save_dir(save_dir: Path) -> None:
     """Refuse a run folder that cannot be made or written."""
-    nearest = next(folder for folder in (save_dir, *save_dir.absolute().parents) if folder.exists())
+    try:
+        nearest = next(
+            folder for folder in (save_dir, *save_dir.absolute().parents) if folder.exists()
+        )
+    except OSError as error:  # a name that is too long, or a folder that may not be entered
+        raise UserError(
+            f"`--save-dir` must be a folder that can be written, but {save_dir} is not ({error.strerror}). Set another."
+        ) from error
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         why = "is not a folder" if not nearest.is_dir() else "may not be written"
         raise UserError(

@@ -7,7 +7,7 @@ launch.spec.command()
 from pathlib import Path
 from typing import Mapping
 
-from metaseq_plugin.launch.baselines import BATCH_TOKENS, COMMON, Baseline
+from metaseq_plugin.launch.baselines import BATCH_TOKENS, COMMON, Baseline, whole
 from metaseq_plugin.launch.data_folder import data_options
 from metaseq_plugin.launch.fairseq_options import check_options
 from metaseq_plugin.launch.spec import Launch, Resources, RunSpec, Survival, Value
@@ -55,13 +55,15 @@ def summary(launch: Launch) -> str:
     where = f"{resources.nodes} node{'s' if resources.nodes > 1 else ''}"
     ranks = f"{resources.num_ranks:,} rank{'s' if resources.num_ranks > 1 else ''} on {where}"
     size, freq, parts, block = (
-        int(str(options[name]))
+        whole(options, name, 0)
         for name in ("batch-size", "update-freq", "model-parallel-size", "tokens-per-sample")
     )
     shards = resources.num_ranks // parts
+    updates = whole(options, "max-update", 0)
     return (
         f"{launch.spec.name}: {ranks}, {size * freq * shards * block:,} tokens an update = --batch-size {size} x "
-        f"--update-freq {freq} x {shards} data-parallel x {block:,} tokens; {int(str(options['max-update'])):,} updates"
+        f"--update-freq {freq} x {shards} data-parallel x {block:,} tokens; "
+        f"{f'{updates:,}' if updates else 'any number of'} updates"
     )
 
 

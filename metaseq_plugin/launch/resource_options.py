@@ -140,9 +140,12 @@ def check_ranges(args: argparse.Namespace) -> None:
     problems = []
     for name, least in LEAST.items():
         value = vars(args)[name]
-        if value is not None and not value >= least:  # nan is not, either
+        if value is not None and not least <= value < math.inf:  # nan is not, either
+            rule, remedy = (
+                ("finite", "less") if value == math.inf else (f"at least {least}", "more")
+            )
             problems.append(
-                f"`--{name.replace('_', '-')}` must be at least {least}, but is {value}. Set more."
+                f"`--{name.replace('_', '-')}` must be {rule}, but is {value}. Set {remedy}."
             )
     if args.hang_factor is not None and 0 < args.hang_factor <= 1:
         problems.append(

@@ -25,12 +25,12 @@ def find_runs(folders: Sequence[Path], is_run: IsRun, nothing: str) -> List[Path
     """
     found: dict[Path, None] = {}
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(
-                f"RUN must be a run folder or a folder of run folders, but {folder} is "
-                f"{'a file' if folder.exists() else 'not there'}. Check the path."
-            )
         try:
+            if not folder.is_dir():
+                raise UserError(
+                    f"RUN must be a run folder or a folder of run folders, but {folder} is "
+                    f"{'a file' if folder.exists() else 'not there'}. Check the path."
+                )
             runs = list(_runs_below(folder, is_run, MAX_DEPTH))
         except OSError as error:
             raise UserError(

@@ -168,6 +168,8 @@ REFUSED: dict[str, tuple[str, int, dict[str, Any], str]] = {
     "parts of heads": ("opt_125m", 8, {"model-parallel-size": 8}, "`--model-parallel-size` must divide the attention heads (12), but is 8. Set one of 1, 2, 4."),
     "no parts": ("opt_125m", 8, {"model-parallel-size": 0}, "`--model-parallel-size` must be at least 1, but is 0. Set 1 to not cut."),
     "no ranks": ("opt_125m", 0, {}, "The number of ranks must be at least 1, but is 0. Set --nodes."),
+    "no part of the layout": ("opt_125m", 16, {"model-parallel-size": None}, "`--model-parallel-size` must have a value in a recipe, but is left out. Set one, or leave it to the recipe."),
+    "no part of the batch": ("opt_125m", 16, {"batch-size": False}, "`--batch-size` must have a value in a recipe, but is left out. Set one, or leave it to the recipe."),
     "rate": ("opt_125m", 16, {"lr": "fast"}, "`--lr` must be a number, but is fast. Set for example 0.0006."),
 }
 # fmt: on

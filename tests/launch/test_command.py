@@ -86,6 +86,21 @@ def test_options_can_be_left_out(world: World) -> None:
     assert not {"checkpoint-activations", "log-format"} & world.submitted[0].spec.options.keys()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--without", "max-update"), "2,048 tokens; any number of updates"),
+        (("--max-update", "0"), "2,048 tokens; any number of updates"),  # as fairseq reads it
+        (("--update-freq", "[2]"), "--update-freq 2 x"),  # as fairseq writes it
+    ],
+)
+def test_the_summary_says_what_will_be_trained(
+    world: World, words: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert world.launch(*CPU, *words) == 0
+    assert said in capsys.readouterr().out
+
+
 def test_a_batch_is_given_in_tokens(world: World) -> None:
     assert world.launch(*CPU, "--batch-tokens", "1M") == 0
     assert world.submitted[0].spec.options["max-update"] == 286_102
@@ -235,6 +250,8 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Any, ...]], str]] = {
     "time of text": (lambda p: (*CPU, "--time", ""), "`--time` must be"),
     "restarts": (lambda p: (*CPU, "--max-restarts", -1), "`--max-restarts` must be at least 0, but is -1."),
     "backoff": (lambda p: (*CPU, "--backoff", "nan"), "`--backoff` must be at least 0, but is nan."),
+    "endless backoff": (lambda p: (*CPU, "--backoff", "inf"), "`--backoff` must be finite, but is inf. Set less."),
+    "a long save-dir": (lambda p: (*CPU, "--save-dir", "a" * 300), r"`--save-dir` must be a folder that can be written, but a+ is not \(File name too long\). Set another."),
     "hang factor": (lambda p: (*CPU, "--hang-factor", "0.5"), "`--hang-factor` must be above 1, or 0, but is 0.5. Set for example 20."),
     "hang seconds": (lambda p: (*CPU, "--hang-seconds", -3), "`--hang-seconds` must be at least 0, but is -3.0."),
     "signal": (lambda p: (*CPU, "--signal-seconds", 0), "`--signal-seconds` must be at least 1, but is 0."),
@@ -247,6 +264,7 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Any, ...]], str]] = {
     "of another kind": (lambda p: (*CPU, "--max-update", "ten"), "`--max-update` must be a whole number, but is ten."),
     "a word too many": (lambda p: (*CPU, "extra"), "What follows must be options of fairseq-train, by their long names, but extra is none."),
     "value missing": (lambda p: (*CPU, "--lr"), "`--lr` must have a value, but has none."),
+    "layout left out": (lambda p: (*CPU, "--without", "model-parallel-size"), "`--model-parallel-size` must have a value in a recipe, but is left out."),
     "unknown left out": (lambda p: (*CPU, "--without", "wind"), "`--wind` must be an option of fairseq-train"),
     "another folder": (lambda p: (*CPU, "--user-dir", "x"), "`--user-dir` must be left out here, but is set."),
     "parts of ranks": (lambda p: (*CPU, "--ranks-per-node", 3), r"`--model-parallel-size` must divide the number of ranks \(3\), but is 2. Set one of 1, 3."),

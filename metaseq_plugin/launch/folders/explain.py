@@ -32,6 +32,7 @@ RUN_FILE, COMMAND_FILE, SCRIPT_FILE = "run.json", "command.sh", "job.sbatch"
 ENVIRONMENT_FILE, GIT_FILE, DIFF_FILE = "environment.json", "git.json", "uncommitted.diff"
 SNAPSHOT, EARLIER = "snapshot", "earlier"
 EXPLAINING = (RUN_FILE, COMMAND_FILE, SCRIPT_FILE, ENVIRONMENT_FILE, GIT_FILE)
+RESTARTS = "SLURM_RESTART_COUNT"  # above 0: a run goes on from its own newest checkpoint
 PACKAGE = Path(__file__).parents[2]
 
 
@@ -109,6 +110,8 @@ def command_script(launch: Launch, snapshot: bool = False) -> str:
         )  # fmt: skip
         words = f'torchrun --nproc_per_node {resources.ranks_per_node}{nodes} "$(which {program})" {rest}'
     lines = ["#!/usr/bin/env bash", f"cd {shlex.quote(str(Path.cwd()))} || exit", f"exec {words}"]
+    # As for the ranks of a job: where the run has saved, that goes before --restore-file.
+    lines.insert(2, f"export {RESTARTS}=1")
     if snapshot:
         code = shlex.quote(str((launch.spec.save_dir / LAUNCH / SNAPSHOT).absolute()))
         lines.insert(2, f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}")

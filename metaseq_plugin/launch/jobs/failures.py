@@ -62,7 +62,12 @@ class Failure:
         return LOST.search(self.reason) is not None
 
     def is_like(self, event: Mapping[str, Any]) -> bool:
-        """Whether ``event`` records the same failure at the same update, whatever the numbers in its words."""
+        """Whether ``event`` records the same failure at the same update, whatever the numbers in its words.
+
+        One that a machine is to blame for is another on another machine.
+        """
+        if self.blames_node and event.get("node") != self.node:
+            return False
         same = without_numbers(str(event.get("reason"))) == without_numbers(self.reason)
         return same and event.get("update") == self.update
 

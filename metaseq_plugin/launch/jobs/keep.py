@@ -21,7 +21,7 @@ from typing import Any, NoReturn, Optional
 from metaseq_plugin.compat.errors import EXIT_USER_ERROR
 from metaseq_plugin.launch.folders.events import Event, read_events, record
 from metaseq_plugin.launch.jobs import slurm, team
-from metaseq_plugin.launch.jobs.attempt import FINISHED, TOLD, Attempt, End, Setting
+from metaseq_plugin.launch.jobs.attempt import FAILED, FINISHED, TOLD, Attempt, End, Setting
 from metaseq_plugin.launch.jobs.failures import Failure
 from metaseq_plugin.launch.jobs.lock import wait_until_free
 from metaseq_plugin.launch.jobs.place import Place
@@ -60,11 +60,22 @@ class Keeper:
         if self.place.is_first and self.place.requeues:
             wait_until_free(self.launch.spec.save_dir)
         # Until the end of this process: who loses the first node ends, too.
-        with closing(team.meet(self.place, self.place.requeues, self.secret)) as others:
+        with closing(self._meet()) as others:
             if self.place.is_first:
                 self._lead(others)
             else:
                 self._follow(others)
+
+    def _meet(self) -> team.Team:
+        """The other agents; where they cannot meet, the next start has another port."""
+        try:
+            return team.meet(self.place, self.place.requeues, self.secret)
+        except OSError as error:
+            reason = f"the agents of the nodes cannot meet: {error}"
+            if self.place.is_first:
+                self._restart(End(FAILED, failure=Failure(reason, node=self.place.host)))
+            logger.error(reason)
+            raise SystemExit(EXIT_FAILED) from error
 
     def _lead(self, others: team.Team) -> None:
         while True:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from metaseq_plugin.compat.update_clock import VARIABLE
-from metaseq_plugin.launch.folders.explain import snapshot_of
+from metaseq_plugin.launch.folders.explain import RESTARTS, snapshot_of
 from metaseq_plugin.launch.jobs.place import Place, network_of
 from metaseq_plugin.launch.spec import LAUNCH, PROGRAM, Launch
 
@@ -110,7 +110,7 @@ class Ranks:
             **variables,
             **network_of(self.address),
             **os.environ,
-            "SLURM_RESTART_COUNT": str(self.start + 1),
+            RESTARTS: str(self.start + 1),
             "PYTHONUNBUFFERED": "1",
             VARIABLE: str(self.progress),
             **own_code(self.launch.spec.save_dir),

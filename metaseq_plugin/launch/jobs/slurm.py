@@ -39,8 +39,16 @@ class JobState:
 
 
 def parse(shown: str) -> JobState:
-    """The first job of ``scontrol show job -o``."""
-    fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
+    """The first job of ``scontrol show job -o``.
+
+    Asked for the job of an array that has the array's own number, scontrol shows that job, then all others.
+
+    Raises:
+        subprocess.SubprocessError: it shows no job.
+    """
+    fields = dict(word.split("=", 1) for word in shown.partition("\n")[0].split() if "=" in word)
+    if "JobState" not in fields:
+        raise subprocess.SubprocessError("scontrol shows no job")
     excluded = fields.get("ExcNodeList", "(null)")
     return JobState(
         fields["JobState"].split(",")[0],
@@ -63,10 +71,17 @@ def scontrol(*words: str) -> str:
 
 
 def answer(*command: str) -> str:
-    """What a command of SLURM's prints, also while SLURM ends every process of the job."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True, preexec_fn=ignore_sigterm
-    )  # fmt: skip
+    """What a command of SLURM's prints, also while SLURM ends every process of the job.
+
+    Raises:
+        subprocess.SubprocessError: it cannot be run, fails or does not answer.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True, preexec_fn=ignore_sigterm
+        )  # fmt: skip
+    except OSError as error:  # not there, or no memory for one more process
+        raise subprocess.SubprocessError(f"{command[0]} cannot be run: {error.strerror}") from error
     return done.stdout
 
 

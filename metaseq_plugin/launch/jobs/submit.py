@@ -175,7 +175,9 @@ def submit_here(
     launches: Sequence[Launch], max_jobs: Optional[int], after: Sequence[str]
 ) -> list[str]:
     """Processes of this machine, which outlive this one; with "debug", this one."""
-    queue = Queue(folder_of(launches).parent / "queue", max_jobs, tuple(after))
+    # One for all runs of a folder, whenever they are submitted: what waits for different jobs comes one by one.
+    runs = launches[0].spec.save_dir.absolute().parent
+    queue = Queue(runs / LAUNCH / "queue", max_jobs, tuple(after))
     ids = []
     for launch in launches:
         executor, folder = executor_here(launch), folder_of([launch])

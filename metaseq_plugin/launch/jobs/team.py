@@ -16,12 +16,14 @@ from multiprocessing.connection import Client, Connection, Listener, wait
 from threading import Thread
 from typing import Any, Optional
 
+from metaseq_plugin.launch.jobs.lock import PATIENCE_SECONDS
 from metaseq_plugin.launch.jobs.place import Place
 
 Message = dict[str, Any]
 GONE: Message = {"kind": "gone"}
 HELLO, ENDED, STACKS, KILL, BYE = "hello", "ended", "stacks", "kill", "bye"
-SECONDS_TO_MEET = 300.0  # nodes of a job may start minutes apart
+# Nodes of a job may start minutes apart, and the first one waits for the start before (``lock.py``).
+SECONDS_TO_MEET = 300.0 + PATIENCE_SECONDS
 SECONDS_BETWEEN_TRIES = 0.5
 
 
@@ -66,7 +68,9 @@ class FirstNode(Team):
         super().__init__()
         self._listener: Optional[Listener] = None
         if len(place.hosts) > 1:
-            self._listener = Listener(("", place.ports(start)[1]), authkey=secret)
+            # All come at once. Where the kernel has no room for one, that one may wait for an answer for ever.
+            port = place.ports(start)[1]
+            self._listener = Listener(("", port), backlog=len(place.hosts), authkey=secret)
             Thread(target=self._let_in, args=(self._listener,), daemon=True).start()
 
     def _let_in(self, listener: Listener) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from metaseq_plugin.checkpoint.choose import REQUEUES
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.folders.explain import (
     EARLIER,
@@ -73,6 +74,19 @@ def test_the_command_runs_by_hand(tmp_path: Path) -> None:
 def test_the_command_starts_from_the_restore_file(tmp_path: Path) -> None:
     launch = replace(launch_of(tmp_path / "run"), survival=Survival(restore_file="a b.pt"))
     assert command_script(launch).endswith(f"{launch.spec.command()} --restore-file 'a b.pt'\n")
+
+
+def test_the_command_goes_on_from_the_runs_own_checkpoint(tmp_path: Path) -> None:
+    """Also with a restore file, which would begin anew each time."""
+    launch = replace(launch_of(tmp_path / "run"), survival=Survival(restore_file="a.pt"))
+    fake(tmp_path / "bin", "fairseq-train", "true")
+    program = tmp_path / "bin/fairseq-train"
+    program.write_text(program.read_text().replace("true", f"env > {tmp_path}/variables"))
+    run_as_is = tmp_path / "command.sh"
+    run_as_is.write_text(command_script(launch))
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    subprocess.run(["bash", run_as_is], env={**os.environ, "PATH": path}, check=True)
+    assert REQUEUES + "=1" in (tmp_path / "variables").read_text().split()
 
 
 def test_of_several_ranks_it_is_torchrun_that_runs_it(tmp_path: Path) -> None:

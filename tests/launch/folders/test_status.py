@@ -172,6 +172,7 @@ def test_runs_are_found_below_a_folder_once_each(tmp_path: Path) -> None:
             "nowhere",
             "RUN must be a run folder or a folder of run folders, but .*nowhere is not there",
         ),
+        ("a" * 300, r"RUN must be a folder that can be read, but .* cannot \(File name too long\)"),
         ("file", "RUN must be a run folder or a folder of run folders, but .*file is a file"),
         (
             "empty",

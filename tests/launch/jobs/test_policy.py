@@ -37,6 +37,13 @@ def test_the_same_reason_at_the_same_update_is_given_up_whatever_its_numbers() -
     assert not decide(replace(KILLED, reason="another"), before, SURVIVAL).gives_up
 
 
+def test_two_bad_machines_are_two_failures() -> None:
+    gone = Failure("the agent of n1 is gone", None, None, "n1", 40, blames_node=True)
+    other = replace(gone, reason="the agent of n2 is gone", node="n2")
+    assert not decide(other, [failed(gone), RESTARTING], SURVIVAL).gives_up
+    assert decide(gone, [failed(gone), RESTARTING], SURVIVAL).gives_up
+
+
 def test_a_users_mistake_is_not_tried_again() -> None:
     assert decide(Failure("`--lr` must be given", 2, 0), [], SURVIVAL).gives_up
 

@@ -50,6 +50,7 @@ def test_what_a_rank_writes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress_file() as path:
         assert read(path) == Progress(0, 0.0, True)
         monkeypatch.setenv(update_clock.VARIABLE, str(path))
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
 
         def validate_and_save(cfg: Any, trainer: Any) -> None:
             seen.append(read(path))
@@ -76,6 +77,19 @@ def test_what_a_rank_writes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         clear(path)
         assert read(path) == Progress(0, 0.0, True)
     assert not Path(path).exists()
+
+
+def test_of_the_ranks_of_a_machine_the_first_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it alone saves, the others are done at once."""
+    main = update_clock.telling(lambda cfg: update_clock.telling_it_is_busy(lambda: None)())
+    with progress_file() as path:
+        monkeypatch.setenv(update_clock.VARIABLE, str(path))
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        main(None)
+        assert read(path) == Progress(0, 0.0, True)
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        main(None)
+        assert read(path).since > 0.0
 
 
 def test_without_the_variable_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

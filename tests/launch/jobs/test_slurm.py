@@ -1,5 +1,6 @@
 """What SLURM says of a job, in the words of a real one, and what is asked of it."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,22 @@ def shown(
 def test_a_job_is_read() -> None:
     assert parse(shown()) == JobState("RUNNING", 0, "None", False, "work", 2, "")
     assert parse(shown(excluded="n[1-3]")).excluded == "n[1-3]"
+
+
+def test_of_an_array_the_first_job_is_read() -> None:
+    """SLURM gives one job of an array the array's number, and shows all of them when asked for it."""
+    others = [shown("COMPLETED"), shown("FAILED", "NonZeroExitCode", restarts=2, excluded="n3")]
+    assert parse("\n".join([shown(), *others, ""])) == parse(shown())
+
+
+def test_what_shows_no_job_and_a_command_that_is_not_there_are_failures_of_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(subprocess.SubprocessError, match="no job"):
+        parse("")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(subprocess.SubprocessError, match="scontrol cannot be run: No such file"):
+        slurm.job_state(17)
 
 
 @pytest.mark.parametrize(

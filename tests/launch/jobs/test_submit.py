@@ -2,15 +2,21 @@
 
 import re
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.launch.jobs import sbatch_script, submit
+from metaseq_plugin.launch.jobs.agent import Agent
 from metaseq_plugin.launch.jobs.submit import alike, folder_of, slurm_parameters
+from metaseq_plugin.launch.jobs.turn import Queue
 from metaseq_plugin.launch.spec import Launch, Resources, RunSpec, Survival
+
+jobs_submit = import_module("metaseq_plugin.launch.jobs.submit")  # of which a function has the name
 
 
 def launch(save_dir: str = "/runs/a", **resources: Any) -> Launch:
@@ -96,3 +102,24 @@ def test_what_sbatch_refuses_is_said_in_its_words(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(UserError, match=r"sbatch says: .*invalid partition"):
         submit([launch(str(tmp_path / "run"))])
+
+
+def test_runs_of_a_folder_take_turns_also_where_each_is_submitted_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a stage with ``start: each``, which wait for a run each."""
+    submitted: list[Agent] = []
+
+    def submit_nothing(agent: Agent) -> SimpleNamespace:
+        submitted.append(agent)
+        return SimpleNamespace(job_id="1")
+
+    executor = SimpleNamespace(submit=submit_nothing, name=lambda: "local")
+    monkeypatch.setattr(jobs_submit, "executor_here", lambda launch: executor)
+    for name in ("a", "b"):
+        one = launch(str(tmp_path / "tune" / name))
+        one = replace(one, resources=replace(one.resources, executor="local"))
+        submit([one], max_jobs=1, after=["17"])
+    assert {agent.queue for agent in submitted} == {
+        Queue(tmp_path / "tune" / "launch" / "queue", 1, ("17",))
+    }

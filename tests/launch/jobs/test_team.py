@@ -1,13 +1,16 @@
 """Agents of several nodes hear each other, know when one is gone, and let no stranger in."""
 
+import socket
 import time
+from contextlib import ExitStack
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
+from types import SimpleNamespace
 from typing import Callable
 
 import pytest
 
-from metaseq_plugin.launch.jobs import team
+from metaseq_plugin.launch.jobs import lock, team
 from metaseq_plugin.launch.jobs.place import Place
 from metaseq_plugin.launch.jobs.team import GONE, FirstNode, OtherNode, Team, meet
 
@@ -76,3 +79,35 @@ def test_a_stranger_is_not_let_in_and_the_others_are(free_number: int) -> None:
     wait_until(lambda: 1 in first.connections)
     first.close()
     other.close()
+
+
+def test_all_nodes_of_a_large_job_may_come_at_once(
+    free_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FirstNode, "_let_in", lambda self, listener: None)  # it is slow
+    place = Place("local", "7", free_number, 0, ("127.0.0.1",) * 124, 0)
+    first = meet(place, 0, SECRET)
+    with ExitStack() as stack:
+        for _ in range(123):
+            address = ("127.0.0.1", place.ports(0)[1])
+            stack.enter_context(socket.create_connection(address, timeout=2.0))
+    first.close()
+
+
+def test_the_other_nodes_wait_while_the_first_waits_for_the_start_before(
+    free_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first node has not opened its port yet; the clock goes on by as long as it may wait for a lock."""
+    first_place, other_place = nodes(free_number)
+    clock, opened = [time.monotonic()], []
+
+    def sleep(seconds: float) -> None:
+        clock[0] += lock.PATIENCE_SECONDS / 10
+        if clock[0] - begin >= lock.PATIENCE_SECONDS and not opened:
+            opened.append(meet(first_place, 0, SECRET))
+
+    begin = clock[0]
+    monkeypatch.setattr(team, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    other = meet(other_place, 0, SECRET)
+    other.close()
+    opened[0].close()
