@@ -10,12 +10,14 @@ import os
 import platform
 import shlex
 import socket
+import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 import torch
 from omegaconf import OmegaConf
 
+from metaseq_plugin.checkpoint.run_lock import process_start
 from metaseq_plugin.compat.stop_on_signal import command_line
 from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.ledger.flops import model_flops
@@ -55,6 +57,14 @@ def began(cfg: Any) -> Row:
         "hardware": hardware(cfg),
         "data": data(cfg),
     }
+
+
+def process_began() -> float:
+    """When this process started, in seconds since 1970."""
+    ticks = process_start(os.getpid())
+    assert ticks is not None, "this process runs"
+    uptime = float(Path("/proc/uptime").read_text("ascii").split()[0])
+    return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def flat_options(cfg: Any) -> Row:

@@ -99,4 +99,5 @@ def test_a_loss_that_is_always_zero_is_taken() -> None:
     detector = Detector(64, 8.0)
     assert not look_at_all(detector, [Seen(update, 0.0, 1.0) for update in range(100)])
     spike = detector.look(Seen(100, 0.5, 1.0))
-    assert spike is not None and spike.of == "loss"
+    assert spike is not None
+    assert spike.of == "loss"

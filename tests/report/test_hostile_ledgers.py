@@ -74,4 +74,5 @@ def test_spoiled_events_of_the_launcher(tmp_path: Path) -> None:
         {"time": 1.0, "kind": "end", "start": [0]},
     ):
         account = read_account(run, [spoiled])
-        assert screen(account, 80) and chronicle(account)
+        assert screen(account, 80)
+        assert chronicle(account)
