@@ -38,6 +38,7 @@ A line of updates.jsonl: updates, ntokens, loss (bits a token), gnorm, clip (%),
 waiting, saving, validating, rewinding; tflops, mfu, hfu, watts, joules, energy_is, norms where somebody knows them.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, List, NamedTuple, Optional
 
@@ -115,6 +116,14 @@ def read_ledger(run: Path, with_updates: bool = True) -> Ledger:
         foreign,
         max(formats, default=FORMAT),
     )
+
+
+def forget(folder: Path) -> None:
+    """Delete a ledger that one start has made."""
+    for name in (EVENTS, UPDATES, TALLY):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # somebody else's files are in it
+        folder.rmdir()
 
 
 def is_event(row: Row) -> bool:

@@ -15,7 +15,7 @@ import math
 import os
 import signal
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
@@ -32,6 +32,7 @@ from metaseq_plugin.ledger.files import (
     TALLY,
     UPDATES,
     Ledger,
+    forget,
     ledger_folder,
     read_ledger,
 )
@@ -327,14 +328,6 @@ def writing(recorder: Recorder) -> Iterator[Recorder]:
         raise
     finally:
         recorder.ended(reason)
-
-
-def forget(folder: Path) -> None:
-    """Delete a ledger that one start has made."""
-    for name in (EVENTS, UPDATES, TALLY):
-        (folder / name).unlink(missing_ok=True)
-    with suppress(OSError):  # somebody else's files are in it
-        folder.rmdir()
 
 
 def opened(cfg: Any, stack: ExitStack) -> Recorder:
