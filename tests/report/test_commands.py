@@ -191,6 +191,13 @@ def test_notes_that_are_none_are_refused(run: Path, capsys: pytest.CaptureFixtur
     assert "No space left on device" in refused(capsys, "note", run, "hello")
 
 
+def test_a_note_in_another_encoding_is_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8"))
+    assert "TEXT must be utf-8" in refused(capsys, "note", run, "-")
+
+
 def test_a_screen_is_drawn_over_the_one_before() -> None:
     assert watch.drawn(["a", "b"], is_first=True) == "\x1b[H\x1b[Ja\x1b[K\nb\x1b[K\n\x1b[J"
     assert watch.drawn(["a"], is_first=False) == "\x1b[Ha\x1b[K\n\x1b[J"
