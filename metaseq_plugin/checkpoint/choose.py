@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 from metaseq_plugin.checkpoint.commit import recover
 from metaseq_plugin.checkpoint.manifest import Manifest, SetName, set_name, set_names
@@ -38,21 +38,27 @@ class Resets(NamedTuple):
 
 
 class WentBack(NamedTuple):
-    """A run went back to a checkpoint of so many ``updates``, or to its start, at ``time``: seconds since 1970.
+    """A run went back to a checkpoint, or to its start, once or more often.
 
-    What it had saved after those updates until then is not of its history any more.
+    What it had saved until then after the updates of that checkpoint is not of its history any more.
+
+    Attributes:
+        times: of each time, the updates that it went back to, and when: seconds since 1970.
+        is_now: it has not gone on since the last one.
     """
 
-    updates: int
-    time: float
-    is_now: bool  # and has not gone on since
+    times: Sequence[Tuple[int, float]]
+    is_now: bool
 
     def is_valid(self, name: SetName) -> bool:
         """Whether ``name`` is of the history; a set that says nothing of itself is taken to be."""
         if not name.manifest_path.is_file():
             return True
         manifest = Manifest.read(name.manifest_path)
-        return manifest.num_updates <= self.updates or manifest.saved_at > self.time
+        return all(
+            manifest.num_updates <= updates or manifest.saved_at > time
+            for updates, time in self.times
+        )
 
 
 class Start(NamedTuple):
@@ -70,7 +76,7 @@ def choose(
     Args:
         suffix: the user's --checkpoint-suffix.
         skips_damaged: whether --skip-damaged-checkpoints was given.
-        back: where the run last went back to, if it did; now, it goes on like a job that was requeued.
+        back: where the run went back to, if it did; now, it goes on like a job that was requeued.
     """
     asked = Resets(
         cfg.reset_optimizer, cfg.reset_lr_scheduler, cfg.reset_meters, cfg.reset_dataloader

@@ -52,7 +52,7 @@ def load_checkpoint(
     """fairseq's ``load_checkpoint``: restores ``trainer``; (extra_state, epoch iterator).
 
     Args:
-        back: where the run last went back to, if it did.
+        back: where the run went back to, if it did.
     """
     ranks = all_ranks()
     own = own_name(trainer)

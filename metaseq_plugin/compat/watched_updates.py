@@ -160,6 +160,8 @@ def pass_over(trainer: Any) -> None:
     from fairseq.logging import metrics
 
     trainer.zero_grad()
+    if trainer.cfg.common.amp:
+        trainer.optimizer.scaler.update()  # it has unscaled these gradients, and takes no others before
     trainer.set_num_updates(trainer.get_num_updates() + 1)
     count_none()
     metrics.log_stop_time("train_wall")

@@ -24,7 +24,7 @@ from metaseq_plugin.ledger.curves import Curve
 from metaseq_plugin.ledger.files import FORMAT
 from metaseq_plugin.ledger.history import History, Told, whole
 from metaseq_plugin.ledger.times import Times
-from metaseq_plugin.ledger.totals import Metered, Settings, Totals, numbers_of
+from metaseq_plugin.ledger.totals import Metered, Settings, Totals, devices_of, numbers_of
 from metaseq_plugin.storage.json_lines import Row
 
 ALIVE_SECONDS = 60.0  # a run that was seen so lately is running
@@ -60,7 +60,10 @@ def assembled(
     to_go = None if max_update is None or pace is None else (max_update - reached) * pace
     updates = total_updates(starts, reached)
     problems += faults(history, starts, events, updates)
-    busy = sum(sum(start.seconds.values()) for start in starts)
+    spans = [
+        (devices_of(history.starts[start.number].of("start")), sum(start.seconds.values()))
+        for start in starts
+    ]
     return Account(
         run=run.absolute().name,
         path=str(run.absolute()),
@@ -77,7 +80,7 @@ def assembled(
         end=last.end,
         starts=starts,
         seconds=all_seconds(starts),
-        numbers=numbers_of(totals, what, metered, busy, settings, problems),
+        numbers=numbers_of(totals, what, metered, spans, settings, problems),
         curve=curve.points(),
         valid=[event for event in events if event["kind"] == "valid" and history.was_kept(event)],
         events=merged([*events, *kills(starts)], launch_events),

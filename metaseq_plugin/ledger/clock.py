@@ -103,7 +103,7 @@ class Clock:
         self._write(update=update)
 
     def made(self, update: int) -> None:
-        """One more update was made; the run's updates are ``update`` now."""
+        """One more update was made, or gone past as a spike; the run's updates are ``update`` now."""
         self._write(update=update, done=self.done + 1)
 
     def unwritten(self, lines: int) -> None:

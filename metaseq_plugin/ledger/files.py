@@ -38,9 +38,11 @@ A line of updates.jsonl: updates, ntokens, loss (bits a token), gnorm, clip (%),
 waiting, saving, validating, rewinding; tflops, mfu, hfu, watts, joules, energy_is, norms where somebody knows them.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, List, NamedTuple, Optional
 
+from metaseq_plugin.ledger.sound import sound, sound_tally
 from metaseq_plugin.ledger.tally import Tally, read_tally
 from metaseq_plugin.storage.json_lines import Row, parse_row, read_lines
 
@@ -100,18 +102,28 @@ def read_ledger(run: Path, with_updates: bool = True) -> Ledger:
     """
     folder = ledger_folder(run)
     lines = read_lines(folder / EVENTS)
-    events = [row for row in map(parse_row, lines) if row is not None and is_event(row)]
+    rows = (sound(parse_row(line)) for line in lines)
+    events = [row for row in rows if row is not None and is_event(row)]
     update_lines = read_lines(folder / UPDATES) if with_updates else []
-    updates = [row for row in map(parse_row, update_lines) if row is not None and is_update(row)]
+    rows = (sound(parse_row(line)) for line in update_lines)
+    updates = [row for row in rows if row is not None and is_update(row)]
     foreign = len(lines) - len(events) + len(update_lines) - len(updates)
     formats = [event["format"] for event in events if is_whole(event.get("format"))]
     return Ledger(
         completed(events),
         updates,
-        read_tally(folder / TALLY),
+        sound_tally(read_tally(folder / TALLY)),
         foreign,
         max(formats, default=FORMAT),
     )
+
+
+def forget(folder: Path) -> None:
+    """Delete a ledger that one start has made."""
+    for name in (EVENTS, UPDATES, TALLY):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # somebody else's files are in it
+        folder.rmdir()
 
 
 def is_event(row: Row) -> bool:

@@ -12,7 +12,7 @@ and so on: each up to where the next one begins. What they made above it, and wh
 
 so kept + lost is done by construction, and no update is kept twice. How far a start came is known from its ``end``; of
 one that was killed from ``before`` of the next start, of the latest one from the tally, and where all of these are gone
-from the last line that it wrote.
+or older, as where the machine went down, from the last save or line that it wrote.
 """
 
 import math
@@ -226,7 +226,8 @@ def stretches_of(told: Told) -> List[Stretch]:
                 here.saved.add(update)
     if told.last is not None:
         here = stretches[-1]
-        here.last, here.is_open = max(here.first, told.last), False
+        # The tally of a machine that went down may be older than what it had written to the disk.
+        here.last, here.is_open = max(here.first, told.last, *here.saved), told.end is None
     return stretches
 
 

@@ -132,7 +132,8 @@ def read_account(
     problems = [f"{foreign:,} lines are torn, or not the ledger's: left out."] if foreign else []
     seen = time.time() if now is None else now
     sums = (folded.curve, folded.times, folded.totals)
-    return assembled(run, history, sums, events, launch_events, metered, settings, seen, problems)
+    launched = [row for row in map(sound, launch_events) if row is not None]
+    return assembled(run, history, sums, events, launched, metered, settings, seen, problems)
 
 
 def read_meters(folder: Path) -> Optional[Metered]:

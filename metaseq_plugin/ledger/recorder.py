@@ -15,12 +15,11 @@ import math
 import os
 import signal
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from metaseq_plugin.checkpoint.manifest import MANIFEST_SUFFIX, Manifest
-from metaseq_plugin.checkpoint.run_lock import process_start
 from metaseq_plugin.compat.errors import UserError, brief
 from metaseq_plugin.compat.finished_runs import NothingToDo
 from metaseq_plugin.compat.last_words import lost_rank
@@ -33,12 +32,19 @@ from metaseq_plugin.ledger.files import (
     TALLY,
     UPDATES,
     Ledger,
+    forget,
     ledger_folder,
     read_ledger,
 )
 from metaseq_plugin.ledger.journal import Journal
 from metaseq_plugin.ledger.options import check_options, option
-from metaseq_plugin.ledger.start import began, changes, model_facts, of_the_schedule
+from metaseq_plugin.ledger.start import (
+    began,
+    changes,
+    model_facts,
+    of_the_schedule,
+    process_began,
+)
 from metaseq_plugin.ledger.tally import TallyFile
 from metaseq_plugin.ledger.window import Window
 from metaseq_plugin.storage.json_lines import Row
@@ -143,7 +149,13 @@ class Recorder:
 
     def ended(self, reason: str) -> None:
         """Write what is left, and ``end``."""
-        self._write_window()
+        try:
+            self._write_window()
+        except (
+            RuntimeError
+        ) as error:  # a device that is broken gives no numbers, and ``end`` matters more
+            why = f"the last numbers could not be read: {brief(str(error))}"
+            self.event("missing", lines=1, since=round(time.time(), 3), reason=why)
         self.event(
             "end",
             reason=reason,
@@ -176,6 +188,7 @@ class Recorder:
         if self._reduced is not None and self._window is not None:
             self._window.add(self._reduced)
             self._reduced = None
+        if update != self.clock.update:
             self.clock.made(update)
         if not was_made:
             self._skipped(loss_scale)
@@ -317,48 +330,42 @@ def writing(recorder: Recorder) -> Iterator[Recorder]:
         recorder.ended(reason)
 
 
-def forget(folder: Path) -> None:
-    """Delete a ledger that one start has made."""
-    for name in (EVENTS, UPDATES, TALLY):
-        (folder / name).unlink(missing_ok=True)
-    with suppress(OSError):  # somebody else's files are in it
-        folder.rmdir()
-
-
 def opened(cfg: Any, stack: ExitStack) -> Recorder:
     """The recorder of a new start, its ``start`` written; ``stack`` closes its files."""
     folder = ledger_folder(Path(cfg.checkpoint.save_dir))
-    try:
+    with refusing(folder):
         before = read_ledger(folder.parent, with_updates=False)
         if before.is_newer:
             raise UserError(
                 f"`--save-dir` must have a ledger of format {FORMAT}, but {folder} is of {before.format}: a later "
                 "version wrote it. Update metaseq-plugin, or set --no-ledger."
             )
-        numbers = [event.get("start") for event in before.starts]
-        last = max((number for number in numbers if isinstance(number, int)), default=-1)
-        last = max(last, -1 if before.tally is None else before.tally.start)
         journal = stack.enter_context(Journal(folder / EVENTS, folder / UPDATES))
-        # Where one process trains twice, as in a notebook, the second start begins behind the first.
-        seen = 0.0 if before.tally is None else before.tally.seen
-        since = min(time.time(), max(process_began(), seen))
+    numbers = [event.get("start") for event in before.starts]
+    last = max((number for number in numbers if isinstance(number, int)), default=-1)
+    last = max(last, -1 if before.tally is None else before.tally.start)
+    # Where one process trains twice, as in a notebook, the second start begins behind the first.
+    seen = 0.0 if before.tally is None else before.tally.seen
+    since = min(time.time(), max(process_began(), seen))
+    # Takes a while, for which the tally of the start before stays: nothing else knows what that had done.
+    facts = began(cfg)
+    with refusing(folder):
         clock = stack.enter_context(Clock(TallyFile(folder / TALLY), last + 1, since))
+    recorder = Recorder(cfg, journal, clock, before)
+    recorder.started({"began": since, **facts})
+    return recorder
+
+
+@contextmanager
+def refusing(folder: Path) -> Iterator[None]:
+    """Within, a file of the ledger in ``folder`` that cannot be read or written is refused in a sentence."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"`--save-dir` must be a folder whose ledger can be written, but {error.filename or folder} cannot "
             f"({error.strerror or error}). Make it writable, or set --no-ledger to keep none."
         ) from error
-    recorder = Recorder(cfg, journal, clock, before)
-    recorder.started({"began": since, **began(cfg)})
-    return recorder
-
-
-def process_began() -> float:
-    """When this process started, in seconds since 1970."""
-    ticks = process_start(os.getpid())
-    assert ticks is not None, "this process runs"
-    uptime = float(Path("/proc/uptime").read_text("ascii").split()[0])
-    return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def told(recorder: Recorder, error: BaseException) -> str:

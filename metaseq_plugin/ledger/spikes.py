@@ -27,7 +27,7 @@ LEARNING = 32  # residuals before any is judged
 SIGMA = 1.4826
 # Less than this is never unusual: 2 % of the loss, a norm that is 1.2 times another.
 LOSS_FLOOR, NORM_FLOOR = 0.02, 0.2
-SMALLEST = 1e-12  # a norm of 0 has a logarithm, too
+SMALLEST = 1e-12  # a norm of 0 has a logarithm, and a loss that is always 0 a spread
 
 
 class Seen(NamedTuple):
@@ -62,7 +62,7 @@ class Series:
             return 0.0
         half, is_odd = divmod(len(self._sorted), 2)
         middle = self._sorted[half] + self._sorted[half - 1 + is_odd]
-        return (value - self.expected) / max(SIGMA * middle / 2, floor)
+        return (value - self.expected) / max(SIGMA * middle / 2, floor, SMALLEST)
 
     def take(self, value: float) -> None:
         """Take ``value`` in."""

@@ -10,12 +10,14 @@ import os
 import platform
 import shlex
 import socket
+import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 import torch
 from omegaconf import OmegaConf
 
+from metaseq_plugin.checkpoint.run_lock import process_start
 from metaseq_plugin.compat.stop_on_signal import command_line
 from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.ledger.flops import model_flops
@@ -55,6 +57,14 @@ def began(cfg: Any) -> Row:
         "hardware": hardware(cfg),
         "data": data(cfg),
     }
+
+
+def process_began() -> float:
+    """When this process started, in seconds since 1970."""
+    ticks = process_start(os.getpid())
+    assert ticks is not None, "this process runs"
+    uptime = float(Path("/proc/uptime").read_text("ascii").split()[0])
+    return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def flat_options(cfg: Any) -> Row:
@@ -119,17 +129,26 @@ def data(cfg: Any) -> Row:
     """Where the data lie, how much there is, and a hash of it; empty for a task without.
 
     The hash is SHA-256 over name, size, and the first and last EDGE_BYTES of each file, in the order of names: another
-    corpus or another order shows, a byte that was changed amid a large file does not. Beyond MAX_FILES none is taken.
+    corpus or another order shows, a byte that was changed amid a large file does not. Beyond MAX_FILES none is taken, nor where a file
+    cannot be read: then ``problem`` says which.
     """
     if "data" not in cfg.task or not cfg.task.data:
         return {}
-    folders = str(cfg.task.data).split(":")
+    path = str(cfg.task.data)
+    try:
+        return {"path": path, **contents(path.split(":"))}
+    except OSError as error:  # a file that training may not need, or that somebody has just deleted
+        return {"path": path, "hash": None, "problem": f"{error.filename}: {error.strerror}"}
+
+
+def contents(folders: Sequence[str]) -> Row:
+    """How many files there are in ``folders``, their bytes and hash.
+
+    Raises:
+        OSError: one cannot be read.
+    """
     files = [(Path(folder), path) for folder in folders for path in files_below(Path(folder))]
-    found: Row = {
-        "path": str(cfg.task.data),
-        "files": len(files),
-        "bytes": sum(path.stat().st_size for _, path in files),
-    }
+    found: Row = {"files": len(files), "bytes": sum(path.stat().st_size for _, path in files)}
     if len(files) > MAX_FILES:
         return {**found, "hash": None}
     digest = hashlib.sha256()
@@ -181,10 +200,15 @@ def files_below(folder: Path) -> List[Path]:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Dict[str, Dict[str, List[Any]]]:
     """What is other than at the start ``before``: options, layout, code and versions, name -> [before, now]."""
     found = {
-        what: difference(before.get(field) or {}, now.get(field) or {})
+        what: difference(mapping(before.get(field)), mapping(now.get(field)))
         for what, field in COMPARED.items()
     }
     return {what: names for what, names in found.items() if names}
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """``value``; empty where a damaged line holds something else."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> Dict[str, List[Any]]:

@@ -31,7 +31,8 @@ class Tally(NamedTuple):
         start: which start of the run.
         first_update: the update that it went on from; -1: it has not come so far.
         update: the run's updates, its number of the last one.
-        done: updates that this start has made; above ``update - first_update`` after a rewind.
+        done: updates that this start has made, those that it went past for a spike (--on-spike skip) among them;
+            above ``update - first_update`` after a rewind.
         unwritten: lines of the ledger that could not be written.
         has_ended: 1 once its ``end`` is written.
         began: when its process started, in seconds since 1970.

@@ -3,7 +3,7 @@
     totals = Totals()
     for line in lines:
         totals.add(line, share_lost)
-    numbers_of(totals, what, folder, busy_seconds)
+    numbers_of(totals, what, metered, spans, settings, problems)
 
     model_flops      tokens · FLOPs a token, of every update that was made: lost ones have cost as much
     device_hours     devices · hours of all starts, from begin to end
@@ -14,7 +14,7 @@
 PUE and intensity are --pue and --carbon-intensity of the run, or of the report; else the defaults of those files.
 """
 
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.ledger import carbon, energy
@@ -88,6 +88,9 @@ class Devices(NamedTuple):
     name: Optional[str]
 
 
+Span = Tuple[Devices, float]  # of one start: what it ran on, and its seconds
+
+
 class Metered(NamedTuple):
     """What the machines' own files of energy say together."""
 
@@ -100,7 +103,7 @@ def numbers_of(
     totals: Totals,
     what: Mapping[str, Any],
     metered: Optional[Metered],
-    busy_seconds: float,
+    spans: "Sequence[Span]",
     settings: Settings,
     problems: List[str],
 ) -> Dict[str, Number]:
@@ -108,7 +111,7 @@ def numbers_of(
 
     Args:
         what: the last start, with its options and what ``ready`` said.
-        busy_seconds: of all starts, without what was between them.
+        spans: of each start its devices and seconds.
         problems: sentences are added to it.
     """
     found: Dict[str, Number] = {
@@ -123,7 +126,7 @@ def numbers_of(
         )
     found.update(flops(totals, what))
     devices = devices_of(what)
-    found["device_hours"] = device_hours(devices, busy_seconds)
+    found["device_hours"] = device_hours(spans, devices)
     options = what.get("options")
     options = options if isinstance(options, Mapping) else {}
     found["device_kwh"] = device_energy(totals, metered, devices, found["device_hours"], options)
@@ -187,12 +190,19 @@ def devices_of(what: Mapping[str, Any]) -> Devices:
     )
 
 
-def device_hours(devices: Devices, busy_seconds: float) -> Number:
-    if devices.number is None:
-        return Number(None, "h", UNKNOWN, "the ledger does not say how many devices there were")
-    hours = devices.number * busy_seconds / 3600
-    some = f"{devices.number} device{'' if devices.number == 1 else 's'}"
-    return Number(hours, "h", MEASURED, f"{some} × {busy_seconds / 3600:.4g} h")
+def device_hours(spans: "Sequence[Span]", last: Devices) -> Number:
+    """Of all starts, which may have had more devices or fewer; one that does not say had as many as the last."""
+    hours: Dict[int, float] = {}
+    for devices, spent in spans:
+        number = devices.number or last.number
+        if number is None:
+            return Number(None, "h", UNKNOWN, "the ledger does not say how many devices there were")
+        hours[number] = hours.get(number, 0.0) + spent / 3600
+    formula = " + ".join(
+        f"{number} device{'' if number == 1 else 's'} × {each:.4g} h"
+        for number, each in hours.items()
+    )
+    return Number(sum(number * each for number, each in hours.items()), "h", MEASURED, formula)
 
 
 def device_energy(

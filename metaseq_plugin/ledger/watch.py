@@ -23,6 +23,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 from metaseq_plugin.checkpoint.choose import WentBack, candidates, is_requeued, of_history
 from metaseq_plugin.checkpoint.manifest import Manifest
 from metaseq_plugin.checkpoint.save import own_name
+from metaseq_plugin.compat.checkpoint_errors import DEFAULT_RESTORE_FILE
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.compat.finite_numbers import diverged
 from metaseq_plugin.compat.watched_updates import GoBack, Skip, Update
@@ -62,6 +63,11 @@ class Watch:
         self.norms: Optional[Norms] = None
         self._seen = remembered.seen
         self._started_at: Optional[int] = None  # updates that this process began with
+        # The start's own checkpoint is not among those that the run saves, and deletes.
+        self._is_from_elsewhere = not (
+            cfg.checkpoint.restore_file == DEFAULT_RESTORE_FILE
+            and cfg.checkpoint.continue_once is None
+        )
         self._goes_back = False
         self._nonfinite_in_a_row = 0
         self._in_spike = False
@@ -78,14 +84,23 @@ class Watch:
 
     @property
     def back(self) -> Optional[WentBack]:
-        """Where the run last went back to."""
+        """Where the run went back to, if it did."""
         if not self.rewinds:
             return None
-        last = self.rewinds[-1]
-        return WentBack(last["to"], last["time"], self._goes_back)
+        times = [(rewind["to"], rewind["time"]) for rewind in self.rewinds]
+        return WentBack(times, self._goes_back)
 
     def begins(self, updates: int) -> None:
-        """All is loaded: the run goes on behind so many updates."""
+        """All is loaded: the run goes on behind so many updates.
+
+        Raises:
+            UserError: it was to go back to other ones, and what was saved of those has gone or is damaged.
+        """
+        if self._goes_back and updates != self.rewinds[-1]["to"]:
+            raise UserError(
+                f"A rewind must find the checkpoint of update {self.rewinds[-1]['to']} in {self.run}, but the newest "
+                f"that can be loaded is of update {updates}. Set --restore-file, and another --save-dir."
+            )
         if self._started_at is None:
             self._started_at = updates
         self.detector.restore(seen for seen in self._seen if seen.update <= updates)
@@ -194,6 +209,12 @@ class Watch:
                 f"and {said}. Lower --lr, or set a larger --rewind-skip."
             )
         to = on_first(self.ranks, lambda: self._good_checkpoint(number, suffix))
+        if to is None:
+            self._tell("spike", update=number, **self._fields(spike, "stopped"))
+            raise UserError(
+                f"`--on-spike rewind` must find a checkpoint from before the spike, but {self.run} has none any more, "
+                f"and {said}. Keep more with --keep-interval-updates, or set skip."
+            )
         first = max(to + 1, number - self.options.rewind_skip // 2)
         last = max(number, first + self.options.rewind_skip - 1)
         now = self.ranks.all_gather(time.time())[0]
@@ -219,8 +240,11 @@ class Watch:
             )
         raise GoBack
 
-    def _good_checkpoint(self, number: int, suffix: str) -> int:
-        """Updates of the newest checkpoint from before update ``number`` spiked; those of the start otherwise."""
+    def _good_checkpoint(self, number: int, suffix: str) -> Optional[int]:
+        """Updates of the newest checkpoint from before update ``number`` spiked; those of the start otherwise.
+
+        None where the start was from a checkpoint of this folder that has been deleted since.
+        """
         assert self._started_at is not None, "an update is made of a run that has begun"
         names = of_history(candidates(self.run, suffix), self.back)
         saved = [
@@ -228,7 +252,11 @@ class Watch:
             for name in names
             if name.manifest_path.is_file()
         ]
-        return max((done for done in saved if done < number - ROOM), default=self._started_at)
+        good = max((done for done in saved if done < number - ROOM), default=None)
+        if good is not None:
+            return good
+        is_there = self._is_from_elsewhere or self._started_at in (0, *saved)
+        return self._started_at if is_there else None
 
     def _keep_rewind(self) -> None:
         try:

@@ -13,6 +13,7 @@ of the run. `metaseq watch RUN` draws the screen again and again, `metaseq note 
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import webbrowser
@@ -81,5 +82,5 @@ def show(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201
-    except BrokenPipeError:  # of `| head`
-        sys.stderr.close()
+    except BrokenPipeError:  # of `| head`: what is left goes nowhere, and what comes is still said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

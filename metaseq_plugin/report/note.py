@@ -33,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Append the note, and say where."""
-    text = sys.stdin.read() if args.text == [STDIN] else " ".join(args.text)
+    try:
+        text = sys.stdin.read() if args.text == [STDIN] else " ".join(args.text)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"TEXT must be {error.encoding}, but the standard input is not ({error.reason}). Convert it with iconv."
+        ) from error
     path = write_note(one_run(args.run_folder), text, args.author)
     print(f"Noted in {path}")  # noqa: T201
 

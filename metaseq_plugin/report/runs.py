@@ -54,5 +54,5 @@ def read_accounts(folders: Sequence[Path], settings: Settings) -> "Tuple[List[Ac
         except UserError as error:
             problems.append(str(error))
     if not accounts:
-        raise UserError(*problems)
+        raise UserError(*dict.fromkeys(problems))  # a wrong --pue is one for each run
     return accounts, problems

@@ -34,6 +34,17 @@ def test_what_a_run_went_back_over_is_not_of_its_history(tmp_path: Path) -> None
     torch.save(whole_state(), tmp_path / "checkpoint2.pt")  # which says nothing of itself
     names = candidates(tmp_path, "")
     for is_now in (True, False):
-        kept = of_history(names, WentBack(5, 3000.0, is_now))
+        kept = of_history(names, WentBack([(5, 3000.0)], is_now))
         assert {name.stem for name in kept} == {"checkpoint_1_5", "checkpoint_1_7", "checkpoint2"}
     assert of_history(names, None) == names
+
+
+def test_what_a_run_went_back_over_before_stays_out_when_it_goes_back_again(tmp_path: Path) -> None:
+    """To update 5 at second 3000 and, having come further, to update 8 at second 5000."""
+    for stem, updates, at in (("checkpoint_1_5", 5, 1000.0), ("checkpoint_best", 7, 2000.0),
+                              ("checkpoint_1_8", 8, 4000.0), ("checkpoint_last", 9, 4500.0)):  # fmt: skip
+        whole = whole_state()
+        whole["optimizer_history"][-1]["num_updates"] = updates
+        save_set(Place(tmp_path, (stem,), at), whole)
+    kept = of_history(candidates(tmp_path, ""), WentBack([(5, 3000.0), (8, 5000.0)], False))
+    assert [name.stem for name in kept] == ["checkpoint_1_8", "checkpoint_1_5"]

@@ -16,7 +16,7 @@ from metaseq_plugin.ledger.account import KINDS, Account
 from metaseq_plugin.ledger.files import EVENTS, TALLY, UPDATES, ledger_folder
 from metaseq_plugin.ledger.read_account import read_account
 from metaseq_plugin.ledger.totals import Settings
-from tests.ledger.written import BEGIN, WrittenRun, usual_run
+from tests.ledger.written import BEGIN, HARDWARE, WrittenRun, usual_run
 
 
 def check_sums(account: Account, run: WrittenRun) -> None:
@@ -157,6 +157,19 @@ def test_energy_without_a_meter_is_estimated_from_rated_power(tmp_path: Path) ->
     assert numbers["kwh"].value == pytest.approx(hours * 0.4 * 1.1)
     assert numbers["co2e"].value == pytest.approx(hours * 0.4 * 1.1 * 0.385)
     assert (numbers["pue"].basis, numbers["intensity"].basis) == ("assumed", "assumed")
+
+
+def test_starts_on_other_numbers_of_devices_count_their_own(tmp_path: Path) -> None:
+    run = WrittenRun(tmp_path)
+    run.start(0)
+    run.updates(30)
+    run.end("stopped by SIGTERM")
+    run.start(30, hardware={**HARDWARE, "devices": 2})
+    run.updates(60)
+    run.end()
+    found = read_account(run.write()).numbers["device_hours"]
+    assert found.value == pytest.approx((8 * (12 + 30) + 2 * (12 + 60)) / 3600)
+    assert found.formula == "8 devices × 0.01167 h + 2 devices × 0.02 h"
 
 
 def test_energy_of_meters_is_the_sum_over_machines(tmp_path: Path) -> None:

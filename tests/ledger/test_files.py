@@ -200,3 +200,11 @@ def test_a_full_disk_delays_lines_and_what_was_lost_is_said(tmp_path: Path, num_
     assert found.foreign == 1  # the line that was cut
     missing = [(event["lines"], event["reason"]) for event in found.of("missing")]
     assert missing == ([(lost, "File too large")] if lost else [])
+
+
+def test_fields_of_another_type_do_not_stop_the_next_start(tmp_path: Path) -> None:
+    with Lines(tmp_path / "ledger" / EVENTS) as lines:
+        lines.append({"time": 1.0, "kind": "start", "start": 0, "update": 0}, True)
+        lines.append({"time": 2.0, "kind": "ready", "start": [0]}, True)
+    ledger = read_ledger(tmp_path)
+    assert [event["start"] for event in ledger.events] == [0, None]

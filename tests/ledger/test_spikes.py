@@ -92,3 +92,12 @@ def test_what_is_restored_judges_as_before() -> None:
 
 def test_a_norm_of_zero_is_taken() -> None:
     assert not look_at_all(Detector(64, 8.0), [Seen(update, 1.0, 0.0) for update in range(100)])
+
+
+def test_a_loss_that_is_always_zero_is_taken() -> None:
+    """As of a criterion that logs none; the first that is not is a spike."""
+    detector = Detector(64, 8.0)
+    assert not look_at_all(detector, [Seen(update, 0.0, 1.0) for update in range(100)])
+    spike = detector.look(Seen(100, 0.5, 1.0))
+    assert spike is not None
+    assert spike.of == "loss"

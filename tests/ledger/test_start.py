@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from metaseq_plugin.ledger import start
 from metaseq_plugin.ledger.start import EDGE_BYTES, changes, data, difference, of_the_schedule
 
 
@@ -89,3 +90,19 @@ def test_only_what_changed_is_said() -> None:
 def test_what_every_start_has_of_its_own_is_no_change() -> None:
     port = "distributed_training.distributed_port"
     assert difference({port: 1, "a": 1}, {port: 2, "a": 2}) == {"a": [1, 2]}
+
+
+def test_a_file_that_is_gone_when_it_is_read_ends_no_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = folder / "train" / "01.bin"
+    monkeypatch.setattr(start, "files_below", lambda _: [gone])
+    assert of(str(folder)) == {
+        "path": str(folder), "hash": None, "problem": f"{gone}: No such file or directory",
+    }  # fmt: skip
+
+
+def test_what_a_damaged_start_says_is_taken_as_nothing() -> None:
+    assert changes({"options": [1], "layout": "none"}, {"options": {"a": 1}}) == {
+        "options": {"a": [None, 1]}
+    }

@@ -60,7 +60,7 @@ class WrittenRun:
         }  # fmt: skip
         before = {"before": self.before} if self.before else {}
         self.update = 0
-        self.event("start", **told, **before, **fields)
+        self.event("start", **{**told, **before, **fields})
         self.spend(STARTING, "starting")
         self.update = first
         self.event(

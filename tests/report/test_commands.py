@@ -103,6 +103,25 @@ def test_html_is_written_and_opened(
     assert "`--open` must find a browser" in capsys.readouterr().err
 
 
+def test_what_is_wrong_for_every_run_is_said_once(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual_run(tmp_path / "runs" / "b").write()
+    assert refused(capsys, "report", tmp_path / "runs", "--pue", "0.5").count("--pue") == 1
+
+
+def test_a_pipe_that_is_closed_hides_no_problem(run: Path, tmp_path: Path) -> None:
+    """As that of `metaseq report runs | head -1` is."""
+    page, (reading, writing) = tmp_path / "a.html", os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-c", f"from metaseq_plugin.cli import main; main(['report', '{run}', '--html', '{page}'])"],
+        stdout=writing, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, f"Written: {page}\n")
+
+
 @pytest.mark.parametrize("word", ["report", "watch", "note"])
 def test_what_is_no_run_is_refused(
     word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -170,6 +189,13 @@ def test_notes_that_are_none_are_refused(run: Path, capsys: pytest.CaptureFixtur
     path.rename(path.with_name("elsewhere"))
     os.symlink("/dev/full", path)
     assert "No space left on device" in refused(capsys, "note", run, "hello")
+
+
+def test_a_note_in_another_encoding_is_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), "utf-8"))
+    assert "TEXT must be utf-8" in refused(capsys, "note", run, "-")
 
 
 def test_a_screen_is_drawn_over_the_one_before() -> None:

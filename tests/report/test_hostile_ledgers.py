@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.ledger.read_account import read_account
 from metaseq_plugin.report.chronicle import chronicle
 from metaseq_plugin.report.page.file import page_text
 from metaseq_plugin.report.runs import account_of
@@ -64,3 +65,14 @@ def test_spoiled_fields(of_events: List[Any], of_lines: List[Any], chance: rando
         assert chronicle(account).startswith("# Chronicle")
         json.dumps(account.as_json(), allow_nan=False)
         assert page_text([account]).startswith("<!")
+
+
+def test_spoiled_events_of_the_launcher(tmp_path: Path) -> None:
+    run = usual_run(tmp_path).write()
+    for spoiled in (
+        {"time": 10**400, "kind": "failed"},
+        {"time": 1.0, "kind": "end", "start": [0]},
+    ):
+        account = read_account(run, [spoiled])
+        assert screen(account, 80)
+        assert chronicle(account)
