@@ -99,7 +99,8 @@ def test_the_other_nodes_wait_while_the_first_waits_for_the_start_before(
 ) -> None:
     """The first node has not opened its port yet; the clock goes on by as long as it may wait for a lock."""
     first_place, other_place = nodes(free_number)
-    clock, opened = [time.monotonic()], []
+    opened: list[Team] = []
+    clock = [time.monotonic()]
 
     def sleep(seconds: float) -> None:
         clock[0] += lock.PATIENCE_SECONDS / 10
