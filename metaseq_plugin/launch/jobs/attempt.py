@@ -216,7 +216,10 @@ class Attempt:
         """Print what the first rank has printed since."""
         text = log.read()
         if text and self.place.is_first:
-            sys.stdout.write(text.decode("utf-8", "replace"))
+            encoding = sys.stdout.encoding or "utf-8"  # which may not have all that a rank prints
+            sys.stdout.write(
+                text.decode("utf-8", "replace").encode(encoding, "replace").decode(encoding)
+            )
             sys.stdout.flush()
 
     def own_failures(self) -> list[Failure]:
