@@ -377,8 +377,9 @@ def told(recorder: Recorder, error: BaseException) -> str:
         name = signal.Signals(number).name
         recorder.event("signal", name=name)
         return f"stopped by {name}"
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, AssertionError)):  # fairseq asserts what options must be
         recorder.refused()
+    if isinstance(error, UserError):
         return str(error)
     lost = lost_rank(error)
     if lost is not None:
