@@ -4,7 +4,7 @@
     metaseq data inspect data
     metaseq convert runs/quickstart/checkpoint_best.pt opt-hf --to hf
     metaseq help convert        the same as metaseq convert --help
-    metaseq help train          the options that the plugin adds to fairseq-train
+    metaseq help train          the options that the plugin adds to fairseq-train; help ledger: those of the ledger
 
 A subcommand, also one of a group such as ``data``, is a module with a docstring (its first line is the
 help), ``add_arguments(parser)`` and ``run(args)``. The steps: (1) a parser is built from the docstrings,
@@ -150,8 +150,8 @@ def leave_out_package() -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one subcommand; the exit status: 0, or after one sentence 1 (a rank is lost), 2 (what to set), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments == ["help", "train"]:
-        import_module(TRAINING_OPTIONS).show()
+    if arguments in (["help", "train"], ["help", "ledger"]):
+        import_module(TRAINING_OPTIONS).show(arguments[1])
         return 0
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]

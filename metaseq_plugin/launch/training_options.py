@@ -1,6 +1,7 @@
 """What the plugin adds to ``fairseq-train``, a screen of it: by task, arch, criterion, optimizer and tokenizer.
 
     metaseq help train
+    metaseq help ledger     those of the ledger, which every task of ours has
 
 Texts and defaults are those of the registered dataclasses, as fairseq's own parser makes options of them.
 The steps: (1) ours are found in fairseq's registries; (2) fairseq's ``gen_parser_from_dataclass`` fills a
@@ -18,13 +19,16 @@ from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
 from metaseq_plugin.compat.whole_help import HelpWithDefaults
+from metaseq_plugin.ledger.options import LedgerOptions
 
 PACKAGE = __name__.partition(".")[0]
+LEDGER = "ledger"
 METAVARS, TEXT = {int: "N", float: "X"}, "S"
 HELP_COLUMN = 36
 INTRODUCTION = (
     "What --user-dir metaseq_plugin adds to fairseq-train (N: a whole number, X: any, S: text). A whole\n"
-    "command with --help at its end shows fairseq's options too, and the defaults of its --arch."
+    "command with --help at its end shows fairseq's options too, and the defaults of its --arch. Those of\n"
+    "the ledger, in which a run keeps what it did, and of what watches it: `metaseq help ledger`."
 )
 
 
@@ -67,10 +71,18 @@ def registered_configs() -> Iterator[Tuple[str, Any]]:
                 yield f"--{kind} {' … '.join(names[:1] + names[1:][-1:])}", config
 
 
+def ledger_page() -> str:
+    """The ledger's options, as wide as the terminal."""
+    options = Options("every --task opt_…", set())
+    gen_parser_from_dataclass(options, LedgerOptions())
+    return options.format_help().lstrip("\n")
+
+
 def page() -> str:
-    """All groups, as wide as the terminal."""
-    shown: Set[Tuple[Any, ...]] = set()
-    groups = []
+    """All groups but the ledger's, as wide as the terminal."""
+    ledger = Options("", set())
+    gen_parser_from_dataclass(ledger, LedgerOptions())
+    shown, groups = ledger.shown, []
     for title, config in registered_configs():
         options = Options(title, shown)
         gen_parser_from_dataclass(options, config())
@@ -78,6 +90,6 @@ def page() -> str:
     return "".join([f"{INTRODUCTION}\n", *groups])
 
 
-def show() -> None:
-    """Print the page."""
-    print(page(), end="")  # noqa: T201
+def show(of: str) -> None:
+    """Print the page of "train" or "ledger"."""
+    print(ledger_page() if of == LEDGER else page(), end="")  # noqa: T201

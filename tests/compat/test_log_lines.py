@@ -57,8 +57,9 @@ def test_an_update_that_is_skipped_has_no_tokens_and_the_sum_goes_on() -> None:
         updates = number
 
     trainer = SimpleNamespace(
-        zero_grad=lambda: None, get_num_updates=lambda: updates, set_num_updates=count
-    )
+        cfg=SimpleNamespace(common=SimpleNamespace(amp=False)), zero_grad=lambda: None,
+        get_num_updates=lambda: updates, set_num_updates=count,
+    )  # fmt: skip
     metrics.reset()
     try:
         for is_skipped in (True, False, True, False):
