@@ -23,7 +23,7 @@ WITHOUT_A_WORD = signal.SIGALRM
 EVERY, AN_EPOCH = 5, 11  # updates
 OPTIONS = ("--save-interval-updates", EVERY, "--keep-interval-updates", 1, "--no-epoch-checkpoints",
            "--validate-interval-updates", 7, "--ledger-interval", 4)  # fmt: skip
-KILLS = 10
+KILLS = 20
 SHARE_AT_START = 0.2
 LAST = 5  # updates of the start that nobody stops
 LONG_AGO = 1_000_000  # updates
