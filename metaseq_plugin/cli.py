@@ -20,9 +20,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Mapping, NoReturn, Optional, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence, Union
 
 from metaseq_plugin.compat.errors import EXIT_LOST_RANK, EXIT_USER_ERROR, LostRank, UserError
+from metaseq_plugin.compat.leaving import leave_at_once
 
 EXIT_INTERRUPTED = 130  # as shells say it: 128 and the number of SIGINT
 Commands = Mapping[str, Union[str, Mapping[str, str]]]
@@ -168,13 +169,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"{args.full_name}: interrupted", file=sys.stderr)  # noqa: T201
         return EXIT_INTERRUPTED
     return 0
-
-
-def leave_at_once(status: int) -> NoReturn:
-    """End without taking anything down: what is left of a group whose rank is gone may abort the process instead."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def say_error(command: str, error: Exception) -> None:

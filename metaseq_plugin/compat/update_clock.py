@@ -23,7 +23,9 @@ from functools import wraps
 from typing import Any, Callable, Iterator, Optional
 
 VARIABLE = "METASEQ_PROGRESS_FILE"
-LAYOUT = struct.Struct("<qdq")  # update, seconds of the monotonic clock, whether busy otherwise
+# update, seconds of the monotonic clock, whether busy otherwise, the update at which this start began
+LAYOUT = struct.Struct("<qdqq")
+NOT_BEGUN = -1  # in the place of the last, while the run has loaded nothing
 STACKS = signal.SIGQUIT  # as JVMs and others do; batch systems do not send it
 
 
@@ -33,12 +35,18 @@ class UpdateClock:
     def __init__(self, path: str) -> None:
         with open(path, "r+b") as stream:
             self._bytes = mmap.mmap(stream.fileno(), LAYOUT.size)
-        self._update = 0
+        self._update, self._begun = 0, NOT_BEGUN
+
+    def begin(self, update: int) -> None:
+        """An epoch begins; the first one where this start of the run does."""
+        if self._begun == NOT_BEGUN:
+            self._begun = update
+        self.tell(update, True)
 
     def tell(self, update: int, is_busy: bool) -> None:
         """The run has made ``update`` updates, now."""
         self._update = update
-        LAYOUT.pack_into(self._bytes, 0, update, time.monotonic(), is_busy)
+        LAYOUT.pack_into(self._bytes, 0, update, time.monotonic(), is_busy, self._begun)
 
     def tells_busy(self) -> None:
         """The run does what is no update, until it tells of one."""
@@ -91,7 +99,7 @@ def telling_the_beginning(train: Callable[..., Any]) -> Callable[..., Any]:
         clock = _clock.get()
         if clock is None:
             return train(cfg, trainer, *args, **kwargs)
-        clock.tell(trainer.get_num_updates(), True)
+        clock.begin(trainer.get_num_updates())
         result = train(cfg, trainer, *args, **kwargs)
         clock.tell(trainer.get_num_updates(), True)
         return result

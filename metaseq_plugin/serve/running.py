@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.compat.leaving import leave_at_once
 from metaseq_plugin.serve.connections import PatientProtocol
 from metaseq_plugin.serve.service import Service
 
@@ -109,7 +110,7 @@ class Server(uvicorn.Server):
 def serve(
     app: FastAPI, service: Service, listening: socket.socket, load: Callable[[], None]
 ) -> None:
-    """Serve until a signal comes.
+    """Serve until a signal comes; one that comes while the model is loaded ends the process here, with status 0.
 
     Args:
         load: opens the service, on a thread of its own.
@@ -125,8 +126,11 @@ def serve(
         except BaseException as error:  # noqa: BLE001  it is raised below
             server.fail(error)
 
-    threading.Thread(target=loading, name="loading", daemon=True).start()
+    thread = threading.Thread(target=loading, name="loading", daemon=True)
+    thread.start()
     server.run(sockets=[listening])
+    if thread.is_alive():  # stopped before the model was there; nobody can stop the reading of it
+        leave_at_once(0)
     service.close()
     if server.failure is not None:
         raise server.failure

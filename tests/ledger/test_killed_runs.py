@@ -131,7 +131,7 @@ def check_history(ledger: Ledger, attempts: list[Attempt]) -> None:
 
 
 def check_when_it_ended(ledger: Ledger, attempt: Attempt) -> None:
-    """The latest start, which was ``attempt``, was seen until a beat before the kernel killed it."""
+    """The latest start, which was ``attempt``, was seen until about a beat before the kernel killed it."""
     assert ledger.tally is not None
-    # On a busy machine a beat may be late.
-    assert 0 <= attempt.told_at - ledger.tally.seen < 5 * BEAT_SECONDS
+    # On a busy machine a beat may be late, and so may the kernel's signal.
+    assert abs(attempt.told_at - ledger.tally.seen) < 5 * BEAT_SECONDS

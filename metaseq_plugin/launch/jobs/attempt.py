@@ -159,10 +159,10 @@ class Attempt:
         at = self.at
         if not self.place.is_first or self.deadline is not None:
             return
-        if at.since and not self.has_resumed:
+        if at.begun is not None and not self.has_resumed:
             self.has_resumed = True
-            if at.update:
-                self.setting.record("resumed", update=at.update)
+            if at.begun:
+                self.setting.record("resumed", update=at.begun)
         silent = self.watch.look(at)
         if silent is not None and not self.ranks.have_ended:
             self.hang = Failure(f"no update for {silent:.0f} seconds", update=at.update)

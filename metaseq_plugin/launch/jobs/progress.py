@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
-from metaseq_plugin.compat.update_clock import LAYOUT
+from metaseq_plugin.compat.update_clock import LAYOUT, NOT_BEGUN
 
 BUSY_FACTOR = 6
 NUM_UPDATES = 101  # of which the median is taken
@@ -26,13 +26,15 @@ class Progress(NamedTuple):
 
     Attributes:
         update: the number of its updates.
-        since: when it said so, in seconds of the monotonic clock; 0: it has not begun to train.
+        since: when it said so, in seconds of the monotonic clock; 0: it has said nothing.
         is_busy: whether what it does now is no update.
+        begun: the update at which this start of it began; None: it has not begun to train.
     """
 
     update: int = 0
     since: float = 0.0
     is_busy: bool = True
+    begun: Optional[int] = None
 
 
 @contextmanager
@@ -54,8 +56,10 @@ def clear(path: Path) -> None:
 
 def read(path: Path) -> Progress:
     """What the ranks said last."""
-    update, since, is_busy = LAYOUT.unpack(path.read_bytes())
-    return Progress(update, since, bool(is_busy) or since == 0.0)
+    update, since, is_busy, begun = LAYOUT.unpack(path.read_bytes())
+    if since == 0.0:
+        return Progress()
+    return Progress(update, since, bool(is_busy), None if begun == NOT_BEGUN else begun)
 
 
 class HangWatch:

@@ -39,6 +39,17 @@ def test_starting_validating_and_saving_may_take_six_times_the_least() -> None:
     assert busy.look(Progress(9, 109.0, True), 470.0) == 361.0
 
 
+def test_a_start_began_where_its_first_epoch_did() -> None:
+    with progress_file() as path:
+        clock = update_clock.UpdateClock(str(path))
+        clock.tells_busy()
+        assert read(path).begun is None
+        clock.begin(20)
+        clock.tell(21, False)
+        clock.begin(30)
+        assert (read(path).update, read(path).begun) == (30, 20)
+
+
 def test_with_factor_0_nothing_is_a_hang() -> None:
     assert HangWatch(0.0, 60.0, 100.0).look(Progress(), 1e9) is None
 
@@ -73,6 +84,7 @@ def test_what_a_rank_writes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
             (7, True),
             (7, False),
         ]
+        assert {at.begun for at in seen} == {0}
         assert before <= seen[0].since <= seen[-1].since <= time.monotonic()
         clear(path)
         assert read(path) == Progress(0, 0.0, True)
