@@ -1,0 +1,34 @@
+"""The measurements that ``metaseq eval`` knows, and their groups; each is imported when it is chosen.
+
+tasks_of(["harms"])     the tasks of a group, in order, each once
+"""
+
+from importlib import import_module
+from typing import Mapping, Sequence, cast
+
+from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate.task import Task
+
+# name -> module:class, below metaseq_plugin.evaluate
+TASKS: Mapping[str, str] = {}
+GROUPS: Mapping[str, tuple[str, ...]] = {}
+
+
+def tasks_of(names: Sequence[str]) -> list[Task]:
+    """The tasks of names and groups, in order, each once.
+
+    Raises:
+        UserError: a name that is none.
+    """
+    unknown = [name for name in names if name not in TASKS and name not in GROUPS]
+    if unknown:
+        raise UserError(
+            f"`TASK` must be one of {', '.join([*GROUPS, *TASKS])}, but is {unknown[0]}. Set harms, say."
+        )
+    chosen = dict.fromkeys(task for name in names for task in GROUPS.get(name, (name,)))
+    return [load(name) for name in chosen]
+
+
+def load(name: str) -> Task:
+    module, _, kind = TASKS[name].partition(":")
+    return cast(Task, vars(import_module(f"metaseq_plugin.evaluate.{module}"))[kind]())
