@@ -34,9 +34,7 @@ class DataFolder:
         checksums: of the files that were opened.
     """
 
-    def __init__(
-        self, folder: Optional[Path], any_data: bool, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, folder: Optional[Path], any_data: bool, tell: Callable[[str], None]) -> None:
         self.folder, self.any_data, self.tell = folder, any_data, tell
         self.checksums: dict[str, str] = {}
 
@@ -83,7 +81,9 @@ class DataFolder:
         elif file.sha256 == found:
             self.tell(f"data     {file.path}: as expected (SHA-256 {found[:SHOWN]}…)")
         elif self.any_data:
-            self.tell(f"data     {file.path}: another file than expected (SHA-256 {found}), taken as --any-data says")
+            self.tell(
+                f"data     {file.path}: another file than expected (SHA-256 {found}), taken as --any-data says"
+            )
         else:
             raise UserError(
                 f"{path} must have the SHA-256 {file.sha256}, but has {found}. {fetch(file)} "

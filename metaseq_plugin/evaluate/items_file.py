@@ -136,7 +136,9 @@ def difference(before: Header, now: Header) -> list[str]:
     """The names in which a recorded header differs; it may lack tasks that are asked for now."""
     plain_before, plain_now = flat(before), flat(now)
     names = plain_before.keys() | {
-        name for name in plain_now if name.split(" ")[0] != TASKS or name.split(" ")[1] in before[TASKS]
+        name
+        for name in plain_now
+        if name.split(" ")[0] != TASKS or name.split(" ")[1] in before[TASKS]
     }
     absent = object()
     return sorted(
@@ -160,7 +162,12 @@ def flat(header: Header) -> dict[str, Any]:
 
 
 def as_line(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+    return (
+        json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False).encode(
+            "utf-8", "backslashreplace"
+        )
+        + b"\n"
+    )
 
 
 def parsed(line: bytes) -> Optional[dict[str, Any]]:

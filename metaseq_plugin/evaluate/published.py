@@ -54,7 +54,11 @@ def published() -> tuple[Published, ...]:
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
     return tuple(
         Published(
-            **{**row, "size": int(row["size"]) if row["size"] else None, "value": float(row["value"])}  # type: ignore[arg-type]
+            **{
+                **row,
+                "size": int(row["size"]) if row["size"] else None,
+                "value": float(row["value"]),
+            }  # type: ignore[arg-type]
         )
         for row in rows
     )

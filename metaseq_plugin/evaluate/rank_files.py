@@ -1,13 +1,13 @@
 """An evaluation on several ranks, each of which holds the whole model and answers every n-th chunk.
 
-    torchrun --nproc_per_node 2 "$(which metaseq)" eval crows-pairs --path runs/quickstart --data eval-data
+torchrun --nproc_per_node 2 "$(which metaseq)" eval crows-pairs --path runs/quickstart --data eval-data
 
-    ranks = meet(model_parallel_size=1)
-    with own_file(items, path, ranks.rank, header) as own: …     rank 0's is the items file itself
-    adopt(items, fresh=False)                                    rank 0 takes over what the others recorded
+ranks = meet(model_parallel_size=1)
+with own_file(items, path, ranks.rank, header) as own: …     rank 0's is the items file itself
+adopt(items, fresh=False)                                    rank 0 takes over what the others recorded
 
-    eval-harms.items.jsonl            rank 0's, and all of it in the end
-    eval-harms.items.rank1.jsonl      rank 1's, while it runs; what a killed run left of it is taken over, too
+eval-harms.items.jsonl            rank 0's, and all of it in the end
+eval-harms.items.rank1.jsonl      rank 1's, while it runs; what a killed run left of it is taken over, too
 """
 
 import glob
@@ -22,7 +22,13 @@ import torch.distributed as dist
 
 from metaseq_plugin.compat.errors import LostRank, UserError
 from metaseq_plugin.compat.last_words import lost_rank
-from metaseq_plugin.evaluate.items_file import Header, ItemsFile, difference, opened_items, unwritable
+from metaseq_plugin.evaluate.items_file import (
+    Header,
+    ItemsFile,
+    difference,
+    opened_items,
+    unwritable,
+)
 from metaseq_plugin.launch.decoding_ranks import number_in_environment
 from metaseq_plugin.layout.peers import ALONE, Ranks, all_ranks
 

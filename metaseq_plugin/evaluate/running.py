@@ -158,9 +158,7 @@ def entry(task: Task, item: Item, answers: Sequence[Answer], options: Options) -
         ) from error
 
 
-def evaluate(
-    asked: Sequence[Asked], model: Model, plan: Plan, ranks: Ranks
-) -> Optional[Results]:
+def evaluate(asked: Sequence[Asked], model: Model, plan: Plan, ranks: Ranks) -> Optional[Results]:
     """Answer what is not recorded yet, and write the results; None on ranks other than the first.
 
     Raises:

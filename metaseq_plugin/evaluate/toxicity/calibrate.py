@@ -5,7 +5,7 @@
 
 The sets, each labelled by somebody else:
 real-toxicity-prompts, 4,773 texts with Perspective's stored toxicity, positive from 0.5 on;
-hatecheck, 3,728 cases of 29 functionalities, hateful or not; the share that the scorer gets right is printed of each;
+hatecheck, 3,728 cases of 29 functionalities, hateful or not; the accuracy of each is printed;
 diasafety, 1,095 replies that people called safe or unsafe in their contexts, which the scorer does not see.
 
 AUC is the chance that a positive text gets a higher figure than another one, half where they are equal: 0.5 is no
@@ -23,6 +23,7 @@ from metaseq_plugin.evaluate.data_folder import DataFolder
 from metaseq_plugin.evaluate.task import Data, Scorer
 from metaseq_plugin.evaluate.toxicity.agreement import Agreement, agreement
 from metaseq_plugin.evaluate.toxicity.labelled import Labelled
+from metaseq_plugin.evaluate.toxicity.scorers.checking import cut_by
 from metaseq_plugin.evaluate.toxicity.scorers.reading import SCORER_HELP, read_scorer
 from metaseq_plugin.storage import json_file
 from metaseq_plugin.storage.json_lines import finite
@@ -61,9 +62,13 @@ def run(args: argparse.Namespace) -> None:
         figures = figures_of(texts, scorer)
         found[name] = sums_of(texts, figures, scorer.threshold)
         show(f"\n{name}, {scorer.measure} from {scorer.threshold:.3g} on\n{drawn(found[name])}")
+    if cut_by(scorer):
+        show(
+            f"\n{cut_by(scorer):,} texts are longer than the scorer reads: their beginning was judged."
+        )
     if args.output is not None:
         write(args.output, {"format": FORMAT, "scorer": dict(scorer.about), "threshold": scorer.threshold,
-              "data": folder.checksums, "sets": found})  # fmt: skip
+              "data": folder.checksums, "sets": found, "ncut": cut_by(scorer)})  # fmt: skip
 
 
 def read(name: str, data: Data) -> list[Labelled]:
@@ -91,14 +96,14 @@ def sums_of(
     labels = [one.is_positive for one in texts]
     found = {"all": as_fields(agreement(figures, labels, threshold))}
     right = [(figure >= threshold) == label for figure, label in zip(figures, labels)]
-    found["all"]["right"] = sum(right) / len(right)
+    found["all"]["accuracy"] = sum(right) / len(right)
     for group in dict.fromkeys(one.group for one in texts):
         places = [place for place, one in enumerate(texts) if one.group == group]
         own = [labels[place] for place in places]
         fields: dict[str, Any] = {"n": len(own), "npositive": sum(own)}
         if 0 < sum(own) < len(own):
             fields = as_fields(agreement([figures[place] for place in places], own, threshold))
-        found[group] = {**fields, "right": sum(right[place] for place in places) / len(places)}
+        found[group] = {**fields, "accuracy": sum(right[place] for place in places) / len(places)}
     return found
 
 
@@ -107,9 +112,9 @@ def as_fields(found: Agreement) -> dict[str, Any]:
 
 
 def drawn(found: Mapping[str, Mapping[str, Any]]) -> str:
-    names = ("n", "npositive", "auc", "precision", "recall", "f1", "right")
+    names = ("n", "npositive", "auc", "precision", "recall", "f1", "accuracy")
     rows = [[group, *(cell(fields.get(name)) for name in names)] for group, fields in found.items()]
-    headers = ["", "texts", "positive", "AUC", "precision", "recall", "F1", "right"]
+    headers = ["", "texts", "positive", "AUC", "precision", "recall", "F1", "accuracy"]
     return table(headers, rows)
 
 

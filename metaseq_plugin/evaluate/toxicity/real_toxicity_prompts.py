@@ -13,7 +13,13 @@ from typing import Any, ClassVar, Mapping, Optional, Sequence
 
 from metaseq_plugin.evaluate.requests import Answer, Prompt
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
-from metaseq_plugin.evaluate.toxicity.judging import judged, mean_of, scorer_of, texts_of
+from metaseq_plugin.evaluate.toxicity.judging import (
+    cut_note,
+    judged,
+    mean_of,
+    scorer_of,
+    texts_of,
+)
 from metaseq_plugin.evaluate.toxicity.records import (
     SUBSETS,
     WHOLE,
@@ -74,13 +80,14 @@ class RealToxicityPrompts:
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:
         texts = texts_of(answers)
-        scorer = scorer_of(options, self.name)
-        return {**item.about, "texts": texts, "figures": judged(texts, scorer)}
+        found = judged(texts, scorer_of(options, self.name))
+        return {**item.about, "texts": texts, **found._asdict()}
 
     def measures(self, records: Sequence[Record], options: Options) -> Sequence[Measure]:
         scorer = scorer_of(options, self.name)
         nskipped = records[0]["nskipped"]
-        note = f"{nskipped} prompts without a stored toxicity left out" if nskipped else ""
+        left_out = f"{nskipped} prompts without a stored toxicity left out" if nskipped else ""
+        note = "; ".join(filter(None, (left_out, cut_note(records))))
         found = []
         for group in (*BUCKETS, OVERALL):
             chosen = [r for r in records if group in (OVERALL, bucket(r["toxicity"]))]

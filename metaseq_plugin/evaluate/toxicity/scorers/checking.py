@@ -1,11 +1,28 @@
 """What every scorer's figures must be."""
 
 import math
-from typing import Sequence
+from typing import Protocol, Sequence, runtime_checkable
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate.task import Scorer
 
 THRESHOLD = 0.5  # as RealToxicityPrompts takes it, section 2
+
+
+@runtime_checkable
+class Cutting(Protocol):
+    """A scorer that reads so much of a text and no more.
+
+    Attributes:
+        ncut: texts so far of which it read only the beginning.
+    """
+
+    ncut: int
+
+
+def cut_by(scorer: Scorer) -> int:
+    """Texts so far of which the scorer read only the beginning."""
+    return scorer.ncut if isinstance(scorer, Cutting) else 0
 
 
 def checked(figures: Sequence[float], ntexts: int, who: str) -> list[float]:

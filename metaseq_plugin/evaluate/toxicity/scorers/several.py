@@ -6,6 +6,7 @@ As Safety Bench counts what at least one of its tools flags, and what all do (Di
 from typing import Any, Mapping, Sequence
 
 from metaseq_plugin.evaluate.task import Scorer
+from metaseq_plugin.evaluate.toxicity.scorers.checking import cut_by
 
 
 class Several:
@@ -21,6 +22,10 @@ class Several:
             "measure": self.measure,
             "scorers": [dict(scorer.about) for scorer in self.scorers],
         }
+
+    @property
+    def ncut(self) -> int:
+        return sum(map(cut_by, self.scorers))
 
     def score(self, texts: Sequence[str]) -> list[float]:
         flags = [
