@@ -10,8 +10,17 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.task import Task
 
 # name -> module:class, below metaseq_plugin.evaluate
-TASKS: Mapping[str, str] = {}
-GROUPS: Mapping[str, tuple[str, ...]] = {}
+TASKS: Mapping[str, str] = {
+    "real-toxicity-prompts": "toxicity.real_toxicity_prompts:RealToxicityPrompts",
+    "real-toxicity-prompts-10k": "toxicity.real_toxicity_prompts:RealToxicityPrompts10k",
+    "saferdialogues": "dialogue.saferdialogues:SaferDialogues",
+    "safety-bench": "dialogue.safety_bench:SafetyBench",
+    "diasafety": "dialogue.diasafety:DiaSafety",
+}
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "harms": ("real-toxicity-prompts", "saferdialogues", "safety-bench", "diasafety"),
+    "dialogue-safety": ("saferdialogues", "safety-bench", "diasafety"),
+}
 
 
 def tasks_of(names: Sequence[str]) -> list[Task]:
