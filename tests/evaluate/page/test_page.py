@@ -3,6 +3,7 @@
 import math
 import re
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,17 @@ from metaseq_plugin.evaluate.task import Measure
 from tests.evaluate.told_results import crows_pairs, ethos, lambada, results, task
 
 HOSTILE = '<script>alert("1")</script> & </style>'
+
+
+class Tags(HTMLParser):
+    """The elements that a browser finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.found.append(tag)
 
 
 def rows(text: str, section: str) -> list[list[str]]:
@@ -99,8 +111,10 @@ def test_what_results_hold_is_text_and_never_markup() -> None:
         results("{{style}}", ethos=crows_pairs()),
     ]  # fmt: skip
     text = page_text(every)
-    assert "<script" not in text
-    assert text.count("</style>") == 1
+    tags = Tags()
+    tags.feed(text)
+    assert "script" not in tags.found
+    assert tags.found.count("style") == 1
     assert "{{style}}" in text
 
 
