@@ -1,36 +1,29 @@
-"""Figures as people read them, on the page and in the card.
+"""Figures as people read them on the page and in the card: those of the terminal's table, and sizes and facts.
 
-told(62.5), measured(measure)          # "62.50", "62.50 ± 1.2"
+uncertainty(measure), parameters(1_315_758_080)          # "± 1.28", "1.32B"
 """
 
-import math
 from typing import Any, Mapping, Optional, Sequence
 
+from metaseq_plugin.evaluate.table import NONE, digits, shown
 from metaseq_plugin.evaluate.task import Measure
-
-NONE = "–"
-
-
-def told(value: float, digits: int = 4) -> str:
-    """``digits`` that count; "undefined" where it is no number."""
-    if not math.isfinite(value):
-        return "undefined"
-    if abs(value) >= 10**digits:
-        return f"{value:,.0f}"
-    return f"{value:#.{digits}g}".rstrip(".")
 
 
 def measured(measure: Measure) -> str:
     """Value, and how certain it is."""
-    return f"{told(measure.value)} {uncertainty(measure)}".rstrip()
+    return f"{shown(measure.value)} {uncertainty(measure)}".rstrip()
 
 
 def uncertainty(measure: Measure) -> str:
-    """``± 1.2 [60.1, 64.9]``, standard error and interval of 95 %, as far as they are known."""
-    error = "" if measure.stderr is None else f"± {told(measure.stderr, 2)}"
-    interval = measure.interval or ()
-    ends = f"[{', '.join(told(end, 3) for end in interval)}]" if interval else ""
-    return f"{error} {ends}".strip()
+    """``± 1.28 [60.10, 64.90]``, standard error and interval of 95 %, as far as they are known."""
+    if shown(measure.value) == NONE:
+        return ""
+    error, ends = measure.stderr, measure.interval
+    parts = [
+        "" if error is None else f"± {error:,.{digits(measure.value)}f}",
+        "" if ends is None else f"[{shown(ends[0])}, {shown(ends[1])}]",
+    ]
+    return " ".join(part for part in parts if part)
 
 
 def spoken(measure: str) -> str:
@@ -38,14 +31,14 @@ def spoken(measure: str) -> str:
     return measure.replace("_", " ")
 
 
-def parameters(number: Optional[float]) -> str:
+def parameters(number: Optional[int]) -> str:
     """1,315,758,080 is 1.32B; one that is not known, as of a served model, is said to be unknown."""
     if number is None:
         return "unknown"
     for size, sign in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:
             return f"{number / size:.3g}{sign}"
-    return f"{number:.0f}"
+    return f"{number:,}"
 
 
 def plain(value: Any) -> str:

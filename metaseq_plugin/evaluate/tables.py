@@ -6,16 +6,14 @@ A row is a measure and a group, in the task's order; it holds what was measured,
 name. Results of other protocols, or over other items, stand side by side all the same, and ``problems`` says so.
 """
 
-import json
 from pathlib import PurePath
 from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence
 
-from metaseq_plugin.evaluate.figures import plain, spoken
+from metaseq_plugin.evaluate.comparing import difference
+from metaseq_plugin.evaluate.figures import spoken
 from metaseq_plugin.evaluate.published import Published, of_task
 from metaseq_plugin.evaluate.results import Results, TaskResult
 from metaseq_plugin.evaluate.task import OVERALL, Measure
-
-MAX_SHOWN = 120  # characters of a value that differs
 
 
 class Row(NamedTuple):
@@ -130,26 +128,11 @@ def table(task: str, found: Mapping[str, TaskResult]) -> Table:
         for key in keys
     )
     first = next(iter(found.values()))
-    return Table(task, first.title, first.source, found, models, rows, tuple(differences(found)))
+    return Table(task, first.title, first.source, found, models, rows, tuple(problems(found)))
 
 
-def differences(found: Mapping[str, TaskResult]) -> Iterator[str]:
-    """What of the protocols, items and data is not the same: a sentence each."""
-    (first, one), *others = found.items()
-    for name, other in others:
-        for key in sorted({*one.protocol, *other.protocol}):
-            pair = [as_text(each.protocol, key) for each in (one, other)]
-            if pair[0] != pair[1]:
-                yield f"`{key}` of the protocol is {pair[0]} for {first}, but {pair[1]} for {name}."
-        if one.items != other.items:
-            yield f"{first} was asked {one.n:,} items, {name} {other.n:,}, and they are not the same ones."
-        if one.data != other.data:
-            yield f"The data of {first} and {name} are not the same files."
-
-
-def as_text(protocol: Mapping[str, Any], key: str) -> str:
-    if key not in protocol:
-        return "not there"
-    value = protocol[key]
-    text = plain(value) if not isinstance(value, (dict, list)) else json.dumps(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+def problems(found: Mapping[str, TaskResult]) -> Iterator[str]:
+    """What makes columns differ that is not the model, as ``--compare`` refuses it."""
+    why = difference(list(found.items())) if len(found) > 1 else None
+    if why is not None:
+        yield f"These columns were not measured in the same way: {why}."

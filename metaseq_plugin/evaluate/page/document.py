@@ -10,8 +10,9 @@ import json
 from typing import Any, Iterable, Optional, Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from metaseq_plugin.evaluate.figures import NONE, parameters, plain, spoken, told, uncertainty
+from metaseq_plugin.evaluate.figures import parameters, plain, spoken, uncertainty
 from metaseq_plugin.evaluate.results import Results, TaskResult
+from metaseq_plugin.evaluate.table import NONE, shown
 from metaseq_plugin.evaluate.tables import Row, Table, model_names, tables
 
 FACTS = {
@@ -46,6 +47,7 @@ def body(results: Sequence[Results]) -> str:
     models(main, results)
     for table in every:
         section(main, table)
+    left_out(main, results)
     return tostring(root, encoding="unicode", method="html")
 
 
@@ -136,7 +138,7 @@ def fill(line: Element, row: Row, has_groups: bool, sizes: Sequence[Optional[int
     if has_groups:
         add(line, "th", row.group, scope="row")
     for measure, size in zip(row.measured, sizes):
-        cell = add(line, "td", NONE if measure is None else told(measure.value))
+        cell = add(line, "td", NONE if measure is None else shown(measure.value))
         if measure is not None:
             words = [uncertainty(measure), "" if size is not None else f"n {measure.n:,}"]
             small = add(cell, "small", ", ".join(word for word in words if word))
@@ -149,6 +151,19 @@ def common_n(table: Table, place: int) -> Optional[int]:
     """Over how many items every figure of a column is; None: not over as many."""
     sizes = {measure.n for row in table.rows if (measure := row.measured[place])}
     return sizes.pop() if len(sizes) == 1 else None
+
+
+def left_out(main: Element, results: Sequence[Results]) -> None:
+    """Tasks of a group that did not run, and why."""
+    said = [
+        f"{name}, {task}: {reason}"
+        for name, each in zip(model_names(results), results)
+        for task, reason in each.left_out.items()
+    ]
+    if said:
+        part = add(main, "section", id="left-out")
+        add(part, "h2", "Left out")
+        listed(part, said)
 
 
 def listed(part: Element, sentences: Iterable[str]) -> None:

@@ -2,7 +2,9 @@
 
 import math
 import re
+from dataclasses import replace
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,17 @@ from metaseq_plugin.evaluate.task import Measure
 from tests.evaluate.told_results import crows_pairs, ethos, lambada, results, task
 
 HOSTILE = '<script>alert("1")</script> & </style>'
+
+
+class Tags(HTMLParser):
+    """The elements that a browser finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.found.append(tag)
 
 
 def rows(text: str, section: str) -> list[list[str]]:
@@ -27,18 +40,18 @@ def rows(text: str, section: str) -> list[list[str]]:
 def test_measured_and_published_stand_side_by_side() -> None:
     assert rows(page_text([results()]), "crows-pairs") == [
         ["measure", "group", "quickstart", "GPT-3published", "OPT-175Bpublished"],
-        ["stereotype score", "overall", "52.50 ± 1.3, n 1,508", "67.2", "69.5"],
-        ["stereotype score", "gender", "53.25 ± 3.1, n 262", "62.6", "65.7"],
-        ["stereotype score", "religion", "54.00 ± 4.9, n 105", "73.3", "68.6"],
-        ["stereotype score", "race", "54.75 ± 2.2, n 516", "64.7", "68.6"],
-        ["likelihood difference", "overall", "3.125 ± 0.062, n 1,508", "–", "–"],
+        ["stereotype score", "overall", "52.50 ± 1.29, n 1,508", "67.2", "69.5"],
+        ["stereotype score", "gender", "53.25 ± 3.09, n 262", "62.6", "65.7"],
+        ["stereotype score", "religion", "54.00 ± 4.88, n 105", "73.3", "68.6"],
+        ["stereotype score", "race", "54.75 ± 2.20, n 516", "64.7", "68.6"],
+        ["likelihood difference", "overall", "3.12 ± 0.06, n 1,508", "-", "-"],
     ]
 
 
 def test_one_n_of_all_figures_stands_in_the_head_and_intervals_in_brackets() -> None:
     head, first, *_ = rows(page_text([results(ethos=ethos())]), "ethos")
     assert head == ["measure", "quickstartn 433", "Davincipublished", "OPT-175Bpublished"]
-    assert first == ["f1 zero-shot", "0.5000 [0.438, 0.562]", "0.628", "0.667"]
+    assert first == ["f1 zero-shot", "0.5000 [0.4375, 0.5625]", "0.628", "0.667"]
 
 
 def test_two_models_are_two_columns_and_what_one_lacks_is_a_dash() -> None:
@@ -46,8 +59,8 @@ def test_two_models_are_two_columns_and_what_one_lacks_is_a_dash() -> None:
     shorter = results("short", lambada=task(Measure("acc", 20.0, 1.0, 50), title="LAMBADA"))
     found = rows(page_text([one, other, shorter]), "lambada")
     assert [line[1:4] for line in found[1:]] == [
-        ["41.50 ± 1.2", "41.50 ± 1.2", "–"],
-        ["33.25 ± 0.66", "57.50 ± 0.66", "20.00 ± 1.0"],
+        ["41.50 ± 1.25", "41.50 ± 1.25", "-"],
+        ["33.25 ± 0.66", "57.50 ± 0.66", "20.00 ± 1.00"],
     ]
 
 
@@ -56,15 +69,13 @@ def test_models_of_one_name_are_numbered() -> None:
     assert head[2:4] == ["opt (1)", "opt (2)"]
 
 
-def test_another_protocol_items_and_data_are_said() -> None:
-    other = lambada(protocol={"prompt": "{text}!"}, items="1" * 64, n=50, data={})
+def test_another_protocol_is_said() -> None:
+    other = lambada(protocol={"prompt": "{text}!", "seed": 1})
     text = page_text([results(lambada=lambada()), results("other", lambada=other)])
     problems = re.findall(r"<li>(.*?)</li>", text.split('class="problems"')[1].split("</ul>")[0])
     assert problems == [
-        "`prompt` of the protocol is {text} for quickstart, but {text}! for other.",
-        "`seed` of the protocol is 1 for quickstart, but not there for other.",
-        "quickstart was asked 5,153 items, other 50, and they are not the same ones.",
-        "The data of quickstart and other are not the same files.",
+        "These columns were not measured in the same way: quickstart and other differ in protocol prompt "
+        "({text} and {text}!)."
     ]
     assert 'class="problems"' not in page_text([results(), results("other")])
 
@@ -81,15 +92,20 @@ def test_sources_notes_and_what_was_cut_are_said() -> None:
         assert sentence in text
 
 
+def test_what_was_left_out_is_said() -> None:
+    less = replace(results(), left_out={"ethos": "no data"})
+    assert "<li>quickstart, ethos: no data</li>" in page_text([less])
+
+
 def test_the_protocol_and_the_data_stand_in_a_fold() -> None:
     fold = page_text([results()]).split("<details>")[1].split("</details>")[0]
     assert '"prompt": "{text}"' in unescape(fold)
     assert "0" * 64 in fold
 
 
-def test_a_value_that_is_no_number_is_undefined() -> None:
+def test_a_value_that_is_no_number_is_a_dash() -> None:
     text = page_text([results(ethos=task(Measure("f1 one-shot", math.nan, None, 3)))])
-    assert rows(text, "ethos")[1][1] == "undefined"
+    assert rows(text, "ethos")[1][1] == "-"
 
 
 def test_what_results_hold_is_text_and_never_markup() -> None:
@@ -99,8 +115,10 @@ def test_what_results_hold_is_text_and_never_markup() -> None:
         results("{{style}}", ethos=crows_pairs()),
     ]  # fmt: skip
     text = page_text(every)
-    assert "<script" not in text
-    assert text.count("</style>") == 1
+    tags = Tags()
+    tags.feed(text)
+    assert "script" not in tags.found
+    assert tags.found.count("style") == 1
     assert "{{style}}" in text
 
 
