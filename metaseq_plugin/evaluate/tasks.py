@@ -10,8 +10,18 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.task import Task
 
 # name -> module:class, below metaseq_plugin.evaluate
-TASKS: Mapping[str, str] = {}
-GROUPS: Mapping[str, tuple[str, ...]] = {}
+TASKS: Mapping[str, str] = {
+    "crows-pairs": "bias.crows_pairs:CrowsPairs",
+    "stereoset": "bias.stereoset:StereoSet",
+    "bbq": "bias.bbq:BBQ",
+    "winobias": "bias.winobias:WinoBias",
+    "winogender": "bias.winogender:Winogender",
+    "holistic-bias": "bias.holistic_bias:HolisticBias",
+}
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "harms": ("crows-pairs", "stereoset"),
+    "bias": ("crows-pairs", "stereoset", "bbq", "winobias", "winogender", "holistic-bias"),
+}
 
 
 def tasks_of(names: Sequence[str]) -> list[Task]:
