@@ -1,8 +1,8 @@
 """The rows of a data file: each with its line, and with all the fields that a task needs.
 
     for row in json_rows(data, FILE, ("context", "label")):
-        row.fields["context"]
-    raise refused(FILE, row.line, "hold one of yes, no as label", row.fields["label"])
+        context = text_of(FILE, row, "context")
+        label = one_of(FILE, row, "label", ("yes", "no"))
 
 Fields and columns that no task asks for are left as they are.
 """
@@ -10,10 +10,12 @@ Fields and columns that no task asks for are left as they are.
 import csv
 import json
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence, TypeVar
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.task import Data, DataFile
+
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
@@ -53,10 +55,10 @@ def csv_rows(data: Data, file: DataFile, columns: Sequence[str], delimiter: str 
             try:
                 for fields in reader:
                     present = [name for name, value in fields.items() if value]
-                    _complete(file, reader.line_num, present, columns, "value in column")
+                    _complete(file, reader.line_num, present, columns, "value")
                     yield Row(reader.line_num, fields)
             except csv.Error as fault:
-                raise refused(file, reader.line_num, "be a row of a table", fault) from None
+                raise refused(file, reader.line_num, "is a row of a table", fault) from None
 
     return _checked(rows, data, file)
 
@@ -89,13 +91,39 @@ def json_document(data: Data, file: DataFile) -> Any:
     except UnicodeDecodeError as fault:
         raise unreadable(file, fault) from None
     except json.JSONDecodeError as fault:
-        raise refused(file, fault.lineno, "be JSON", fault.msg) from None
+        raise refused(file, fault.lineno, "is JSON", fault.msg) from None
+
+
+def text_of(file: DataFile, row: Row, field: str) -> str:
+    """The field's text.
+
+    Raises:
+        UserError: it is no text, or an empty one.
+    """
+    found = row.fields[field]
+    if not isinstance(found, str) or not found.strip():
+        raise refused(file, row.line, f"holds a text as {field}", json.dumps(found))
+    return found
+
+
+def one_of(file: DataFile, row: Row, field: str, allowed: Sequence[T]) -> T:
+    """The field's value.
+
+    Raises:
+        UserError: it is none of ``allowed``.
+    """
+    found = row.fields[field]
+    for value in allowed:
+        if type(found) is type(value) and found == value:
+            return value
+    rule = f"holds one of {', '.join(map(str, allowed))} as {field}"
+    raise refused(file, row.line, rule, found)
 
 
 def refused(file: DataFile, line: int, rule: str, value: object) -> UserError:
-    """What to raise of a line: ``rule`` ends "line 3 of the file must …"."""
+    """What to raise of a line: ``rule`` ends "whose line 3 …"."""
     return UserError(
-        f"`--data` must hold a {file.path} whose line {line} must {rule}, but is {value}. "
+        f"`--data` must hold a {file.path} whose line {line} {rule}, but is {value}. "
         f"Set the file as its source has it ({file.source}): {file.form}"
     )
 
@@ -122,9 +150,9 @@ def _object(file: DataFile, line: int, text: str, fields: Sequence[str]) -> Mapp
     try:
         found = json.loads(text)
     except json.JSONDecodeError as fault:
-        raise refused(file, line, "be JSON", fault.msg) from None
+        raise refused(file, line, "is JSON", fault.msg) from None
     if not isinstance(found, dict):
-        raise refused(file, line, "be an object of JSON", text.strip()[:40])
+        raise refused(file, line, "is an object of JSON", text.strip()[:40])
     _complete(file, line, found, fields, "field")
     return found
 
@@ -137,4 +165,6 @@ def _complete(
     kind: str,
 ) -> None:
     if missing := [name for name in wanted if name not in present]:
-        raise refused(file, line, f"have the {kind} {', '.join(wanted)}", f"without {missing[0]}")
+        raise refused(
+            file, line, f"has each {kind} of {', '.join(wanted)}", f"without {missing[0]}"
+        )
