@@ -7,7 +7,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, cast
 
 from metaseq_plugin.evaluate.bias.preference import shares
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
-from metaseq_plugin.evaluate.rows import Row, json_rows, refused
+from metaseq_plugin.evaluate.rows import Row, json_rows, one_of, refused, text_of
 from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
@@ -46,7 +46,7 @@ class BBQ:
 
     Groups: overall, religion, sexual_orientation.
 
-    Measures, in percent (section 4, of the answers that are not "unknown" n, of them biased n_biased):
+    Measures, in percent (page 6 of Findings of ACL 2022; of the answers that are not "unknown" n, of them biased n_biased):
         accuracy_ambiguous, accuracy_disambiguated: of answers.
         s_dis = 100 * (2 * n_biased / n - 1), over disambiguated contexts: 100 always, -100 never with the bias.
         s_amb = (1 - accuracy_ambiguous) * the same over ambiguous contexts.
@@ -138,27 +138,21 @@ def _measures(
 
 
 def _item(file: DataFile, row: Row) -> Item:
-    fields = row.fields
-    allowed = {
-        "context_condition": CONDITIONS,
-        "question_polarity": POLARITIES,
-        "label": tuple(range(len(ANSWERS))),
-    }
-    for field, values in allowed.items():
-        if fields[field] not in values:
-            rule = f"hold one of {', '.join(map(str, values))} as {field}"
-            raise refused(file, row.line, rule, fields[field])
+    category = text_of(file, row, "category")
+    label = one_of(file, row, "label", tuple(range(len(ANSWERS))))
+    polarity = one_of(file, row, "question_polarity", POLARITIES)
     unknown, target, other = _roles(file, row)
-    prompt = PROMPT.format(context=fields["context"], question=fields["question"])
     about = {
-        "group": fields["category"].lower(),
-        "condition": fields["context_condition"],
-        "label": fields["label"],
+        "group": category.lower(),
+        "condition": one_of(file, row, "context_condition", CONDITIONS),
+        "label": label,
         "unknown": unknown,
-        "biased": target if fields["question_polarity"] == "neg" else other,
+        "biased": target if polarity == "neg" else other,
     }
-    requests = tuple(Pair(prompt, f" {fields[answer]}") for answer in ANSWERS)
-    return Item(f"{fields['category']}-{fields['example_id']}", requests, about)
+    context, question = (text_of(file, row, field) for field in ("context", "question"))
+    prompt = PROMPT.format(context=context, question=question)
+    requests = tuple(Pair(prompt, f" {text_of(file, row, answer)}") for answer in ANSWERS)
+    return Item(f"{category}-{row.fields['example_id']}", requests, about)
 
 
 def _roles(file: DataFile, row: Row) -> tuple[int, int, int]:
@@ -169,12 +163,12 @@ def _roles(file: DataFile, row: Row) -> tuple[int, int, int]:
             group.lower() for group in row.fields["additional_metadata"]["stereotyped_groups"]
         }
     except (KeyError, IndexError, TypeError, AttributeError):
-        rule = "name the group of each answer in answer_info, and the stereotyped_groups"
+        rule = "names the group of each answer in answer_info, and the stereotyped_groups"
         raise refused(file, row.line, rule, "without one") from None
     unknown = [place for place, group in enumerate(groups) if group == "unknown"]
     target = [place for place, group in enumerate(groups) if group in stereotyped]
     other = [place for place in range(len(groups)) if place not in (*unknown, *target)]
     if not len(unknown) == len(target) == len(other) == 1:
-        rule = "have one unknown answer, one of a stereotyped group and one of another"
+        rule = "has one unknown answer, one of a stereotyped group and one of another"
         raise refused(file, row.line, rule, ", ".join(groups))
     return unknown[0], target[0], other[0]

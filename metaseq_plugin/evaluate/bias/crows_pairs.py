@@ -9,7 +9,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence, cast
 
 from metaseq_plugin.evaluate.bias.preference import beats
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
-from metaseq_plugin.evaluate.rows import csv_rows, refused
+from metaseq_plugin.evaluate.rows import csv_rows, one_of
 from metaseq_plugin.evaluate.statistics import mean_and_error
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
@@ -48,7 +48,7 @@ class CrowsPairs:
             section 4.2, table 4) does not say its formula.
         pct_stereotype: the same as lm-eval gives it, a share from 0 to 1 in which a tie counts nothing.
         likelihood_diff: lm-eval's: the mean of the absolute difference of both log-likelihoods, in nats.
-        unmodified_score: percent, as the paper's own metric (section 4, equation 1), over the words that both
+        unmodified_score: percent, as the paper's own metric, over the words that both
             sentences share, given the others. That is a masked model's; a causal one reads each word behind those
             before it alone. Words are parted at spaces, and compared by ``difflib`` as in the paper's metric.py.
     """
@@ -71,13 +71,9 @@ class CrowsPairs:
     def items(self, data: Data, options: Options) -> Sequence[Item]:
         items = []
         for number, row in enumerate(csv_rows(data, FILE, COLUMNS)):
-            more, less, direction, bias_type = (row.fields[column] for column in COLUMNS)
-            if bias_type not in CATEGORIES:
-                rule = f"hold one of {', '.join(CATEGORIES)} as bias_type"
-                raise refused(FILE, row.line, rule, bias_type)
-            if direction not in DIRECTIONS:
-                rule = f"hold one of {', '.join(DIRECTIONS)} as stereo_antistereo"
-                raise refused(FILE, row.line, rule, direction)
+            more, less = row.fields["sent_more"], row.fields["sent_less"]
+            bias_type = one_of(FILE, row, "bias_type", tuple(CATEGORIES))
+            direction = one_of(FILE, row, "stereo_antistereo", DIRECTIONS)
             requests = (
                 Pair("", more),
                 Pair("", less),

@@ -7,6 +7,7 @@ told apart if the perplexities of a template's sentences, one a noun, differ mor
 from itertools import combinations
 from math import exp
 from statistics import fmean
+from string import Formatter
 from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, cast
 
 from metaseq_plugin.evaluate.bias.rank_test import p_value
@@ -51,7 +52,7 @@ PHRASES = _file(
 
 
 class HolisticBias:
-    """Smith et al. 2022 (arXiv 2205.09209), Likelihood Bias, on the sets's version 1.1.
+    """Smith et al. 2022 (arXiv 2205.09209), Likelihood Bias, on version 1.1 of the set.
 
     Groups: overall, and the axes: ability, age, body_type, characteristics, cultural, gender_and_sex, nationality,
     nonce, political_ideologies, race_ethnicity, religion, sexual_orientation, socioeconomic_class.
@@ -81,20 +82,17 @@ class HolisticBias:
         }
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
-        templates = json_document(data, TEMPLATES)
         phrased = list(described(data))
-        if not templates or not phrased:
-            raise unreadable(DESCRIPTORS if templates else TEMPLATES, "without an entry")
         return [
             Item(
                 id=f"{template}|{phrases.axis}|{phrases.descriptor}",
                 requests=tuple(
-                    Pair("", template.format(noun_phrase=singular, plural_noun_phrase=plural))
-                    for singular, plural in phrases.filled
+                    Pair("", template.format(noun_phrase=one, plural_noun_phrase=many))
+                    for one, many in phrases.filled
                 ),
                 about={"axis": phrases.axis, "template": template},
             )
-            for template in templates
+            for template in templates(data)
             for phrases in phrased
         ]
 
@@ -124,6 +122,20 @@ class HolisticBias:
         ]
 
 
+def templates(data: Data) -> list[str]:
+    """The sentences to fill in.
+
+    Raises:
+        UserError: one without a place for a phrase, or with a place for something else.
+    """
+    found = list(json_document(data, TEMPLATES))
+    for template in found:
+        places = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        if len(places) != 1 or not places <= {SINGULAR, PLURAL}:
+            raise unreadable(TEMPLATES, f"with the sentence {template}")
+    return found
+
+
 class Phrases(NamedTuple):
     """One descriptor with every noun: "a Deaf veteran", "Deaf veterans"."""
 
@@ -138,41 +150,40 @@ def described(data: Data) -> Iterator[Phrases]:
     Raises:
         UserError: a file of another form.
     """
+    nouns, descriptors, standalone = (
+        json_document(data, file) for file in (NOUNS, DESCRIPTORS, PHRASES)
+    )
     file = NOUNS
     try:
-        nouns = [
-            (one, many) for pairs in json_document(data, NOUNS).values() for one, many in pairs
-        ]
+        pairs = [(one, many) for of_gender in nouns.values() for one, many in of_gender]
         file = DESCRIPTORS
-        for axis, buckets in json_document(data, DESCRIPTORS).items():
+        for axis, buckets in descriptors.items():
             for entry in (entry for bucket in buckets.values() for entry in bucket):
-                if phrases := _before_nouns(axis, entry, nouns):
-                    yield phrases
+                yield from _before_nouns(axis, entry, pairs)
         file = PHRASES
-        for axis, entries in json_document(data, PHRASES).items():
+        for axis, entries in standalone.items():
             for entry in entries:
-                if phrases := _behind_nouns(axis, entry, nouns):
-                    yield phrases
+                yield from _behind_nouns(axis, entry, pairs)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as fault:
-        raise unreadable(file, f"of another form ({fault})") from None
+        raise unreadable(file, f"of another form ({fault!r})") from None
 
 
-def _before_nouns(axis: str, entry: Any, nouns: Sequence[tuple[str, str]]) -> Optional[Phrases]:
+def _before_nouns(axis: str, entry: Any, nouns: Sequence[tuple[str, str]]) -> Iterator[Phrases]:
     fields = {"descriptor": entry} if isinstance(entry, str) else entry
     if "gender" in fields:
-        return None
+        return
     descriptor = fields["descriptor"]
     article = fields.get("article", _article(descriptor))
     filled = ((f"{article} {descriptor} {one}", f"{descriptor} {many}") for one, many in nouns)
-    return Phrases(axis, descriptor, tuple(filled))
+    yield Phrases(axis, descriptor, tuple(filled))
 
 
-def _behind_nouns(axis: str, entry: Any, nouns: Sequence[tuple[str, str]]) -> Optional[Phrases]:
+def _behind_nouns(axis: str, entry: Any, nouns: Sequence[tuple[str, str]]) -> Iterator[Phrases]:
     fields = {SINGULAR: entry} if isinstance(entry, str) else entry
     singular = fields[SINGULAR]
     plural = fields.get(PLURAL, singular)
     if "{noun}" not in singular:
-        return None
+        return
     filled = (
         (
             singular.format(article=_article(one), noun=one),
@@ -180,7 +191,7 @@ def _behind_nouns(axis: str, entry: Any, nouns: Sequence[tuple[str, str]]) -> Op
         )
         for one, many in nouns
     )
-    return Phrases(axis, singular.format(article="", noun="").strip(), tuple(filled))
+    yield Phrases(axis, singular.format(article="", noun="").strip(), tuple(filled))
 
 
 def _article(words: str) -> str:

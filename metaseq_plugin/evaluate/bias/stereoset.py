@@ -9,7 +9,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, cast
 
 from metaseq_plugin.evaluate.bias.preference import beats
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
-from metaseq_plugin.evaluate.rows import json_rows, refused
+from metaseq_plugin.evaluate.rows import json_rows, one_of, text_of
 from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
@@ -66,21 +66,15 @@ class StereoSet:
     def items(self, data: Data, options: Options) -> Sequence[Item]:
         items = []
         for number, row in enumerate(json_rows(data, FILE, FIELDS)):
-            for field, allowed in (("type", KINDS), ("bias_type", GROUPS)):
-                if row.fields[field] not in allowed:
-                    rule = f"hold one of {', '.join(allowed)} as {field}"
-                    raise refused(FILE, row.line, rule, row.fields[field])
-            sentences = [row.fields[label] for label in LABELS]
-            context = row.fields["context"]
-            if row.fields["type"] == "intrasentence":
+            kind = one_of(FILE, row, "type", KINDS)
+            group = one_of(FILE, row, "bias_type", GROUPS)
+            sentences = [text_of(FILE, row, label) for label in LABELS]
+            context = text_of(FILE, row, "context")
+            if kind == "intrasentence":
                 requests = tuple(Pair("", sentence) for sentence in sentences)
             else:
                 requests = tuple(Pair(context, f" {sentence}") for sentence in sentences)
-            about = {
-                "kind": row.fields["type"],
-                "group": row.fields["bias_type"],
-                "term": row.fields["target"],
-            }
+            about = {"kind": kind, "group": group, "term": text_of(FILE, row, "target")}
             items.append(Item(str(number), requests, about))
         return items
 

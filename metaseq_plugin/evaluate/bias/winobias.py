@@ -99,7 +99,7 @@ class Sentence(NamedTuple):
 def _read(file: DataFile, side: str, kind: str, line: int, text: str) -> Sentence:
     number, marked = NUMBERED.match(text), MARKED.findall(text)
     if number is None or len(marked) < 2:
-        raise refused(file, line, "hold a number, and a referent and a pronoun in brackets", text)
+        raise refused(file, line, "holds a number, and a referent and a pronoun in brackets", text)
     plain = MARKED.sub(r"\1", text[number.end() :])
     referent = ARTICLE.sub("", marked[0]).lower()
     return Sentence(file, side, kind, line, plain, pronoun=marked[1], referent=referent)
@@ -113,7 +113,7 @@ def _item(sentence: Sentence, occupations: Sequence[str]) -> Item:
         and re.search(rf"\b{re.escape(occupation)}\b", sentence.text, re.IGNORECASE)
     ]
     if len(others) != 1:
-        rule = f"name one occupation of the set beside {sentence.referent}"
+        rule = f"names one occupation of the set beside {sentence.referent}"
         raise refused(sentence.file, sentence.line, rule, sentence.text)
     requests = question(sentence.text, sentence.pronoun, (sentence.referent, others[0]))
     about = {"group": f"type {sentence.kind}", "side": sentence.side}

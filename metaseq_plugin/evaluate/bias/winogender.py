@@ -74,11 +74,11 @@ def _item(row: Row) -> Item:
     sentid, sentence = (row.fields[column] for column in COLUMNS)
     named = SENTID.fullmatch(sentid)
     if named is None:
-        rule = "hold occupation.participant.0-or-1.female-or-male-or-neutral.txt as sentid"
+        rule = "holds occupation.participant.0-or-1.female-or-male-or-neutral.txt as sentid"
         raise refused(FILE, row.line, rule, sentid)
     pronoun = PRONOUN.search(sentence)
     if pronoun is None:
-        raise refused(FILE, row.line, "hold a pronoun in its sentence", sentence)
+        raise refused(FILE, row.line, "holds a pronoun in its sentence", sentence)
     occupation, participant, label, gender = named.groups()
     requests = question(sentence, pronoun.group(), (occupation, participant))
     return Item(sentid, requests, {"group": gender, "label": int(label)})
