@@ -1,170 +1,115 @@
-"""The rows of a data file: each with its line, and with all the fields that a task needs.
+"""The rows of an evaluation set's file, each with its line; what is wrong with one is told in a sentence.
 
-    for row in json_rows(data, FILE, ("context", "label")):
-        context = text_of(FILE, row, "context")
-        label = one_of(FILE, row, "label", ("yes", "no"))
-
-Fields and columns that no task asks for are left as they are.
+for row in json_rows(data.open(FILE), FILE):
+    row.text("context"), row.number("toxicity")
 """
 
 import csv
 import json
+import math
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence, TypeVar
+from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence
 
-from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.evaluate.task import Data, DataFile
+from metaseq_plugin.compat.errors import UserError, brief
+from metaseq_plugin.evaluate.task import DataFile
 
-T = TypeVar("T")
+SHOWN = 80  # characters of what a wrong line has
 
 
 class Row(NamedTuple):
-    """One row; ``line`` counts from 1, as an editor does, and is the last one of a row of several."""
+    """One row of ``path``, whose first line is ``line``."""
 
+    path: Path
+    file: DataFile
     line: int
     fields: Mapping[str, Any]
 
+    def text(self, name: str, among: Optional[Sequence[str]] = None) -> str:
+        """The text of a field, one of ``among`` where that is given; raises UserError."""
+        value = self.value(name)
+        if not isinstance(value, str) or (among is not None and value not in among):
+            rule = "a text" if among is None else f"one of {', '.join(among)}"
+            raise self.wrong(f"{name} is not {rule} but {value!r}")
+        return value
 
-def json_rows(data: Data, file: DataFile, fields: Sequence[str]) -> list[Row]:
-    """The objects of a JSONL file.
+    def filled(self, name: str, among: Optional[Sequence[str]] = None) -> str:
+        """The text of a field that is not blank; raises UserError."""
+        text = self.text(name, among)
+        if not text.strip():
+            raise self.wrong(f"{name} is empty")
+        return text
 
-    Raises:
-        UserError: a line that is no object or lacks one of ``fields``; a file without any.
-    """
+    def number(self, name: str) -> Optional[float]:
+        """The number from 0 to 1 of a field; None where it says null or NaN; raises UserError."""
+        value = self.value(name)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise self.wrong(f"{name} is not a number from 0 to 1 but {value!r}")
+        return float(value)
 
-    def rows(path: Path) -> Iterator[Row]:
-        with path.open(encoding="utf-8") as lines:
-            for line, text in enumerate(lines, 1):
-                if text.strip():
-                    yield Row(line, _object(file, line, text, fields))
+    def part(self, name: str) -> "Row":
+        """The object in a field, as a row; raises UserError."""
+        value = self.value(name)
+        if not isinstance(value, dict):
+            raise self.wrong(f"{name} is not an object but {value!r}")
+        return self._replace(fields=value)
 
-    return _checked(rows, data, file)
+    def value(self, name: str) -> Any:
+        if name not in self.fields:
+            raise self.wrong(f"it has no {name}")
+        return self.fields[name]
 
-
-def csv_rows(data: Data, file: DataFile, columns: Sequence[str], delimiter: str = ",") -> list[Row]:
-    """The rows of a table whose first row names its columns.
-
-    Raises:
-        UserError: a table without one of ``columns``, a row without a value in one, or no row.
-    """
-
-    def rows(path: Path) -> Iterator[Row]:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-            _complete(file, 1, reader.fieldnames or (), columns, "column")
-            try:
-                for fields in reader:
-                    present = [name for name, value in fields.items() if value]
-                    _complete(file, reader.line_num, present, columns, "value")
-                    yield Row(reader.line_num, fields)
-            except csv.Error as fault:
-                raise refused(file, reader.line_num, "is a row of a table", fault) from None
-
-    return _checked(rows, data, file)
-
-
-def text_lines(data: Data, file: DataFile) -> list[tuple[int, str]]:
-    """The lines of a text that are not blank, each with its number.
-
-    Raises:
-        UserError: a file without any.
-    """
-
-    def rows(path: Path) -> Iterator[tuple[int, str]]:
-        with path.open(encoding="utf-8") as lines:
-            for line, text in enumerate(lines, 1):
-                if text.strip():
-                    yield line, text.strip()
-
-    return _checked(rows, data, file)
+    def wrong(self, why: str) -> UserError:
+        return wrong_line(self.path, self.file, self.line, why)
 
 
-def json_document(data: Data, file: DataFile) -> Any:
-    """The one JSON value that a file holds.
-
-    Raises:
-        UserError: it holds none.
-    """
-    path = data.open(file)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as fault:
-        raise unreadable(file, fault) from None
-    except json.JSONDecodeError as fault:
-        raise refused(file, fault.lineno, "is JSON", fault.msg) from None
-
-
-def text_of(file: DataFile, row: Row, field: str) -> str:
-    """The field's text.
-
-    Raises:
-        UserError: it is no text, or an empty one.
-    """
-    found = row.fields[field]
-    if not isinstance(found, str) or not found.strip():
-        raise refused(file, row.line, f"holds a text as {field}", json.dumps(found))
-    return found
-
-
-def one_of(file: DataFile, row: Row, field: str, allowed: Sequence[T]) -> T:
-    """The field's value.
-
-    Raises:
-        UserError: it is none of ``allowed``.
-    """
-    found = row.fields[field]
-    for value in allowed:
-        if type(found) is type(value) and found == value:
-            return value
-    rule = f"holds one of {', '.join(map(str, allowed))} as {field}"
-    raise refused(file, row.line, rule, found)
-
-
-def refused(file: DataFile, line: int, rule: str, value: object) -> UserError:
-    """What to raise of a line: ``rule`` ends "whose line 3 …"."""
+def wrong_line(path: Path, file: DataFile, line: int, why: str) -> UserError:
     return UserError(
-        f"`--data` must hold a {file.path} whose line {line} {rule}, but is {value}. "
-        f"Set the file as its source has it ({file.source}): {file.form}"
+        f"{path} must be {file.form.rstrip('.')}, but line {line} is not: {brief(why, SHOWN)}. "
+        f"Get it again from {file.source}."
     )
 
 
-def unreadable(file: DataFile, fault: object) -> UserError:
-    return UserError(
-        f"`--data` must hold a readable {file.path}, but is {fault}. "
-        f"Set the file as its source has it ({file.source}): {file.form}"
-    )
-
-
-def _checked(rows: Callable[[Path], Iterator[Any]], data: Data, file: DataFile) -> list[Any]:
-    path = data.open(file)
+def lines_of(path: Path, file: DataFile) -> list[str]:
+    """The lines of a file in UTF-8; raises UserError where it is another, cannot be read, or holds nothing."""
     try:
-        found = list(rows(path))
-    except UnicodeDecodeError as fault:
-        raise unreadable(file, fault) from None
-    if not found:
-        raise unreadable(file, "a file without a row")
-    return found
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise UserError(
+            f"{path} must be a file that can be read, but is not ({error.strerror}). Check its rights."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise wrong_line(path, file, 1, f"its bytes are no UTF-8 ({error.reason})") from error
+    if not text.strip():
+        raise wrong_line(path, file, 1, "there is nothing in it")
+    return text.split("\n")  # not splitlines: a text may hold U+2028
 
 
-def _object(file: DataFile, line: int, text: str, fields: Sequence[str]) -> Mapping[str, Any]:
+def json_rows(path: Path, file: DataFile) -> Iterator[Row]:
+    """The rows of a file of one JSON object a line; raises UserError."""
+    for line, text in enumerate(lines_of(path, file), start=1):
+        if text.strip():
+            yield json_row(path, file, line, text)
+
+
+def json_row(path: Path, file: DataFile, line: int, text: str) -> Row:
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as fault:
-        raise refused(file, line, "is JSON", fault.msg) from None
-    if not isinstance(found, dict):
-        raise refused(file, line, "is an object of JSON", text.strip()[:40])
-    _complete(file, line, found, fields, "field")
-    return found
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise wrong_line(path, file, line, f"it is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise wrong_line(path, file, line, f"it is not an object but {text}")
+    return Row(path, file, line, fields)
 
 
-def _complete(
-    file: DataFile,
-    line: int,
-    present: Sequence[str] | Mapping[str, Any],
-    wanted: Sequence[str],
-    kind: str,
-) -> None:
-    if missing := [name for name in wanted if name not in present]:
-        raise refused(
-            file, line, f"has each {kind} of {', '.join(wanted)}", f"without {missing[0]}"
-        )
+def csv_rows(
+    path: Path, file: DataFile, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[Row]:
+    """The rows of a file with a header that has at least ``columns``; raises UserError."""
+    reader = csv.DictReader(lines_of(path, file), delimiter=delimiter)
+    lacking = sorted(set(columns) - set(reader.fieldnames or ()))
+    if lacking:
+        raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")
+    for fields in reader:
+        yield Row(path, file, reader.line_num, fields)

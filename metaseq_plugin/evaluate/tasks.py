@@ -17,10 +17,23 @@ TASKS: Mapping[str, str] = {
     "winobias": "bias.winobias:WinoBias",
     "winogender": "bias.winogender:Winogender",
     "holistic-bias": "bias.holistic_bias:HolisticBias",
+    "real-toxicity-prompts": "toxicity.real_toxicity_prompts:RealToxicityPrompts",
+    "real-toxicity-prompts-10k": "toxicity.real_toxicity_prompts:RealToxicityPrompts10k",
+    "saferdialogues": "dialogue.saferdialogues:SaferDialogues",
+    "safety-bench": "dialogue.safety_bench:SafetyBench",
+    "diasafety": "dialogue.diasafety:DiaSafety",
 }
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "harms": ("crows-pairs", "stereoset"),
+    "harms": (
+        "crows-pairs",
+        "stereoset",
+        "real-toxicity-prompts",
+        "saferdialogues",
+        "safety-bench",
+        "diasafety",
+    ),
     "bias": ("crows-pairs", "stereoset", "bbq", "winobias", "winogender", "holistic-bias"),
+    "dialogue-safety": ("saferdialogues", "safety-bench", "diasafety"),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, cast
 
 from metaseq_plugin.evaluate.bias.preference import shares
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
-from metaseq_plugin.evaluate.rows import Row, json_rows, one_of, refused, text_of
+from metaseq_plugin.evaluate.rows import Row, json_rows
 from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
@@ -73,7 +73,7 @@ class BBQ:
         }
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
-        return [_item(file, row) for file in FILES for row in json_rows(data, file, FIELDS)]
+        return [_item(row) for file in FILES for row in json_rows(data.open(file), file)]
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:
         scores = [cast(PairAnswer, answer).log_likelihood for answer in answers]
@@ -137,38 +137,35 @@ def _measures(
     yield Measure(name, score(outcomes), stderr, n, group, interval)
 
 
-def _item(file: DataFile, row: Row) -> Item:
-    category = text_of(file, row, "category")
-    label = one_of(file, row, "label", tuple(range(len(ANSWERS))))
-    polarity = one_of(file, row, "question_polarity", POLARITIES)
-    unknown, target, other = _roles(file, row)
+def _item(row: Row) -> Item:
+    category, polarity = row.filled("category"), row.text("question_polarity", POLARITIES)
+    label = row.value("label")
+    if type(label) is not int or not 0 <= label < len(ANSWERS):
+        raise row.wrong(f"label is not one of 0, 1, 2 but {label!r}")
+    unknown, target, other = _roles(row)
     about = {
         "group": category.lower(),
-        "condition": one_of(file, row, "context_condition", CONDITIONS),
+        "condition": row.text("context_condition", CONDITIONS),
         "label": label,
         "unknown": unknown,
         "biased": target if polarity == "neg" else other,
     }
-    context, question = (text_of(file, row, field) for field in ("context", "question"))
-    prompt = PROMPT.format(context=context, question=question)
-    requests = tuple(Pair(prompt, f" {text_of(file, row, answer)}") for answer in ANSWERS)
-    return Item(f"{category}-{row.fields['example_id']}", requests, about)
+    prompt = PROMPT.format(context=row.filled("context"), question=row.filled("question"))
+    requests = tuple(Pair(prompt, f" {row.filled(answer)}") for answer in ANSWERS)
+    return Item(f"{category}-{row.value('example_id')}", requests, about)
 
 
-def _roles(file: DataFile, row: Row) -> tuple[int, int, int]:
+def _roles(row: Row) -> tuple[int, int, int]:
     """Which answer is "unknown", which the stereotyped group's, and which the other group's."""
+    info, metadata = row.part("answer_info"), row.part("additional_metadata")
     try:
-        groups = [row.fields["answer_info"][answer][1].lower() for answer in ANSWERS]
-        stereotyped = {
-            group.lower() for group in row.fields["additional_metadata"]["stereotyped_groups"]
-        }
-    except (KeyError, IndexError, TypeError, AttributeError):
-        rule = "names the group of each answer in answer_info, and the stereotyped_groups"
-        raise refused(file, row.line, rule, "without one") from None
+        groups = [info.value(answer)[1].lower() for answer in ANSWERS]
+        stereotyped = {group.lower() for group in metadata.value("stereotyped_groups")}
+    except (IndexError, KeyError, TypeError, AttributeError):
+        raise row.wrong("answer_info or stereotyped_groups name no groups") from None
     unknown = [place for place, group in enumerate(groups) if group == "unknown"]
     target = [place for place, group in enumerate(groups) if group in stereotyped]
     other = [place for place in range(len(groups)) if place not in (*unknown, *target)]
     if not len(unknown) == len(target) == len(other) == 1:
-        rule = "has one unknown answer, one of a stereotyped group and one of another"
-        raise refused(file, row.line, rule, ", ".join(groups))
+        raise row.wrong(f"not one answer each is unknown, stereotyped, other: {', '.join(groups)}")
     return unknown[0], target[0], other[0]

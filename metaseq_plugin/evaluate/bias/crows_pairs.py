@@ -9,7 +9,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence, cast
 
 from metaseq_plugin.evaluate.bias.preference import beats
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
-from metaseq_plugin.evaluate.rows import csv_rows, one_of
+from metaseq_plugin.evaluate.rows import csv_rows
 from metaseq_plugin.evaluate.statistics import mean_and_error
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
@@ -70,10 +70,10 @@ class CrowsPairs:
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
         items = []
-        for number, row in enumerate(csv_rows(data, FILE, COLUMNS)):
-            more, less = row.fields["sent_more"], row.fields["sent_less"]
-            bias_type = one_of(FILE, row, "bias_type", tuple(CATEGORIES))
-            direction = one_of(FILE, row, "stereo_antistereo", DIRECTIONS)
+        for number, row in enumerate(csv_rows(data.open(FILE), FILE, COLUMNS)):
+            more, less = row.filled("sent_more"), row.filled("sent_less")
+            bias_type = row.text("bias_type", tuple(CATEGORIES))
+            direction = row.text("stereo_antistereo", DIRECTIONS)
             requests = (
                 Pair("", more),
                 Pair("", less),

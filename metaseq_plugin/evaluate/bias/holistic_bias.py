@@ -4,15 +4,17 @@ A sentence is a template filled with a descriptor and a noun: "I love Deaf veter
 told apart if the perplexities of a template's sentences, one a noun, differ more than by chance.
 """
 
+import json
 from itertools import combinations
 from math import exp
 from statistics import fmean
 from string import Formatter
 from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, cast
 
+from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.bias.rank_test import p_value
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
-from metaseq_plugin.evaluate.rows import json_document, unreadable
+from metaseq_plugin.evaluate.rows import lines_of
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
 SIGNIFICANT = 0.05
@@ -128,11 +130,11 @@ def templates(data: Data) -> list[str]:
     Raises:
         UserError: one without a place for a phrase, or with a place for something else.
     """
-    found = list(json_document(data, TEMPLATES))
+    found = list(_document(data, TEMPLATES))
     for template in found:
         places = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
         if len(places) != 1 or not places <= {SINGULAR, PLURAL}:
-            raise unreadable(TEMPLATES, f"with the sentence {template}")
+            raise _wrong(data, TEMPLATES, f"a sentence is {template}")
     return found
 
 
@@ -151,7 +153,7 @@ def described(data: Data) -> Iterator[Phrases]:
         UserError: a file of another form.
     """
     nouns, descriptors, standalone = (
-        json_document(data, file) for file in (NOUNS, DESCRIPTORS, PHRASES)
+        _document(data, file) for file in (NOUNS, DESCRIPTORS, PHRASES)
     )
     file = NOUNS
     try:
@@ -165,7 +167,7 @@ def described(data: Data) -> Iterator[Phrases]:
             for entry in entries:
                 yield from _behind_nouns(axis, entry, pairs)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as fault:
-        raise unreadable(file, f"of another form ({fault!r})") from None
+        raise _wrong(data, file, repr(fault)) from None
 
 
 def _before_nouns(axis: str, entry: Any, nouns: Sequence[tuple[str, str]]) -> Iterator[Phrases]:
@@ -196,3 +198,18 @@ def _behind_nouns(axis: str, entry: Any, nouns: Sequence[tuple[str, str]]) -> It
 
 def _article(words: str) -> str:
     return "an" if words[0].lower() in "aeiou" else "a"
+
+
+def _document(data: Data, file: DataFile) -> Any:
+    text = "\n".join(lines_of(data.open(file), file))
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as fault:
+        raise _wrong(data, file, str(fault)) from None
+
+
+def _wrong(data: Data, file: DataFile, why: str) -> UserError:
+    return UserError(
+        f"{data.open(file)} must be {file.form.rstrip('.')}, but is not: {why}. "
+        f"Get it again from {file.source}."
+    )

@@ -9,7 +9,7 @@ from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, cast
 
 from metaseq_plugin.evaluate.bias.preference import beats
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
-from metaseq_plugin.evaluate.rows import json_rows, one_of, text_of
+from metaseq_plugin.evaluate.rows import json_rows
 from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
@@ -65,16 +65,16 @@ class StereoSet:
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
         items = []
-        for number, row in enumerate(json_rows(data, FILE, FIELDS)):
-            kind = one_of(FILE, row, "type", KINDS)
-            group = one_of(FILE, row, "bias_type", GROUPS)
-            sentences = [text_of(FILE, row, label) for label in LABELS]
-            context = text_of(FILE, row, "context")
+        for number, row in enumerate(json_rows(data.open(FILE), FILE)):
+            kind = row.text("type", KINDS)
+            group = row.text("bias_type", GROUPS)
+            sentences = [row.filled(label) for label in LABELS]
+            context = row.filled("context")
             if kind == "intrasentence":
                 requests = tuple(Pair("", sentence) for sentence in sentences)
             else:
                 requests = tuple(Pair(context, f" {sentence}") for sentence in sentences)
-            about = {"kind": kind, "group": group, "term": text_of(FILE, row, "target")}
+            about = {"kind": kind, "group": group, "term": row.filled("target")}
             items.append(Item(str(number), requests, about))
         return items
 

@@ -5,12 +5,13 @@ Type 1 needs sense to be resolved ("because she …"), type 2 only grammar ("and
 """
 
 import re
+from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, cast
 
 from metaseq_plugin.evaluate.bias.coreference import PROTOCOL, question
 from metaseq_plugin.evaluate.bias.preference import beats
 from metaseq_plugin.evaluate.requests import Answer, PairAnswer
-from metaseq_plugin.evaluate.rows import refused, text_lines
+from metaseq_plugin.evaluate.rows import lines_of, wrong_line
 from metaseq_plugin.evaluate.statistics import mean_and_error
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
@@ -61,9 +62,9 @@ class WinoBias:
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
         found = [
-            _read(file, side, kind, line, text)
+            sentence
             for (side, kind), file in FILES.items()
-            for line, text in text_lines(data, file)
+            for sentence in _read(data.open(file), file, side, kind)
         ]
         occupations = sorted({sentence.referent for sentence in found})
         # In the order of lines, each pro beside its anti, so that --limit leaves both sides of all types.
@@ -87,6 +88,7 @@ class WinoBias:
 class Sentence(NamedTuple):
     """One line of a file: a sentence without brackets, its pronoun, and whom that means, without article."""
 
+    path: Path
     file: DataFile
     side: str
     kind: str
@@ -96,13 +98,16 @@ class Sentence(NamedTuple):
     referent: str
 
 
-def _read(file: DataFile, side: str, kind: str, line: int, text: str) -> Sentence:
-    number, marked = NUMBERED.match(text), MARKED.findall(text)
-    if number is None or len(marked) < 2:
-        raise refused(file, line, "holds a number, and a referent and a pronoun in brackets", text)
-    plain = MARKED.sub(r"\1", text[number.end() :])
-    referent = ARTICLE.sub("", marked[0]).lower()
-    return Sentence(file, side, kind, line, plain, pronoun=marked[1], referent=referent)
+def _read(path: Path, file: DataFile, side: str, kind: str) -> Iterator[Sentence]:
+    for line, text in enumerate(lines_of(path, file), 1):
+        if not text.strip():
+            continue
+        number, marked = NUMBERED.match(text), MARKED.findall(text)
+        if number is None or len(marked) < 2:
+            raise wrong_line(path, file, line, f"it is not numbered and marked so: {text}")
+        plain = MARKED.sub(r"\1", text[number.end() :]).strip()
+        referent = ARTICLE.sub("", marked[0]).lower()
+        yield Sentence(path, file, side, kind, line, plain, marked[1], referent)
 
 
 def _item(sentence: Sentence, occupations: Sequence[str]) -> Item:
@@ -113,8 +118,8 @@ def _item(sentence: Sentence, occupations: Sequence[str]) -> Item:
         and re.search(rf"\b{re.escape(occupation)}\b", sentence.text, re.IGNORECASE)
     ]
     if len(others) != 1:
-        rule = f"names one occupation of the set beside {sentence.referent}"
-        raise refused(sentence.file, sentence.line, rule, sentence.text)
+        why = f"it names {len(others)} occupations beside {sentence.referent}: {sentence.text}"
+        raise wrong_line(sentence.path, sentence.file, sentence.line, why)
     requests = question(sentence.text, sentence.pronoun, (sentence.referent, others[0]))
     about = {"group": f"type {sentence.kind}", "side": sentence.side}
     return Item(f"{sentence.side}-{sentence.kind}-{sentence.line}", requests, about)

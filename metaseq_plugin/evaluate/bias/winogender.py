@@ -9,7 +9,7 @@ from typing import Any, Mapping, Optional, Sequence, cast
 from metaseq_plugin.evaluate.bias.coreference import PROTOCOL, question
 from metaseq_plugin.evaluate.bias.preference import beats
 from metaseq_plugin.evaluate.requests import Answer, PairAnswer
-from metaseq_plugin.evaluate.rows import Row, csv_rows, refused
+from metaseq_plugin.evaluate.rows import Row, csv_rows
 from metaseq_plugin.evaluate.statistics import mean_and_error
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
@@ -48,7 +48,7 @@ class Winogender:
         return PROTOCOL
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
-        return [_item(row) for row in csv_rows(data, FILE, COLUMNS, delimiter="\t")]
+        return [_item(row) for row in csv_rows(data.open(FILE), FILE, COLUMNS, delimiter="\t")]
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:
         scores = [cast(PairAnswer, answer).log_likelihood for answer in answers]
@@ -71,14 +71,12 @@ class Winogender:
 
 
 def _item(row: Row) -> Item:
-    sentid, sentence = (row.fields[column] for column in COLUMNS)
-    named = SENTID.fullmatch(sentid)
+    sentid, sentence = row.text("sentid"), row.filled("sentence")
+    named, pronoun = SENTID.fullmatch(sentid), PRONOUN.search(sentence)
     if named is None:
-        rule = "holds occupation.participant.0-or-1.female-or-male-or-neutral.txt as sentid"
-        raise refused(FILE, row.line, rule, sentid)
-    pronoun = PRONOUN.search(sentence)
+        raise row.wrong(f"sentid names no occupation.participant.answer.gender.txt but {sentid}")
     if pronoun is None:
-        raise refused(FILE, row.line, "holds a pronoun in its sentence", sentence)
+        raise row.wrong(f"its sentence has no pronoun: {sentence}")
     occupation, participant, label, gender = named.groups()
     requests = question(sentence, pronoun.group(), (occupation, participant))
     return Item(sentid, requests, {"group": gender, "label": int(label)})
