@@ -32,6 +32,13 @@ class Row(NamedTuple):
             raise self.wrong(f"{name} is not {rule} but {value!r}")
         return value
 
+    def filled(self, name: str, among: Optional[Sequence[str]] = None) -> str:
+        """The text of a field that is not blank; raises UserError."""
+        text = self.text(name, among)
+        if not text.strip():
+            raise self.wrong(f"{name} is empty")
+        return text
+
     def number(self, name: str) -> Optional[float]:
         """The number from 0 to 1 of a field; None where it says null or NaN; raises UserError."""
         value = self.value(name)
@@ -96,9 +103,11 @@ def json_row(path: Path, file: DataFile, line: int, text: str) -> Row:
     return Row(path, file, line, fields)
 
 
-def csv_rows(path: Path, file: DataFile, columns: Sequence[str]) -> Iterator[Row]:
+def csv_rows(
+    path: Path, file: DataFile, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[Row]:
     """The rows of a file with a header that has at least ``columns``; raises UserError."""
-    reader = csv.DictReader(lines_of(path, file))
+    reader = csv.DictReader(lines_of(path, file), delimiter=delimiter)
     lacking = sorted(set(columns) - set(reader.fieldnames or ()))
     if lacking:
         raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")

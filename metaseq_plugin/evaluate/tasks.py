@@ -11,6 +11,12 @@ from metaseq_plugin.evaluate.task import Task
 
 # name -> module:class, below metaseq_plugin.evaluate
 TASKS: Mapping[str, str] = {
+    "crows-pairs": "bias.crows_pairs:CrowsPairs",
+    "stereoset": "bias.stereoset:StereoSet",
+    "bbq": "bias.bbq:BBQ",
+    "winobias": "bias.winobias:WinoBias",
+    "winogender": "bias.winogender:Winogender",
+    "holistic-bias": "bias.holistic_bias:HolisticBias",
     "real-toxicity-prompts": "toxicity.real_toxicity_prompts:RealToxicityPrompts",
     "real-toxicity-prompts-10k": "toxicity.real_toxicity_prompts:RealToxicityPrompts10k",
     "saferdialogues": "dialogue.saferdialogues:SaferDialogues",
@@ -18,7 +24,15 @@ TASKS: Mapping[str, str] = {
     "diasafety": "dialogue.diasafety:DiaSafety",
 }
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "harms": ("real-toxicity-prompts", "saferdialogues", "safety-bench", "diasafety"),
+    "harms": (
+        "crows-pairs",
+        "stereoset",
+        "real-toxicity-prompts",
+        "saferdialogues",
+        "safety-bench",
+        "diasafety",
+    ),
+    "bias": ("crows-pairs", "stereoset", "bbq", "winobias", "winogender", "holistic-bias"),
     "dialogue-safety": ("saferdialogues", "safety-bench", "diasafety"),
 }
 
