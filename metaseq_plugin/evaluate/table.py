@@ -3,18 +3,20 @@
     print("\n".join(table(results)))
 
     task         measure           group     value ± s.e.       n  published
-    crows-pairs  stereotype_score  overall   55.2 ± 1.3     1,508  69.5 OPT-175B [1]
+    crows-pairs  stereotype_score  overall   55.20 ± 1.28   1,508  69.50 OPT-175B [1]
 
-Below: where [1] stands, what a reader must know of a figure, requests that were cut or merged, tasks that were left out.
+Below: the average of the paper's tasks of ability, where [1] stands, what a reader must know of a figure, requests that
+were cut or merged, and tasks that were left out.
 """
 
 from typing import Iterator, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import printable
-from metaseq_plugin.evaluate.figures import measured, told
+from metaseq_plugin.evaluate.abilities.average import AVERAGED, average_of, measure_of
+from metaseq_plugin.evaluate.figures import measured, shown
 from metaseq_plugin.evaluate.published import Published, nearest
 from metaseq_plugin.evaluate.results import Results, TaskResult
-from metaseq_plugin.evaluate.task import Measure
+from metaseq_plugin.evaluate.task import OVERALL, Measure
 
 HEADERS = ("task", "measure", "group", "value ± s.e.", "n", "published")
 TO_THE_RIGHT = ("value ± s.e.", "n")
@@ -41,6 +43,7 @@ def table(results: Results) -> list[str]:
     rows = [row(one, places) for one in found]
     parts = [
         aligned(HEADERS, rows, TO_THE_RIGHT),
+        list(average(results)),
         [f"[{number}] {place}" for number, place in enumerate(places, 1)],
         list(notes(found)),
         [line for name, task in results.tasks.items() for line in counts(name, task)],
@@ -59,7 +62,7 @@ def row(one: Cited, places: Sequence[str]) -> tuple[str, ...]:
     beside = ""
     if published is not None:
         number = places.index(published.cited) + 1
-        beside = f"{told(published.value)} {published.model} [{number}]"
+        beside = f"{shown(published.value)} {published.model} [{number}]"
     return one.task, measure.name, measure.group, measured(measure), f"{measure.n:,}", beside
 
 
@@ -81,6 +84,18 @@ def aligned(
         ]
         lines.append(GAP.join(padded).rstrip())
     return lines
+
+
+def average(results: Results) -> Iterator[str]:
+    """The average of the paper's tasks of ability, where several of them were measured."""
+    found = {
+        name: measure.value
+        for name, task in results.tasks.items()
+        for measure in task.measures
+        if name in AVERAGED and (measure.name, measure.group) == (measure_of(name), OVERALL)
+    }
+    if len(found) > 1:
+        yield average_of(found).line
 
 
 def notes(found: Sequence[Cited]) -> Iterator[str]:
