@@ -7,9 +7,10 @@
 (2) trees of like size are read together, the largest first, so that memory runs out at once or never;
 (3) logits are computed behind the tokens before those that are wanted, and nowhere else.
 
-Numbers are fp32; who adds them up does it in fp64.
+Scores are computed in fp32 and added up in fp64.
 """
 
+import math
 from typing import Iterator, NamedTuple, Optional, Sequence
 
 import torch
@@ -28,7 +29,7 @@ class Likelihood(NamedTuple):
     @property
     def total(self) -> float:
         """Log-probability of them all."""
-        return sum(self.scores)
+        return math.fsum(self.scores)
 
 
 def likelihoods(
