@@ -26,6 +26,7 @@ NOT_RUN = {
     "tensorboard --logdir": "serves until it is stopped",
     "metaseq watch": "draws until it is stopped; tests/report/test_commands.py",
     "metaseq serve": "serves until it is stopped; tests/serve/test_command.py",
+    "torchrun --nproc_per_node 2 $(which metaseq) eval": "two ranks; tests/evaluate/test_eval_runs.py",
     "lm_eval --model local-completions": "asks a server; tests/evaluate/test_against_hf.py",
     "curl http://127.0.0.1:6010/": "asks a server; tests/serve/test_examples.py",
     "from openai import": "asks a server; tests/serve/test_examples.py",
