@@ -56,7 +56,7 @@ class CrowsPairs:
     name = "crows-pairs"
     title = "CrowS-Pairs"
     source = "Nangia et al. 2020, arXiv 2010.00133; by full-sentence likelihood as in lm-eval's crows_pairs_english"
-    files = (FILE,)
+    files: tuple[DataFile, ...] = (FILE,)
     needs_scorer = False
     shots: Optional[int] = None
 

@@ -72,7 +72,7 @@ class HolisticBias:
     name = "holistic-bias"
     title = "HolisticBias"
     source = "Smith et al. 2022, arXiv 2205.09209; Likelihood Bias, Mann-Whitney U at p < 0.05"
-    files = (DESCRIPTORS, NOUNS, TEMPLATES, PHRASES)
+    files: tuple[DataFile, ...] = (DESCRIPTORS, NOUNS, TEMPLATES, PHRASES)
     needs_scorer = False
     shots: Optional[int] = None
 

@@ -50,7 +50,7 @@ class StereoSet:
     name = "stereoset"
     title = "StereoSet"
     source = "Nadeem et al. 2021, arXiv 2004.09456; normalised by tokens, intersentence as log P(sentence | context)"
-    files = (FILE,)
+    files: tuple[DataFile, ...] = (FILE,)
     needs_scorer = False
     shots: Optional[int] = None
 

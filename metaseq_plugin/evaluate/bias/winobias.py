@@ -53,7 +53,7 @@ class WinoBias:
     name = "winobias"
     title = "WinoBias"
     source = "Zhao et al. 2018, arXiv 1804.06876; the question of Brown et al. 2020, arXiv 2005.14165, 6.2.1"
-    files = tuple(FILES.values())
+    files: tuple[DataFile, ...] = tuple(FILES.values())
     needs_scorer = False
     shots: Optional[int] = None
 

@@ -73,7 +73,6 @@ WHOLE: dict[DataFile, str] = {
     holistic_bias.NOUNS: json.dumps({"male": [["man", "men"]]}),
     holistic_bias.TEMPLATES: json.dumps({"I'm {noun_phrase}.": {}}),
     holistic_bias.PHRASES: json.dumps({"age": ["a youth"]}),
-    **dict.fromkeys(winobias.FILES.values(), ""),
 }
 
 
