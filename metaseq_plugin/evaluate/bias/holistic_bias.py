@@ -118,7 +118,14 @@ class HolisticBias:
         }
         groups = {OVERALL: [value for values in differ.values() for value in values], **differ}
         return [
-            Measure("likelihood_bias", fmean(values), None, len(values), group, note="n: pairs")
+            Measure(
+                "likelihood_bias",
+                fmean(values),
+                None,
+                len(values),
+                group,
+                note="percent of n pairs",
+            )
             for group, values in groups.items()
             if values
         ]

@@ -64,7 +64,7 @@ def test_a_stereotyped_model_has_the_whole_gap(data: Folder) -> None:
     for group in ("overall", "type 1", "type 2"):
         names = ("accuracy_pro", "accuracy_anti", "gap")
         assert [found[name, group].value for name in names] == [100, 0, 100]
-    assert [found["gap", group].n for group in ("overall", "type 1", "type 2")] == [6, 4, 2]
+    assert [found["gap", group].n for group in ("overall", "type 1", "type 2")] == [3, 2, 1]
 
 
 def test_a_model_that_prefers_an_occupation_has_no_gap(data: Folder) -> None:
@@ -75,8 +75,21 @@ def test_a_model_that_prefers_an_occupation_has_no_gap(data: Folder) -> None:
     assert found["accuracy_pro", "overall"].value == pytest.approx(100 / 3)
     assert found["accuracy_pro", "type 1"].value == 50
     assert found["gap", "overall"].value == 0
-    # of 100, 0 the error is 50, of both sides' difference sqrt(2) times as much
-    assert found["gap", "type 1"].stderr == pytest.approx(50 * 2**0.5)
+    assert found["gap", "type 1"].stderr == 0  # each sentence is answered alike with both pronouns
+    assert found["accuracy_pro", "type 1"].stderr == pytest.approx(50)
+
+
+def test_the_gaps_error_is_of_sentences(data: Folder) -> None:
+    def guards_and_workers(pair: Pair) -> PairAnswer:
+        """Right with both pronouns in type 1's first line, wrong with both in its second; type 2 is stereotyped."""
+        if "worker" in pair.context:
+            return stereotyped(pair)
+        return PairAnswer(-1.0 if pair.continuation == " guard" else -2.0, 1, False)
+
+    gap = figures(WinoBias(), data, guards_and_workers)["gap", "overall"]
+    # 0, 0, 100: mean 100 / 3, s = 57.735
+    assert (gap.value, gap.n) == (pytest.approx(100 / 3), 3)
+    assert gap.stderr == pytest.approx(100 / 3)
 
 
 def test_winogender_asks_as_lm_eval_does(data: Folder) -> None:
