@@ -54,6 +54,7 @@ MEMBERS: Mapping[str, Mapping[str, str]] = {
         "stop": "metaseq_plugin.launch.folders.stop",
         "logs": "metaseq_plugin.launch.folders.logs",
     },
+    "eval": {"calibrate": "metaseq_plugin.evaluate.toxicity.calibrate"},
 }
 # These answer at once: they need neither torch nor fairseq, which the package itself imports.
 WITHOUT_PACKAGE = ("metaseq_plugin.launch.", "metaseq_plugin.ledger.", "metaseq_plugin.report.")

@@ -1,12 +1,24 @@
-"""Figures as people read them on the page and in the card: those of the terminal's table, and sizes and facts.
+"""Figures as people read them in the terminal, on the page and in the card; sizes and facts, too.
 
-uncertainty(measure), parameters(1_315_758_080)          # "± 1.28", "1.32B"
+measured(measure), parameters(1_315_758_080)          # "55.20 ± 1.28", "1.32B"
 """
 
+import math
 from typing import Any, Mapping, Optional, Sequence
 
-from metaseq_plugin.evaluate.table import NONE, digits, shown
 from metaseq_plugin.evaluate.task import Measure
+
+NONE = "-"
+
+
+def shown(value: float) -> str:
+    """A figure with the digits that a reader can use, whether it is a share, a percentage or a perplexity."""
+    return f"{value:,.{digits(value)}f}" if math.isfinite(value) else NONE
+
+
+def digits(value: float) -> int:
+    """Behind the point."""
+    return 4 if abs(value) < 1 else 2 if abs(value) < 1000 else 1
 
 
 def measured(measure: Measure) -> str:

@@ -3,7 +3,7 @@
     model = LocalModel(OPT.from_pretrained("runs/quickstart"))
     for index, answer in model.answer([Pair("The cat", " sat"), Whole("…"), Prompt("Once", {"seed": 1})]):
 
-(1) Pairs and texts become rows of tokens (``rows.py``), and are scored together: beginnings that rows share are read
+(1) Pairs and texts become rows of tokens (``token_rows.py``), and are scored together: beginnings that rows share are read
 once, and logits are computed for the wanted tokens alone (``generation/likelihood.py``);
 (2) prompts go on in batches of equal limits.
 
@@ -27,7 +27,7 @@ from metaseq_plugin.evaluate.requests import (
     Whole,
     WholeAnswer,
 )
-from metaseq_plugin.evaluate.rows import Row, pair_row, windows
+from metaseq_plugin.evaluate.token_rows import Row, pair_row, windows
 from metaseq_plugin.generation.generator import MAX_BATCH_TOKENS, batches
 from metaseq_plugin.generation.likelihood import Likelihood, likelihoods
 from metaseq_plugin.generation.options import Asked

@@ -1,104 +1,115 @@
-"""From requests to rows of token ids: where a continuation begins, what is cut, and the windows of a long text.
+"""The rows of an evaluation set's file, each with its line; what is wrong with one is told in a sentence.
 
-    encoded(pair, tokenizer)             the tokens of context and continuation, joined
-    pair_row(pair, tokenizer, 2, 2048)   the row that is scored
-    windows([2, 31414, …], 2, 2048)      the rows of a text of any length
-
-Tokens are those of lm-evaluation-harness 0.4's class ``hf`` for the same model (``TemplateLM._encode_pair``,
-``get_rolling_token_windows``): ``</s>`` before every text, what is too long cut on the left.
+for row in json_rows(data.open(FILE), FILE):
+    row.text("context"), row.number("toxicity")
 """
 
-from typing import Iterator, NamedTuple, Sequence
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence
 
-from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.evaluate.requests import Pair
-from metaseq_plugin.tokenizers.base import Tokenizer
+from metaseq_plugin.compat.errors import UserError, brief
+from metaseq_plugin.evaluate.task import DataFile
+
+SHOWN = 80  # characters of what a wrong line has
 
 
 class Row(NamedTuple):
-    """Token ids of which the last ``count`` are scored, each behind all before it."""
+    """One row of ``path``, whose first line is ``line``."""
 
-    tokens: Sequence[int]
-    count: int
-    is_merged: bool = False  # as ``PairAnswer`` has it
-    ncut: int = 0  # tokens that were left out on the left, its </s> among them
+    path: Path
+    file: DataFile
+    line: int
+    fields: Mapping[str, Any]
+
+    def text(self, name: str, among: Optional[Sequence[str]] = None) -> str:
+        """The text of a field, one of ``among`` where that is given; raises UserError."""
+        value = self.value(name)
+        if not isinstance(value, str) or (among is not None and value not in among):
+            rule = "a text" if among is None else f"one of {', '.join(among)}"
+            raise self.wrong(f"{name} is not {rule} but {value!r}")
+        return value
+
+    def filled(self, name: str, among: Optional[Sequence[str]] = None) -> str:
+        """The text of a field that is not blank; raises UserError."""
+        text = self.text(name, among)
+        if not text.strip():
+            raise self.wrong(f"{name} is empty")
+        return text
+
+    def number(self, name: str) -> Optional[float]:
+        """The number from 0 to 1 of a field; None where it says null or NaN; raises UserError."""
+        value = self.value(name)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise self.wrong(f"{name} is not a number from 0 to 1 but {value!r}")
+        return float(value)
+
+    def part(self, name: str) -> "Row":
+        """The object in a field, as a row; raises UserError."""
+        value = self.value(name)
+        if not isinstance(value, dict):
+            raise self.wrong(f"{name} is not an object but {value!r}")
+        return self._replace(fields=value)
+
+    def value(self, name: str) -> Any:
+        if name not in self.fields:
+            raise self.wrong(f"it has no {name}")
+        return self.fields[name]
+
+    def wrong(self, why: str) -> UserError:
+        return wrong_line(self.path, self.file, self.line, why)
 
 
-class Encoded(NamedTuple):
-    """The tokens of a joined text, without ``</s>``."""
-
-    tokens: list[int]
-    count: int  # of the continuation
-    is_merged: bool
-
-
-def boundary(pair: Pair) -> tuple[str, str]:
-    """Context and continuation, blanks between them counted to the continuation.
-
-    OPT's tokens of words begin with the blank before them, so that a context which ends with one would end
-    within a word's token.
-    """
-    context = pair.context.rstrip()
-    return context, pair.context[len(context) :] + pair.continuation
+def wrong_line(path: Path, file: DataFile, line: int, why: str) -> UserError:
+    return UserError(
+        f"{path} must be {file.form.rstrip('.')}, but line {line} is not: {brief(why, SHOWN)}. "
+        f"Get it again from {file.source}."
+    )
 
 
-def encoded(pair: Pair, tokenizer: Tokenizer) -> Encoded:
-    """Tokens of the joined text, and how many are of the continuation: from the first that reaches into it.
-
-    lm_eval takes off as many tokens as the context has by itself. That is the same wherever these begin the joined
-    text; where the last of them is another one there, because its word goes on, lm_eval leaves out the
-    token that lies on both sides, and here it counts.
-
-    Raises:
-        UserError: a continuation without tokens.
-    """
-    context, continuation = boundary(pair)
-    tokens: list[int] = tokenizer.encode(context + continuation).tolist()
-    wanted, read = continuation.encode(), b""
-    count = 0
-    while len(read) < len(wanted) and count < len(tokens):
-        count += 1
-        read = tokenizer.token_bytes(tokens[-count]) + read
-    is_merged = len(read) > len(wanted)
-    if not read.endswith(
-        wanted
-    ):  # a tokenizer that changes texts, whose tokens have no place in them
-        alone = tokenizer.encode(context).tolist()
-        same = next((n for n, both in enumerate(zip(alone, tokens)) if both[0] != both[1]), None)
-        first = min(len(alone), len(tokens)) if same is None else same
-        count, is_merged = len(tokens) - first, first < len(alone)
-    if count == 0:
+def lines_of(path: Path, file: DataFile) -> list[str]:
+    """The lines of a file in UTF-8; raises UserError where it is another, cannot be read, or holds nothing."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
         raise UserError(
-            "A continuation must have at least one token, but that behind "
-            f"{pair.context[-40:]!r} has none. Leave its item out."
-        )
-    return Encoded(tokens, count, is_merged)
+            f"{path} must be a file that can be read, but is not ({error.strerror}). Check its rights."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise wrong_line(path, file, 1, f"its bytes are no UTF-8 ({error.reason})") from error
+    if not text.strip():
+        raise wrong_line(path, file, 1, "there is nothing in it")
+    return text.split("\n")  # not splitlines: a text may hold U+2028
 
 
-def pair_row(pair: Pair, tokenizer: Tokenizer, eos: int, longest: int) -> Row:
-    """The row of a pair; the last token is scored, not read, so that one more than ``longest`` fits.
-
-    Raises:
-        UserError: a continuation of no token, or of more than the model reads.
-    """
-    tokens, count, is_merged = encoded(pair, tokenizer)
-    if count > longest:
-        raise UserError(
-            f"A continuation must have from 1 to {longest} tokens, which the model reads, "
-            f"but {pair.continuation[:40]!r}… has {count}. Leave its item out."
-        )
-    kept = [eos, *tokens][-(longest + 1) :]
-    return Row(kept, count, is_merged, len(tokens) + 1 - len(kept))
+def json_rows(path: Path, file: DataFile) -> Iterator[Row]:
+    """The rows of a file of one JSON object a line; raises UserError."""
+    for line, text in enumerate(lines_of(path, file), start=1):
+        if text.strip():
+            yield json_row(path, file, line, text)
 
 
-def windows(tokens: Sequence[int], eos: int, longest: int) -> Iterator[Row]:
-    """Rows in which every one of ``tokens`` is scored once, the first ones behind ``</s>``.
+def json_row(path: Path, file: DataFile, line: int, text: str) -> Row:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise wrong_line(path, file, line, f"it is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise wrong_line(path, file, line, f"it is not an object but {text}")
+    return Row(path, file, line, fields)
 
-    As many as the model reads at once: the next row begins with the last token of the one before, and the last
-    row, which scores fewer, reads as many tokens before them as fit.
-    """
-    for first in range(0, len(tokens), longest):
-        end = min(first + longest, len(tokens))
-        begin = max(0, end - longest - 1)
-        row = [eos, *tokens[:end]] if first == 0 else list(tokens[begin:end])
-        yield Row(row, end - first)
+
+def csv_rows(
+    path: Path, file: DataFile, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[Row]:
+    """The rows of a file with a header that has at least ``columns``; raises UserError."""
+    reader = csv.DictReader(lines_of(path, file), delimiter=delimiter)
+    lacking = sorted(set(columns) - set(reader.fieldnames or ()))
+    if lacking:
+        raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")
+    for fields in reader:
+        yield Row(path, file, reader.line_num, fields)

@@ -5,21 +5,22 @@
     task         measure           group     value ± s.e.       n  published
     crows-pairs  stereotype_score  overall   55.20 ± 1.28   1,508  69.50 OPT-175B [1]
 
-Below: where [1] stands, what a reader must know of a figure, requests that were cut or merged, tasks that were left out.
+Below: the average of the paper's tasks of ability, where [1] stands, what a reader must know of a figure, requests that
+were cut or merged, and tasks that were left out.
 """
 
-import math
-from typing import Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Iterator, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import printable
+from metaseq_plugin.evaluate.abilities.average import AVERAGED, average_of, measure_of
+from metaseq_plugin.evaluate.figures import measured, shown
 from metaseq_plugin.evaluate.published import Published, nearest
 from metaseq_plugin.evaluate.results import Results, TaskResult
-from metaseq_plugin.evaluate.task import Measure
+from metaseq_plugin.evaluate.task import OVERALL, Measure
 
 HEADERS = ("task", "measure", "group", "value ± s.e.", "n", "published")
 TO_THE_RIGHT = ("value ± s.e.", "n")
 GAP = "  "
-NONE = "-"
 
 
 class Cited(NamedTuple):
@@ -42,6 +43,7 @@ def table(results: Results) -> list[str]:
     rows = [row(one, places) for one in found]
     parts = [
         aligned(HEADERS, rows, TO_THE_RIGHT),
+        list(average(results)),
         [f"[{number}] {place}" for number, place in enumerate(places, 1)],
         list(notes(found)),
         [line for name, task in results.tasks.items() for line in counts(name, task)],
@@ -61,28 +63,7 @@ def row(one: Cited, places: Sequence[str]) -> tuple[str, ...]:
     if published is not None:
         number = places.index(published.cited) + 1
         beside = f"{shown(published.value)} {published.model} [{number}]"
-    return one.task, measure.name, measure.group, with_error(measure), f"{measure.n:,}", beside
-
-
-def shown(value: float) -> str:
-    """A figure with the digits that a reader can use, whether it is a share, a percentage or a perplexity."""
-    return f"{value:,.{digits(value)}f}" if math.isfinite(value) else NONE
-
-
-def digits(value: float) -> int:
-    """Behind the point."""
-    return 4 if abs(value) < 1 else 2 if abs(value) < 1000 else 1
-
-
-def with_error(measure: Measure) -> str:
-    """ "55.20 ± 1.28", or with an interval "0.6213 (0.5514 to 0.6801)"."""
-    value = shown(measure.value)
-    if measure.interval is not None:
-        low, high = measure.interval
-        return f"{value} ({shown(low)} to {shown(high)})"
-    if measure.stderr is None or value == NONE:
-        return value
-    return f"{value} ± {measure.stderr:,.{digits(measure.value)}f}"
+    return one.task, measure.name, measure.group, measured(measure), f"{measure.n:,}", beside
 
 
 def aligned(
@@ -105,16 +86,26 @@ def aligned(
     return lines
 
 
+def average(results: Results) -> Iterator[str]:
+    """The average of the paper's tasks of ability, where several of them were measured."""
+    found = {
+        name: measure.value
+        for name, task in results.tasks.items()
+        for measure in task.measures
+        if name in AVERAGED and (measure.name, measure.group) == (measure_of(name), OVERALL)
+    }
+    if len(found) > 1:
+        yield average_of(found).line
+
+
 def notes(found: Sequence[Cited]) -> Iterator[str]:
     """What a reader must know of figures, each note once."""
-    said: Mapping[str, list[str]] = {}
-    told: dict[str, list[str]] = dict(said)
+    names: dict[tuple[str, str], dict[str, None]] = {}
     for one in found:
         if one.measure.note:
-            told.setdefault(f"{one.task}: {one.measure.note}", []).append(one.measure.name)
-    for note, names in told.items():
-        task, _, text = note.partition(": ")
-        yield f"{task}, {', '.join(dict.fromkeys(names))}: {text}"
+            names.setdefault((one.task, one.measure.note), {})[one.measure.name] = None
+    for (task, note), measures in names.items():
+        yield f"{task}, {', '.join(measures)}: {note}"
 
 
 def counts(name: str, task: TaskResult) -> Iterator[str]:
