@@ -98,7 +98,7 @@ def json_row(path: Path, file: DataFile, line: int, text: str) -> Row:
 
 def csv_rows(path: Path, file: DataFile, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a file with a header that has at least ``columns``; raises UserError."""
-    reader = csv.DictReader(lines_of(path, file))
+    reader = csv.DictReader(f"{line}\n" for line in lines_of(path, file))
     lacking = sorted(set(columns) - set(reader.fieldnames or ()))
     if lacking:
         raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")
