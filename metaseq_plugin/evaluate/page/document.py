@@ -10,9 +10,8 @@ import json
 from typing import Any, Iterable, Optional, Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from metaseq_plugin.evaluate.figures import parameters, plain, spoken, uncertainty
+from metaseq_plugin.evaluate.figures import NONE, parameters, plain, shown, spoken, uncertainty
 from metaseq_plugin.evaluate.results import Results, TaskResult
-from metaseq_plugin.evaluate.figures import NONE, shown
 from metaseq_plugin.evaluate.tables import Row, Table, model_names, tables
 
 FACTS = {
