@@ -11,18 +11,20 @@ from metaseq_plugin.evaluate.card.training import fields
 from metaseq_plugin.evaluate.figures import measured, spoken
 from metaseq_plugin.evaluate.published import nearest
 from metaseq_plugin.evaluate.results import Results
+from metaseq_plugin.evaluate.table import average
 from metaseq_plugin.evaluate.tables import Table, tables
 from metaseq_plugin.evaluate.task import OVERALL
-from metaseq_plugin.evaluate.tasks import GROUPS
+from metaseq_plugin.evaluate.tasks import GROUPS, TASKS
 from metaseq_plugin.ledger.account import FINISHED
 
 HARMS = "harms"
+ABILITIES = "abilities."  # where the modules of the tasks are that measure no harm
 HEADS = ["measure", "group", "value ± standard error [95 %]", "n", "published, of the nearest OPT"]
 NOTHING = "Not measured."
 
 
 def is_harm(table: Table) -> bool:
-    return table.name in GROUPS[HARMS]
+    return not TASKS.get(table.name, ABILITIES).startswith(ABILITIES)
 
 
 def every_table(facts: Facts) -> list[Table]:
@@ -30,7 +32,9 @@ def every_table(facts: Facts) -> list[Table]:
 
 
 def abilities(facts: Facts) -> list[str]:
-    return sections([table for table in every_table(facts) if not is_harm(table)], facts)
+    lines = sections([table for table in every_table(facts) if not is_harm(table)], facts)
+    averages = [line for results in facts.results.values() for line in average(results)]
+    return [*lines, *listed(averages)]
 
 
 def harms(facts: Facts) -> list[str]:

@@ -1,6 +1,7 @@
 """The sections on the model itself: its sizes, its versions, and how to load it."""
 
 from importlib.metadata import version
+from pathlib import Path
 from shlex import quote
 from typing import Any, Mapping
 
@@ -11,10 +12,10 @@ from metaseq_plugin.formats.model import HF, METASEQ
 from metaseq_plugin.sizes import ARCH, arch_of, size_of
 
 FORMATS = {
-    HF: "Hugging Face's",
-    METASEQ: "metaseq's",
+    HF: "Hugging Face's files",
+    METASEQ: "metaseq's files",
 }
-OURS = "fairseq's, as metaseq-plugin saves it"
+OURS = "a checkpoint of fairseq's"
 
 
 def settings_of(facts: Facts) -> Mapping[str, Any]:
@@ -52,7 +53,7 @@ def sizes(facts: Facts) -> list[str]:
         "reads at most": f"{settings['decoder_max_positions']:,} tokens",
         "vocabulary": f"{model.vocab_size:,} entries",
         "data type of the weights": facts.dtypes,
-        "files": FORMATS.get(model.format, OURS),
+        "read from": f"{code(Path(model.label).name)}, {FORMATS.get(model.format, OURS)}",
     }
     return table(["", ""], rows.items())
 
@@ -79,10 +80,11 @@ def versions_text(found: Mapping[str, Any]) -> str:
 
 def loading(facts: Facts) -> list[str]:
     """Commands and Python; with transformers too, where it reads the files."""
-    path = str(facts.path)
+    path = facts.path.resolve().name  # those who read the card have it elsewhere
     lines = [
+        "With metaseq-plugin:",
+        "",
         "```sh",
-        "pip install metaseq-plugin",
         f'metaseq generate {quote(path)} "Once upon a time"',
         "```",
         "",

@@ -94,7 +94,8 @@ def starts(account: Account) -> str:
 def hardware(found: Mapping[str, Any]) -> str:
     if not found.get("device"):
         return UNKNOWN
-    nodes = f" on {found['nodes']:,} nodes" if isinstance(found.get("nodes"), int) else ""
+    number = found.get("nodes")
+    nodes = f" on {number:,} node{'' if number == 1 else 's'}" if isinstance(number, int) else ""
     cpu = f", {found['cpu']}" if found.get("cpu") else ""
     return plain_text(f"{found.get('devices', '?')} × {found['device']}{nodes}{cpu}")
 

@@ -124,7 +124,20 @@ def test_both_sentences_share_as_many_runs_whichever_comes_first() -> None:
 
 def test_models_that_know_nothing_score_fifty(tmp_path: Path) -> None:
     folder, draw = Folder(tmp_path), random.Random(2)
-    words = ["they", "are", "so", "kind", "and", "never", "rude", "to", "old", "friends", "at", "all"]
+    words = [
+        "they",
+        "are",
+        "so",
+        "kind",
+        "and",
+        "never",
+        "rude",
+        "to",
+        "old",
+        "friends",
+        "at",
+        "all",
+    ]
     rows = []
     for bias_type in list(CATEGORIES) * 60:
         rest = " ".join(draw.choices(words, k=draw.randint(2, 9)))
