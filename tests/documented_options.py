@@ -30,8 +30,8 @@ RECIPE = (
     "--lr-scheduler", "polynomial_decay",
 )  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*\w")
-# Of scripts/test.sh, pip, apt-get and sbatch.
-FOREIGN = frozenset({"--all", "--no-deps", "--no-install-recommends", "--wrap"})
+# Of scripts/test.sh, pip, apt-get, sbatch and parlai.
+FOREIGN = frozenset({"--all", "--mutators", "--no-deps", "--no-install-recommends", "--wrap"})
 
 
 @lru_cache(maxsize=None)

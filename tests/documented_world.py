@@ -77,7 +77,13 @@ GIVEN: Dict[str, List[str]] = {
     "docs/watch.md": ["data"],
     "docs/watching.md": ["data"],
 }
-WITH_QUICKSTART = ("docs/convert.md", "docs/evaluate.md", "docs/generate.md", "docs/ledger.md")
+WITH_QUICKSTART = (
+    "docs/card.md",
+    "docs/convert.md",
+    "docs/evaluate.md",
+    "docs/generate.md",
+    "docs/ledger.md",
+)
 CHECKOUT = (
     "scripts", "requirements", "setup.py", "pyproject.toml", "metaseq_plugin", "benchmarks", "hubconf.py"
 )  # fmt: skip

@@ -107,7 +107,8 @@ def csv_rows(
     path: Path, file: DataFile, columns: Sequence[str], delimiter: str = ","
 ) -> Iterator[Row]:
     """The rows of a file with a header that has at least ``columns``; raises UserError."""
-    reader = csv.DictReader(lines_of(path, file), delimiter=delimiter)
+    lines = (f"{line}\n" for line in lines_of(path, file))
+    reader = csv.DictReader(lines, delimiter=delimiter)
     lacking = sorted(set(columns) - set(reader.fieldnames or ()))
     if lacking:
         raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")

@@ -54,7 +54,7 @@ class LmEvalTask:
         f1, em: of CB, the mean F1 of its classes; of ReCoRD, of the likeliest entity's words, and exact.
 
     Attributes:
-        asked, place: lm_eval's name of it, and its file below lm_eval's tasks.
+        asked, place: lm_eval's name of it, and its file below lm_eval's tasks, or a file of ours.
         fields: of a document on the hub -> the kind's name in ``documents.KINDS``.
         evaluated: what is asked about.
         examples: from where shots are drawn; None: from ``evaluated``, without the document itself.
@@ -91,18 +91,11 @@ class LmEvalTask:
         with quiet():
             task = self.load({split.name: opened(split, data) for split in self.splits(shots)})
             task.set_fewshot_seed(options.seed)
-            try:
-                return [
-                    self.item(task, number, document, shots)
-                    for number, document in enumerate(islice(task.eval_docs, options.limit))
-                ]
-            except (ValueError, AssertionError) as error:  # sampling more examples than there are
-                if isinstance(error, UserError) or not shots:
-                    raise
-                raise UserError(
-                    f"`--shots` must be below the number of examples that {self.name} has, but is {shots}. "
-                    "Set fewer, or bring more examples."
-                ) from error
+            self.check_shots(shots, len(task.fewshot_docs()))
+            return [
+                self.item(task, number, document, shots)
+                for number, document in enumerate(islice(task.eval_docs, options.limit))
+            ]
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:
         likelihoods = [
@@ -135,6 +128,14 @@ class LmEvalTask:
         return Measure(
             name, value, error, len(values), interval=interval, note="percent, mean of classes"
         )
+
+    def check_shots(self, shots: int, nexamples: int) -> None:
+        """Raises UserError where there are not that many examples besides the document itself."""
+        most = nexamples if self.examples else nexamples - 1
+        if not 0 <= shots <= most:
+            raise UserError(
+                f"`--shots` must be from 0 to the {most} examples that {self.name} has, but is {shots}. Set 0, say."
+            )
 
     def shots_of(self, options: Options) -> int:
         return (self.shots or 0) if options.shots is None else options.shots
@@ -195,7 +196,6 @@ class LmEvalTask:
         splits = [
             split for split in (self.evaluated, self.examples) if split and split.name in files
         ]
-        examples = self.examples if self.examples in splits else None
         described = {
             split.name: {
                 "form": split.form,
@@ -208,16 +208,17 @@ class LmEvalTask:
             "include": str(Path(spec.origin).parent / "tasks" / self.place),
             "task": name,
             "dataset_kwargs": {"splits": described},
-            "training_split": examples.name if examples and examples.name == "train" else None,
-            "validation_split": "validation" if "validation" in described else None,
-            "test_split": "test" if self.evaluated.name == "test" else None,
-            "fewshot_split": (examples or self.evaluated).name,
+            # As lm_eval's own files have them, of the splits that are here; where a document is evaluated and
+            # example at once, lm_eval keeps it out of its own examples if fewshot_split is test_split.
+            **{f"{key}_split": name if name in described else None for key, name in SPLITS.items()},
+            "fewshot_split": "test" if list(described) == ["test"] else None,
         }
         # JSON is YAML; only the function has a tag.
         lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
         return "\n".join([*lines, f"custom_dataset: !function {READER}", ""])
 
 
+SPLITS = {"training": "train", "validation": "validation", "test": "test"}  # lm_eval's key -> name
 READER = "metaseq_plugin.evaluate.abilities.documents.datasets_of"
 
 

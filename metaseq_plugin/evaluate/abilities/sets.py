@@ -7,6 +7,7 @@ lm_eval's tasks ask, as in the published figures of the smaller OPT.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Mapping
 
 from metaseq_plugin.evaluate.abilities.lm_eval_task import LmEvalTask, Split
@@ -219,9 +220,9 @@ winogrande = partial(
 
 
 def superglue(
-    name: str, title: str, paper: str, asked: str, fields: Fields
+    name: str, title: str, paper: str, asked: str, fields: Fields, place: str = "default.yaml"
 ) -> "partial[LmEvalTask]":
-    """A task of SuperGLUE's, on its validation split."""
+    """A task of SuperGLUE's, on its validation split; ``place`` is below lm_eval's folder of it, or absolute."""
     dataset = f"aps/super_glue, {'wsc.fixed' if name == 'wsc' else name}"
     return partial(
         LmEvalTask,
@@ -229,7 +230,7 @@ def superglue(
         title,
         f"{paper}; {SUPERGLUE}",
         asked,
-        f"super_glue/{name}/default.yaml",
+        str(Path("super_glue", name, place)),
         fields,
         on_hub(name, "validation", dataset, fields),
         on_hub(name, "train", dataset, fields),
@@ -291,4 +292,5 @@ record = superglue(
     "Zhang et al. 2018, arXiv 1810.12885",
     "record",
     {"passage": "str", "query": "str", "entities": "list", "answers": "list"},
+    str(Path(__file__).with_name("record.yaml")),
 )

@@ -78,6 +78,7 @@ class Command:
         try:
             return checked(self.answers(texts), len(texts), self.who)
         except UserError:
+            kill(self.process)  # what it may still write answers no later text
             self.end()
             raise
 
@@ -98,6 +99,7 @@ class Command:
         except Empty:
             raise wrong(self.who, f"gave none within {self.timeout:g} seconds") from None
         if line is None:
+            self.lines.put(None)  # so it is for whoever asks again
             raise wrong(self.who, f"ended instead ({self.how_ended()})")
         return self.read(line)
 
@@ -120,6 +122,7 @@ class Command:
             return
         line = self.lines.get()
         if line is None:
+            self.lines.put(None)
             raise wrong(self.who, f"ended ({self.how_ended()})")
         shown = brief(line.decode("utf-8", "replace").strip(), SHOWN)
         raise wrong(self.who, f"wrote a line that it was not asked for: {shown}")
@@ -150,7 +153,7 @@ def write(stream: IO[bytes], content: bytes) -> None:
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Let the process end by itself, then kill its group."""
+    """Let the process end by itself, or else kill it."""
     try:
         if process.stdin is not None:
             process.stdin.close()
@@ -159,5 +162,11 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     try:
         process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
+        kill(process)
+
+
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill the process, if it lives, and all that it has started."""
+    if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
