@@ -12,7 +12,7 @@ from metaseq_plugin.serve.app import build
 from metaseq_plugin.serve.loading import make_batch
 from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.service import Service
-from tests.evaluate.tiny_tasks import TASKS, Forms, trained_opt, write_forms, write_tasks
+from tests.evaluate.tiny_tasks import LEARNT, TASKS, Forms, trained_opt, write_forms, write_tasks
 from tests.serve.live import running
 from tests.serve.tiny import NAME, POSITIONS
 
@@ -101,11 +101,12 @@ def test_the_answers_are_hfs_to_the_printed_digit(ours: Told, hf: Told) -> None:
 def test_a_trained_models_are_too(tasks: Any, tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="lm_eval's class hf needs accelerate")
     forms = write_forms(tmp_path, trained_opt)
-    ours = evaluate(tasks, list(TASKS), "metaseq_opt", "auto", path=str(forms.ours))
-    hf = evaluate(tasks, list(TASKS), "hf", 1, pretrained=str(forms.hf), dtype="float32")
+    names = [*TASKS, *LEARNT]
+    ours = evaluate(tasks, names, "metaseq_opt", "auto", path=str(forms.ours))
+    hf = evaluate(tasks, names, "hf", 1, pretrained=str(forms.hf), dtype="float32")
     check_alike(ours, hf)
     assert ours.table == hf.table
-    assert any(is_greedy for _, is_greedy in pairs(ours["tiny_choice"]))  # it has learnt something
+    assert any(is_greedy for _, is_greedy in pairs(ours["tiny_lambada"]))  # it has learnt something
     check_model_alike(LocalModel(forms.opt), hf)
 
 
@@ -115,7 +116,7 @@ def test_an_evaluation_of_ours_asks_for_the_same_numbers(forms: Forms, hf: Told)
 
 def check_model_alike(model: LocalModel, hf: Told) -> None:
     """What lm_eval asked ``hf``, as requests of ours, to 1e-4 a token."""
-    for name in ("tiny_choice", "tiny_pairs", "tiny_last_word"):
+    for name in hf.keys() & {"tiny_choice", "tiny_pairs", "tiny_last_word", "tiny_lambada"}:
         requests = [Pair(*asked) for asked in hf.asked[name]]
         answers = dict(model.answer(requests))
         for index, (expected, is_greedy) in enumerate(pairs(hf[name])):
@@ -123,7 +124,7 @@ def check_model_alike(model: LocalModel, hf: Told) -> None:
             assert isinstance(found, PairAnswer)
             assert found.log_likelihood == pytest.approx(expected, abs=1e-4 * found.ntokens)
             assert (found.is_greedy, found.is_merged, found.ncut) == (is_greedy, False, 0)
-    for name in ("tiny_texts", "tiny_long_text"):
+    for name in hf.keys() & {"tiny_texts", "tiny_long_text", "tiny_wikitext"}:
         texts = [Whole(*asked) for asked in hf.asked[name]]
         answers = dict(model.answer(texts))
         for index, expected in enumerate(numbers(hf[name])):
