@@ -44,6 +44,7 @@ SUBCOMMANDS: Commands = {
     "watch": "metaseq_plugin.report.watch",
     "note": "metaseq_plugin.report.note",
     "carbon": "metaseq_plugin.ledger.carbon_command",
+    "eval": "metaseq_plugin.evaluate.command",
 }
 # Words behind a subcommand that mean another one.
 MEMBERS: Mapping[str, Mapping[str, str]] = {

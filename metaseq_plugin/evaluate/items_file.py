@@ -3,10 +3,10 @@
     {"header": {"format": 1, "model": …, "options": …, "batch_tokens": …, "versions": …, "tasks": {name: …}}}
     {"id": "crows-17", "ncut": 0, "nmerged": 0, "record": {…}, "task": "crows-pairs"}
 
-    with opened_items(path) as items:
+    with opened_items(path, fresh=False) as items:
         items.begin(header)          (1) what is recorded is of the same model, options and data, or refused
         items.append(entries)        (2) those of a chunk, at once
-        items.finish(header, names)  (3) in the order of the items, whoever recorded them when
+        items.finish(names)          (3) in the order of the items, whoever recorded them when
 
 A line that a killed process left half-written is cut off. The last header counts: one that has tasks more than the
 one before it is written behind it. One process writes a file; its lock says so to others.
@@ -98,13 +98,6 @@ class ItemsFile:
             self.write(as_line({"header": header}))
             self.header = dict(header)
 
-    def forget(self) -> None:
-        """Empty the file."""
-        self.stream.truncate(0)
-        self.stream.seek(0)
-        self.header = None
-        self.entries.clear()
-
     def append(self, entries: Sequence[Entry]) -> None:
         """Record the items of a chunk."""
         self.write(b"".join(entry.line() for entry in entries))
@@ -191,8 +184,11 @@ def unwritable(path: Path, error: OSError) -> UserError:
 
 
 @contextmanager
-def opened_items(path: Path) -> Iterator[ItemsFile]:
+def opened_items(path: Path, fresh: bool) -> Iterator[ItemsFile]:
     """The file at ``path``, for this process alone; one that is new is gone again if nothing came.
+
+    Args:
+        fresh: forget what it holds.
 
     Raises:
         UserError: it cannot be written, another process writes it, or it holds something else.
@@ -208,6 +204,8 @@ def opened_items(path: Path) -> Iterator[ItemsFile]:
                 "Wait for it, or set another file."
             )
         try:
+            if fresh:
+                stream.truncate(0)
             yield ItemsFile(path, stream)
         finally:
             if stream.seek(0, os.SEEK_END) == 0:

@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import NamedTuple, Optional, Sequence
 
 FILE = "published.tsv"
+COLUMNS = ("task", "measure", "group", "model", "size", "value", "unit", "source", "place")
 OURS = "OPT-"  # how the names of the models begin that a model of this package is compared with
 
 
@@ -24,6 +25,7 @@ class Published(NamedTuple):
         task, measure, group: as the task's ``Measure`` calls them.
         model: as its source calls it.
         size: parameters; None: the source does not say.
+        text: the number as it is published.
         unit: "percent", "share" (from 0 to 1) or "perplexity".
         source, place: the paper or record, and where in it.
     """
@@ -33,10 +35,14 @@ class Published(NamedTuple):
     group: str
     model: str
     size: Optional[int]
-    value: float
+    text: str
     unit: str
     source: str
     place: str
+
+    @property
+    def value(self) -> float:
+        return float(self.text)
 
     @property
     def is_opt(self) -> bool:
@@ -51,17 +57,15 @@ class Published(NamedTuple):
 def published() -> tuple[Published, ...]:
     """All rows, as the file orders them."""
     text = files("metaseq_plugin.evaluate").joinpath(FILE).read_text("utf-8")
-    rows = csv.DictReader(text.splitlines(), delimiter="\t")
-    return tuple(
-        Published(
-            **{
-                **row,
-                "size": int(row["size"]) if row["size"] else None,
-                "value": float(row["value"]),
-            }  # type: ignore[arg-type]
-        )
-        for row in rows
-    )
+    first, *lines = csv.reader(text.splitlines(), delimiter="\t")
+    places = [first.index(name) for name in COLUMNS]
+    return tuple(row_of([line[place] for place in places]) for line in lines)
+
+
+def row_of(cells: Sequence[str]) -> Published:
+    """Of the cells of ``COLUMNS``."""
+    task, measure, group, model, size, *others = cells
+    return Published(task, measure, group, model, int(size) if size else None, *others)
 
 
 def of_task(task: str) -> Sequence[Published]:

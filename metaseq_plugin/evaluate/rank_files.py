@@ -15,20 +15,14 @@ import os
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Iterator, Optional
 
 import torch
 import torch.distributed as dist
 
 from metaseq_plugin.compat.errors import LostRank, UserError
 from metaseq_plugin.compat.last_words import lost_rank
-from metaseq_plugin.evaluate.items_file import (
-    Header,
-    ItemsFile,
-    difference,
-    opened_items,
-    unwritable,
-)
+from metaseq_plugin.evaluate.items_file import Header, ItemsFile, difference, opened_items
 from metaseq_plugin.launch.decoding_ranks import number_in_environment
 from metaseq_plugin.layout.peers import ALONE, Ranks, all_ranks
 
@@ -107,11 +101,3 @@ def adopt(items: ItemsFile, fresh: bool) -> None:
                     )
             items.append([row for name, row in part.entries.items() if name not in items.entries])
         path.unlink(missing_ok=True)
-
-
-def leave_own(write: Callable[[], None], path: Path) -> None:
-    """Write a file; what the disk says is a sentence."""
-    try:
-        write()
-    except OSError as error:
-        raise unwritable(path, error) from error

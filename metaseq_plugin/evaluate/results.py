@@ -10,7 +10,7 @@ was answered lies beside it (``items_of``; ``items_file.py``).
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional
 
@@ -57,12 +57,14 @@ class Results:
         options: limit, shots, seed, and of the scorer ``Scorer.about``; None where it was not given.
         versions: package -> version.
         tasks: name -> what came of it, in the order in which they were asked for.
+        left_out: name -> why a task of a group that was asked for did not run.
     """
 
     model: Mapping[str, Any]
     options: Mapping[str, Any]
     versions: Mapping[str, str]
     tasks: Mapping[str, TaskResult]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def items_of(output: Path) -> Path:
@@ -81,8 +83,8 @@ def as_json(results: Results) -> dict[str, Any]:
         name: {**asdict(task), "measures": [measure._asdict() for measure in task.measures]}
         for name, task in results.tasks.items()
     }
-    fields = {"model": results.model, "options": results.options, "versions": results.versions}
-    return dict(finite({"format": FORMAT, **fields, "tasks": tasks, "order": list(tasks)}))
+    whole = {**vars(results), "tasks": tasks, "order": list(tasks), "format": FORMAT}
+    return dict(finite(whole))
 
 
 def as_text(results: Results) -> str:
@@ -112,9 +114,8 @@ def read_results(path: Path) -> Results:
                 path, f"is of format {content['format']!r}, which this version does not know"
             )
         tasks = {name: read_task(content["tasks"][name]) for name in content["order"]}
-        return Results(
-            dict(content["model"]), dict(content["options"]), dict(content["versions"]), tasks
-        )
+        rest = {name: dict(content[name]) for name in ("model", "options", "versions", "left_out")}
+        return Results(**rest, tasks=tasks)
     except OSError as error:
         raise not_results(path, f"cannot be read ({error.strerror})") from error
     except UserError:

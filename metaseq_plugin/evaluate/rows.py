@@ -1,7 +1,7 @@
 """The rows of an evaluation set's file, each with its line; what is wrong with one is told in a sentence.
 
-for row in json_rows(data.open(FILE), FILE):
-    row.text("context"), row.number("toxicity")
+    for row in json_rows(data.open(FILE), FILE):
+        row.text("context"), row.number("toxicity")
 """
 
 import csv
@@ -31,6 +31,13 @@ class Row(NamedTuple):
             rule = "a text" if among is None else f"one of {', '.join(among)}"
             raise self.wrong(f"{name} is not {rule} but {value!r}")
         return value
+
+    def filled(self, name: str, among: Optional[Sequence[str]] = None) -> str:
+        """The text of a field that is not blank; raises UserError."""
+        text = self.text(name, among)
+        if not text.strip():
+            raise self.wrong(f"{name} is empty")
+        return text
 
     def number(self, name: str) -> Optional[float]:
         """The number from 0 to 1 of a field; None where it says null or NaN; raises UserError."""
@@ -96,11 +103,17 @@ def json_row(path: Path, file: DataFile, line: int, text: str) -> Row:
     return Row(path, file, line, fields)
 
 
-def csv_rows(path: Path, file: DataFile, columns: Sequence[str]) -> Iterator[Row]:
+def csv_rows(
+    path: Path, file: DataFile, columns: Sequence[str], delimiter: str = ","
+) -> Iterator[Row]:
     """The rows of a file with a header that has at least ``columns``; raises UserError."""
-    reader = csv.DictReader(f"{line}\n" for line in lines_of(path, file))
+    lines = (f"{line}\n" for line in lines_of(path, file))
+    reader = csv.DictReader(lines, delimiter=delimiter)
     lacking = sorted(set(columns) - set(reader.fieldnames or ()))
     if lacking:
         raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")
-    for fields in reader:
-        yield Row(path, file, reader.line_num, fields)
+    try:
+        for fields in reader:
+            yield Row(path, file, reader.line_num, fields)
+    except csv.Error as error:
+        raise wrong_line(path, file, reader.line_num + 1, f"it is no row ({error})") from error

@@ -18,8 +18,15 @@ from tqdm import tqdm
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.data_folder import DataFolder
-from metaseq_plugin.evaluate.items_file import FORMAT, Entry, Header, ItemsFile, opened_items
-from metaseq_plugin.evaluate.rank_files import adopt, leave_own, own_file
+from metaseq_plugin.evaluate.items_file import (
+    FORMAT,
+    Entry,
+    Header,
+    ItemsFile,
+    opened_items,
+    unwritable,
+)
+from metaseq_plugin.evaluate.rank_files import adopt, own_file
 from metaseq_plugin.evaluate.requests import (
     Answer,
     Model,
@@ -181,23 +188,44 @@ def evaluate(asked: Sequence[Asked], model: Model, plan: Plan, ranks: Ranks) -> 
         left = on_first(ranks, begin)
         mine = [work[number] for number in left[ranks.rank :: ranks.size]]
         with own_file(items, items_of(plan.output), ranks.rank, header) as own:
-            record(mine, sum(len(chunk.items) for chunk in work), model, plan.options, own)
+            before = count(work) - count([work[number] for number in left])
+            record(mine, before, model, plan.options, own, is_shown=ranks.rank == 0)
         ranks.barrier()
         if items is None:
             return None
         adopt(items, fresh=False)
         items.finish([name for chunk in work for name in chunk.names()])
         results = results_of(asked, model, plan, items)
-        leave_own(lambda: write_results(results, plan.output), plan.output)
+        try:
+            write_results(results, plan.output)
+        except OSError as error:
+            raise unwritable(plan.output, error) from error
         return results
 
 
+def count(work: Sequence[Chunk]) -> int:
+    """The items in chunks."""
+    return sum(len(chunk.items) for chunk in work)
+
+
 def record(
-    mine: Sequence[Chunk], total: int, model: Model, options: Options, own: ItemsFile
+    mine: Sequence[Chunk],
+    before: int,
+    model: Model,
+    options: Options,
+    own: ItemsFile,
+    is_shown: bool,
 ) -> None:
-    """Answer this rank's chunks and write each down."""
-    to_do = sum(len(chunk.items) for chunk in mine)
-    with closing(tqdm(total=total, initial=total - to_do, unit=" items", disable=None)) as bar:
+    """Answer this rank's chunks and write each down.
+
+    Args:
+        before: items that were recorded already.
+        is_shown: whether there is a bar, at a terminal.
+    """
+    hidden = None if is_shown else True  # None: tqdm looks whether there is a terminal
+    with closing(
+        tqdm(total=before + count(mine), initial=before, unit=" items", disable=hidden)
+    ) as bar:
         for chunk in mine:
             bar.set_description(chunk.asked.task.name)
             own.append(answered(chunk, model, options))

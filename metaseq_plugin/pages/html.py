@@ -58,7 +58,8 @@ def write(path: Path, text: str, option: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(path) as unfinished:
-            unfinished.write_text(text, "utf-8")
+            # A lone surrogate, as in a path that is not UTF-8, is shown as an escape.
+            unfinished.write_bytes(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise UserError(
             f"`{option}` must be a file that can be written, but {path} cannot ({error.strerror}). Set another."
