@@ -30,8 +30,11 @@ RECIPE = (
     "--lr-scheduler", "polynomial_decay",
 )  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*\w")
-# Of scripts/test.sh, pip, apt-get and sbatch.
-FOREIGN = frozenset({"--all", "--no-deps", "--no-install-recommends", "--wrap"})
+# Of scripts/test.sh, pip, apt-get, sbatch and parlai.
+FOREIGN = frozenset({
+    "--all", "--no-deps", "--no-install-recommends", "--wrap",
+    "--mutators", "--round", "--bad-include-persona", "--flatten-dialogue",
+})  # fmt: skip
 
 
 @lru_cache(maxsize=None)

@@ -27,6 +27,8 @@ NOT_RUN = {
     "metaseq watch": "draws until it is stopped; tests/report/test_commands.py",
     "metaseq serve": "serves until it is stopped; tests/serve/test_command.py",
     "lm_eval --model local-completions": "asks a server; tests/evaluate/test_against_hf.py",
+    "metaseq eval calibrate": "wants the evaluation sets, which are not ours; tests/evaluate/toxicity/test_calibrate.py",
+    "PERSPECTIVE_KEY=": "asks a service; tests/evaluate/toxicity/test_perspective_example.py",
     "curl http://127.0.0.1:6010/": "asks a server; tests/serve/test_examples.py",
     "from openai import": "asks a server; tests/serve/test_examples.py",
     "python -m benchmarks.train_step": "times for minutes",

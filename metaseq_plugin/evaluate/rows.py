@@ -1,7 +1,7 @@
 """The rows of an evaluation set's file, each with its line; what is wrong with one is told in a sentence.
 
-    for row in json_rows(data.open(FILE), FILE):
-        row.text("context"), row.number("toxicity")
+for row in json_rows(data.open(FILE), FILE):
+    row.text("context"), row.number("toxicity")
 """
 
 import csv
@@ -109,10 +109,10 @@ def csv_rows(
     """The rows of a file with a header that has at least ``columns``; raises UserError."""
     lines = (f"{line}\n" for line in lines_of(path, file))
     reader = csv.DictReader(lines, delimiter=delimiter)
-    lacking = sorted(set(columns) - set(reader.fieldnames or ()))
-    if lacking:
-        raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")
     try:
+        lacking = sorted(set(columns) - set(reader.fieldnames or ()))
+        if lacking:
+            raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")
         for fields in reader:
             yield Row(path, file, reader.line_num, fields)
     except csv.Error as error:

@@ -79,5 +79,7 @@ def test_a_short_row_has_no_text(tmp_path: Path) -> None:
 def test_what_csv_cannot_read(tmp_path: Path) -> None:
     path = tmp_path / "set.csv"
     path.write_text("text\na\n" + "x" * 200_000 + "\n")
-    with pytest.raises(UserError, match="line 3 is not: it is no row .field larger than field limit"):
+    with pytest.raises(
+        UserError, match=r"line 3 is not: it is no row .field larger than field limit"
+    ):
         list(csv_rows(path, FILE, ["text"]))
