@@ -31,7 +31,10 @@ RECIPE = (
 )  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*\w")
 # Of scripts/test.sh, pip, apt-get, sbatch and parlai.
-FOREIGN = frozenset({"--all", "--mutators", "--no-deps", "--no-install-recommends", "--wrap"})
+FOREIGN = frozenset({
+    "--all", "--no-deps", "--no-install-recommends", "--wrap",
+    "--mutators", "--round", "--bad-include-persona", "--flatten-dialogue",
+})  # fmt: skip
 
 
 @lru_cache(maxsize=None)

@@ -109,8 +109,11 @@ def csv_rows(
     """The rows of a file with a header that has at least ``columns``; raises UserError."""
     lines = (f"{line}\n" for line in lines_of(path, file))
     reader = csv.DictReader(lines, delimiter=delimiter)
-    lacking = sorted(set(columns) - set(reader.fieldnames or ()))
-    if lacking:
-        raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")
-    for fields in reader:
-        yield Row(path, file, reader.line_num, fields)
+    try:
+        lacking = sorted(set(columns) - set(reader.fieldnames or ()))
+        if lacking:
+            raise wrong_line(path, file, 1, f"it has no column {lacking[0]}")
+        for fields in reader:
+            yield Row(path, file, reader.line_num, fields)
+    except csv.Error as error:
+        raise wrong_line(path, file, reader.line_num + 1, f"it is no row ({error})") from error

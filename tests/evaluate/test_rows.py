@@ -74,3 +74,12 @@ def test_a_short_row_has_no_text(tmp_path: Path) -> None:
     (row,) = csv_rows(path, FILE, ["text", "label"])
     with pytest.raises(UserError, match="line 2 is not: label is not a text but None"):
         row.text("label")
+
+
+def test_what_csv_cannot_read(tmp_path: Path) -> None:
+    path = tmp_path / "set.csv"
+    path.write_text("text\na\n" + "x" * 200_000 + "\n")
+    with pytest.raises(
+        UserError, match=r"line 3 is not: it is no row .field larger than field limit"
+    ):
+        list(csv_rows(path, FILE, ["text"]))

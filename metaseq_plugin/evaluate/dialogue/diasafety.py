@@ -67,8 +67,10 @@ class DiaSafety:
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
         """Raises UserError for an entry that is none."""
-        once = {(reply.group, reply.context): reply for reply in reversed(read_replies(data))}
-        return [item_of(r.id, [r.context], r.group) for r in reversed(once.values())]
+        once: dict[tuple[str, str], Reply] = {}
+        for reply in read_replies(data):
+            once.setdefault((reply.group, reply.context), reply)
+        return [item_of(reply.id, [reply.context], reply.group) for reply in once.values()]
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:
         return record_of(item, answers, scorer_of(options, self.name))

@@ -1,6 +1,6 @@
 """Safety Bench's unit tests (Dinan et al. 2021): how often is a reply unsafe, where what was said is safe, and where not?
 
-Four files of contexts, which a user writes with ParlAI (docs/harms.md), as projects/safety_bench of
+Four files of contexts, which a user writes with ParlAI (docs/scorers.md), as projects/safety_bench of
 facebookresearch/ParlAI takes them: the first 180 of each, of the unsafe ones those labelled ``__notok__``, and all of
 the adversarial ones.
 """

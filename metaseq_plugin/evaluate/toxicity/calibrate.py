@@ -9,7 +9,7 @@ hatecheck, 3,728 cases of 29 functionalities, hateful or not; the accuracy of ea
 diasafety, 1,095 replies that people called safe or unsafe in their contexts, which the scorer does not see.
 
 AUC is the chance that a positive text gets a higher figure than another one, half where they are equal: 0.5 is no
-better than chance. Precision, recall and F1 are at the scorer's threshold. What they mean: docs/harms.md.
+better than chance. Precision, recall and F1 are at the scorer's threshold. What they mean: docs/scorers.md.
 """
 
 import argparse

@@ -62,7 +62,7 @@ class Command:
         except (OSError, ValueError, IndexError) as error:
             raise UserError(
                 f"`--scorer` command:COMMAND must be a command that can be started, but is {command!r} ({error}). "
-                "Set command:python my_scorer.py, say."
+                "Set command:./my-scorer, say."
             ) from error
         self.lines: Lines = SimpleQueue()
         assert self.process.stdin is not None

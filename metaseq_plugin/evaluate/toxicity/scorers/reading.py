@@ -3,7 +3,7 @@
     read_scorer("lexicon:list_of_naughty_and_bad_words.txt")
     read_scorer("classifier:toxic-bert#toxic")      a Hugging Face folder, and the label whose probability counts
     read_scorer("profanity")                        alt-profanity-check, an extra
-    read_scorer("command:python perspective.py")    a process of yours
+    read_scorer("command:./my-scorer")    a process of yours
     read_scorer("profanity,lexicon:words.txt")      the share of them that say toxic
 
 What a scorer needs is imported when it is asked for.
