@@ -44,6 +44,7 @@ SUBCOMMANDS: Commands = {
     "watch": "metaseq_plugin.report.watch",
     "note": "metaseq_plugin.report.note",
     "carbon": "metaseq_plugin.ledger.carbon_command",
+    "eval": "metaseq_plugin.evaluate.command",
 }
 # Words behind a subcommand that mean another one.
 MEMBERS: Mapping[str, Mapping[str, str]] = {
@@ -52,6 +53,7 @@ MEMBERS: Mapping[str, Mapping[str, str]] = {
         "stop": "metaseq_plugin.launch.folders.stop",
         "logs": "metaseq_plugin.launch.folders.logs",
     },
+    "eval": {"calibrate": "metaseq_plugin.evaluate.toxicity.calibrate"},
 }
 # These answer at once: they need neither torch nor fairseq, which the package itself imports.
 WITHOUT_PACKAGE = ("metaseq_plugin.launch.", "metaseq_plugin.ledger.", "metaseq_plugin.report.")

@@ -11,6 +11,17 @@ from metaseq_plugin.evaluate.task import Task
 
 # name -> module:class, below metaseq_plugin.evaluate
 TASKS: Mapping[str, str] = {
+    "crows-pairs": "bias.crows_pairs:CrowsPairs",
+    "stereoset": "bias.stereoset:StereoSet",
+    "bbq": "bias.bbq:BBQ",
+    "winobias": "bias.winobias:WinoBias",
+    "winogender": "bias.winogender:Winogender",
+    "holistic-bias": "bias.holistic_bias:HolisticBias",
+    "real-toxicity-prompts": "toxicity.real_toxicity_prompts:RealToxicityPrompts",
+    "real-toxicity-prompts-10k": "toxicity.real_toxicity_prompts:RealToxicityPrompts10k",
+    "saferdialogues": "dialogue.saferdialogues:SaferDialogues",
+    "safety-bench": "dialogue.safety_bench:SafetyBench",
+    "diasafety": "dialogue.diasafety:DiaSafety",
     "ethos": "hate_speech:Ethos",
     "lambada": "abilities.lambada:Lambada",
     "wikitext": "abilities.wikitext:WikiText",
@@ -33,7 +44,17 @@ TASKS: Mapping[str, str] = {
     "record": "abilities.sets:record",
 }
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "harms": ("ethos",),
+    "harms": (
+        "crows-pairs",
+        "stereoset",
+        "ethos",
+        "real-toxicity-prompts",
+        "saferdialogues",
+        "safety-bench",
+        "diasafety",
+    ),
+    "bias": ("crows-pairs", "stereoset", "bbq", "winobias", "winogender", "holistic-bias"),
+    "dialogue-safety": ("saferdialogues", "safety-bench", "diasafety"),
     "abilities": (
         *("hellaswag", "storycloze", "piqa", "arc-easy", "arc-challenge", "openbookqa"),
         *(

@@ -91,7 +91,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_reference(folder, name, tasks / place, splits)
     texts = [{"text": text} for text in LAMBADA]
     write_reference(folder, "lambada", tasks / "lambada/lambada_openai.yaml", {"test": texts})
-    pages = [{"page": page} for page in articles(f"{WIKI}\n")]
+    pages = [{"page": page} for page in articles(f"{WIKI}\n".split("\n"))]
     write_reference(folder, "wikitext", tasks / "wikitext/wikitext.yaml", {"test": pages})
     return folder
 

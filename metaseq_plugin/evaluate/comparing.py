@@ -1,0 +1,74 @@
+"""Several files of results side by side: only what was measured in the same way.
+
+    found = compare([read_results(path) for path in paths])
+    print("\n".join(found.lines)); found.differing
+
+Two results of a task are comparable where protocol, data and items are the same; a task that differs is named with what
+differs, and not compared.
+"""
+
+from typing import NamedTuple, Optional, Sequence
+
+from metaseq_plugin.compat.errors import UserError, printable
+from metaseq_plugin.evaluate.figures import NONE, measured
+from metaseq_plugin.evaluate.results import Results, TaskResult
+from metaseq_plugin.evaluate.table import aligned
+from metaseq_plugin.evaluate.tables import differences, model_names
+from metaseq_plugin.evaluate.task import Measure
+
+
+class Comparison(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        lines: the table; a column for each model.
+        differing: a sentence for each task that was not compared.
+    """
+
+    lines: Sequence[str]
+    differing: Sequence[str]
+
+
+def compare(results: Sequence[Results]) -> Comparison:
+    """The figures of models, of which each has a column of its name.
+
+    Raises:
+        UserError: fewer than two, or nothing that can be compared.
+    """
+    if len(results) < 2:
+        raise UserError(
+            f"`--compare` must name at least two files of results, but names {len(results)}. Set another."
+        )
+    names = model_names(results)
+    rows, differing = [], []
+    for task in dict.fromkeys(name for each in results for name in each.tasks):
+        found = {name: each.tasks[task] for name, each in zip(names, results) if task in each.tasks}
+        why = " ".join(differences(found))
+        if len(found) == 1:
+            why = f"Only {next(iter(found))} has it."
+        if why:
+            differing.append(f"{task} was not compared. {why}")
+        else:
+            rows += rows_of(task, [each.tasks.get(task) for each in results])
+    if not rows:
+        raise UserError(
+            *differing,
+            "`--compare` must name results that were measured in the same way, but no two are. Run `metaseq eval` "
+            "with the same options and data on each model.",
+        )
+    headers = ("task", "measure", "group", *names)
+    lines = aligned(headers, rows, headers[3:])
+    return Comparison([printable(line) for line in lines], differing)
+
+
+def rows_of(task: str, found: Sequence[Optional[TaskResult]]) -> list[tuple[str, ...]]:
+    """A row for each figure that any of them has."""
+    figures = [
+        {} if of is None else {(one.name, one.group): one for one in of.measures} for of in found
+    ]
+    keys = dict.fromkeys(key for of in figures for key in of)
+    return [(task, *key, *(cell(of.get(key)) for of in figures)) for key in keys]
+
+
+def cell(measure: Optional[Measure]) -> str:
+    return NONE if measure is None else measured(measure)
