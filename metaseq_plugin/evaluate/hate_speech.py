@@ -239,8 +239,9 @@ def read_comments(binary: Path, multi_label: Path) -> Pool:
 
 def share(row: Row, column: str) -> float:
     """A share of annotators; raises UserError where it is no number from 0 to 1."""
+    text = row.text(column)
     try:
-        value = float(row.text(column))
+        value = float(text)
     except ValueError as error:
         raise row.wrong(f"{column} is not a number") from error
     if not 0 <= value <= 1:

@@ -18,7 +18,7 @@ from metaseq_plugin.evaluate.abilities.task_files import write_task_files
 from metaseq_plugin.evaluate.abilities.wikitext import articles
 from metaseq_plugin.evaluate.task import Measure, Options, Task
 from metaseq_plugin.evaluate.tasks import GROUPS, load
-from tests.evaluate.look_alikes import Folder, HashModel, by_gold, documents, hashed, write_lines
+from tests.evaluate.ability_sets import Folder, HashModel, by_gold, documents, hashed, write_lines
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 pytestmark = pytest.mark.slow
