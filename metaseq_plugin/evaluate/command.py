@@ -29,6 +29,7 @@ from metaseq_plugin.evaluate.rank_files import are_data_ranks, met, own_device
 from metaseq_plugin.evaluate.results import Results, as_text, items_of, read_results
 from metaseq_plugin.evaluate.running import Asked, Plan, evaluate, prepare
 from metaseq_plugin.evaluate.table import table
+from metaseq_plugin.evaluate.tables import model_names
 from metaseq_plugin.evaluate.task import Options, Scorer
 from metaseq_plugin.evaluate.tasks import GROUPS, tasks_of
 from metaseq_plugin.generation.generator import MAX_BATCH_TOKENS
@@ -84,7 +85,7 @@ def compare_files(args: argparse.Namespace) -> None:
             "`--compare` must come without tasks, --path and --json, but does not. Leave them out."
         )
     results = [read_results(path) for path in args.compare]
-    found = compare(results)
+    found = compare(model_names(results), results)
     say(found.lines)
     for sentence in found.differing:
         tell(sentence)

@@ -24,7 +24,7 @@ from metaseq_plugin.evaluate.requests import (
     Whole,
     WholeAnswer,
 )
-from metaseq_plugin.evaluate.rows import boundary
+from metaseq_plugin.evaluate.token_rows import boundary
 
 AT_ONCE = 8  # requests under way
 # What ``OPT.generate`` calls an option, and the API.

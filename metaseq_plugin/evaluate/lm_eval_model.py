@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.evaluate.rows import windows
+from metaseq_plugin.evaluate.token_rows import windows
 from metaseq_plugin.generation.generator import batches
 from metaseq_plugin.generation.likelihood import likelihoods
 from metaseq_plugin.generation.options import SPELLED, Asked

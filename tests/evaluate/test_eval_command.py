@@ -223,14 +223,11 @@ def test_compare_shows_side_by_side_what_was_measured_in_the_same_way(
     assert metaseq("--compare", "small.json", "other.json") == 0
     printed, said = capsys.readouterr()
     assert printed.count(" ± ") == 6
-    assert (
-        "tiny-texts was not compared. `seed` of the protocol is 1 for small, but 2 for other."
-        in said
-    )
+    assert "tiny-texts was not compared: small and other differ in protocol seed (1 and 2)." in said
     assert metaseq(*GOOD, "--limit", "5", "--output", "few.json") == 0
     capsys.readouterr()
     assert metaseq("--compare", "few.json", "small.json") == 2
-    assert "was asked 5 items" in (error := capsys.readouterr().err)
+    assert "other and small have other items (5 and 40)" in (error := capsys.readouterr().err)
     assert "no two are. Run `metaseq eval` with the same options" in error
 
 
