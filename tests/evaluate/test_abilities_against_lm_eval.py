@@ -16,9 +16,13 @@ from metaseq_plugin.evaluate.abilities.lm_eval_task import LmEvalTask
 from metaseq_plugin.evaluate.abilities.record import word_f1, words
 from metaseq_plugin.evaluate.abilities.task_files import write_task_files
 from metaseq_plugin.evaluate.abilities.wikitext import articles
+from metaseq_plugin.evaluate.model import LocalModel
+from metaseq_plugin.evaluate.requests import Model
 from metaseq_plugin.evaluate.task import Measure, Options, Task
 from metaseq_plugin.evaluate.tasks import GROUPS, load
-from tests.evaluate.look_alikes import Folder, HashModel, by_gold, documents, hashed, write_lines
+from metaseq_plugin.hub import OPT
+from tests.evaluate.ability_sets import Folder, HashModel, by_gold, documents, hashed, write_lines
+from tests.evaluate.tiny_tasks import Forms
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm_eval is not installed")
 pytestmark = pytest.mark.slow
@@ -91,7 +95,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_reference(folder, name, tasks / place, splits)
     texts = [{"text": text} for text in LAMBADA]
     write_reference(folder, "lambada", tasks / "lambada/lambada_openai.yaml", {"test": texts})
-    pages = [{"page": page} for page in articles(f"{WIKI}\n")]
+    pages = [{"page": page} for page in articles(f"{WIKI}\n".split("\n"))]
     write_reference(folder, "wikitext", tasks / "wikitext/wikitext.yaml", {"test": pages})
     return folder
 
@@ -134,21 +138,25 @@ def hash_lm() -> Any:
     return HashLM()
 
 
-def lm_evals(folder: Path, names: list[str], shots: Optional[int] = None) -> Any:
-    """lm_eval's figures: task -> measure -> value."""
+def lm_evals(
+    folder: Path, names: list[str], shots: Optional[int] = None, lm: Any = None, **arguments: Any
+) -> Any:
+    """lm_eval's figures of ``hash_lm`` or another model: task -> measure -> value."""
     from lm_eval.tasks import TaskManager
 
     found = lm_eval.simple_evaluate(
-        hash_lm(), tasks=names, num_fewshot=shots, fewshot_random_seed=1, bootstrap_iters=2,
+        lm or hash_lm(), model_args=arguments or None, tasks=names, device="cpu", batch_size=1, num_fewshot=shots, fewshot_random_seed=1, bootstrap_iters=2,
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
     )  # fmt: skip
     assert found is not None
     return found["results"]
 
 
-def measured(task: Task, data: Path, options: Options) -> dict[str, Measure]:
+def measured(
+    task: Task, data: Path, options: Options, model: Optional[Model] = None
+) -> dict[str, Measure]:
     items = task.items(Folder(data), options)
-    model = HashModel()
+    model = model or HashModel()
     records = []
     for item in items:
         answers = dict(model.answer(item.requests))
@@ -213,3 +221,20 @@ def test_a_document_is_no_example_of_itself(data: Path) -> None:
         assert all(context.count("too big") == 5 for context in contexts)
         (number,) = {request.continuation[-2] for request in item.requests}  # type: ignore[union-attr]
         assert all(f"too big {number}." not in context for context in contexts)
+
+
+def test_a_model_in_process_has_the_figures_of_lm_evals_hf(
+    data: Path, reference: Path, forms: Forms
+) -> None:
+    pytest.importorskip("accelerate", reason="lm_eval's class hf needs accelerate")
+    names = ["piqa", "winogrande", "rte", "lambada", "wikitext"]
+    expected = lm_evals(
+        reference, [f"reference_{name}" for name in names], None, "hf",
+        pretrained=str(forms.hf), dtype="float32",
+    )  # fmt: skip
+    model = LocalModel(OPT.from_pretrained(str(forms.ours), device="cpu"))
+    for name in names:
+        for metric, measure in measured(load(name), data, Options(), model).items():
+            told = expected[f"reference_{name}"][f"{metric},none"]
+            scale = 100 if metric.startswith("acc") else 1
+            assert measure.value == pytest.approx(scale * told, rel=1e-5), (name, metric)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate.abilities.documents import Fields, Source, described
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
 from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
 from metaseq_plugin.evaluate.task import Data, DataFile, Item, Measure, Options, Record
@@ -65,7 +66,7 @@ class LmEvalTask:
     source: str
     asked: str
     place: str
-    fields: Mapping[str, str]
+    fields: Fields
     evaluated: Split
     examples: Optional[Split] = None
     shots: Optional[int] = 0
@@ -89,7 +90,12 @@ class LmEvalTask:
     def items(self, data: Data, options: Options) -> Sequence[Item]:
         shots = self.shots_of(options)
         with quiet():
-            task = self.load({split.name: opened(split, data) for split in self.splits(shots)})
+            task = self.load(
+                {
+                    split.name: [Source(data.open(file), file) for file in split.files]
+                    for split in self.splits(shots)
+                }
+            )
             task.set_fewshot_seed(options.seed)
             self.check_shots(shots, len(task.fewshot_docs()))
             return [
@@ -166,7 +172,7 @@ class LmEvalTask:
             "Get the file from its source again."
         )
 
-    def load(self, files: Mapping[str, Sequence[Path]]) -> Any:
+    def load(self, files: Mapping[str, Sequence[Source]]) -> Any:
         """lm_eval's task on local files: split -> its files."""
         from datasets import disable_progress_bars
         from lm_eval.tasks import TaskManager
@@ -179,7 +185,7 @@ class LmEvalTask:
         (task,) = loaded["tasks"].values()
         return task
 
-    def definition(self, name: str, files: Mapping[str, Sequence[Path]]) -> str:
+    def definition(self, name: str, files: Mapping[str, Sequence[Source]]) -> str:
         """A task file of lm_eval's.
 
         Args:
@@ -193,25 +199,19 @@ class LmEvalTask:
         spec = find_spec("lm_eval")
         assert spec is not None
         assert spec.origin is not None
-        splits = [
-            split for split in (self.evaluated, self.examples) if split and split.name in files
-        ]
-        described = {
-            split.name: {
-                "form": split.form,
-                "fields": dict(self.fields),
-                "files": [str(path.resolve()) for path in files[split.name]],
-            }
-            for split in splits
+        splits = {
+            split.name: described(split.form, files[split.name], self.fields)
+            for split in (self.evaluated, self.examples)
+            if split is not None and split.name in files
         }
         values = {
             "include": str(Path(spec.origin).parent / "tasks" / self.place),
             "task": name,
-            "dataset_kwargs": {"splits": described},
+            "dataset_kwargs": {"splits": splits},
             # As lm_eval's own files have them, of the splits that are here; where a document is evaluated and
             # example at once, lm_eval keeps it out of its own examples if fewshot_split is test_split.
-            **{f"{key}_split": name if name in described else None for key, name in SPLITS.items()},
-            "fewshot_split": "test" if list(described) == ["test"] else None,
+            **{f"{key}_split": name if name in splits else None for key, name in SPLITS.items()},
+            "fewshot_split": "test" if list(splits) == ["test"] else None,
         }
         # JSON is YAML; only the function has a tag.
         lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
@@ -231,10 +231,6 @@ def lm_eval_version() -> str:
             "lm_eval must be installed, whose task definitions are asked here, but is not. "
             "Install it: pip install 'metaseq-plugin[lm-eval]'."
         ) from error
-
-
-def opened(split: Split, data: Data) -> list[Path]:
-    return [data.open(file) for file in split.files]
 
 
 @contextmanager
