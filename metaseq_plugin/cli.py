@@ -45,6 +45,8 @@ SUBCOMMANDS: Commands = {
     "watch": "metaseq_plugin.report.watch",
     "note": "metaseq_plugin.report.note",
     "carbon": "metaseq_plugin.ledger.carbon_command",
+    "eval": "metaseq_plugin.evaluate.command",
+    "card": "metaseq_plugin.evaluate.card.command",
 }
 # Words behind a subcommand that mean another one.
 MEMBERS: Mapping[str, Mapping[str, str]] = {
@@ -53,6 +55,7 @@ MEMBERS: Mapping[str, Mapping[str, str]] = {
         "stop": "metaseq_plugin.launch.folders.stop",
         "logs": "metaseq_plugin.launch.folders.logs",
     },
+    "eval": {"calibrate": "metaseq_plugin.evaluate.toxicity.calibrate"},
 }
 # These answer at once: they need neither torch nor fairseq, which the package itself imports.
 WITHOUT_PACKAGE = ("metaseq_plugin.launch.", "metaseq_plugin.ledger.", "metaseq_plugin.report.")

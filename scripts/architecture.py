@@ -30,7 +30,7 @@ LEVELS = (
     ("compat",),
     ("sizes", "layout", "tokenizers"),
     ("storage", "modules"),
-    ("models", "data", "distributed", "checkpoint", "criterions"),
+    ("pages", "models", "data", "distributed", "checkpoint", "criterions"),
     ("optim", "formats", "generation", "ledger"),
     ("tasks", "launch", "host"),
     ("hub", "serve", "evaluate", "report"),

@@ -20,16 +20,16 @@ import torch
 from tqdm import tqdm
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate.token_rows import windows
 from metaseq_plugin.generation.generator import batches
+from metaseq_plugin.generation.likelihood import likelihoods
 from metaseq_plugin.generation.options import SPELLED, Asked
 from metaseq_plugin.generation.sampling import count_repeats
-from metaseq_plugin.generation.scoring import Scores
 from metaseq_plugin.hub import OPT
 
 try:
     from lm_eval.api.model import TemplateLM
     from lm_eval.models.utils import normalize_gen_kwargs
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ModuleNotFoundError as error:
     raise UserError(
         f"lm_eval must be installed, but {error.name} is not. "
@@ -72,7 +72,7 @@ class MetaseqOPT(TemplateLM):
 
     Args:
         path, data, device, dtype, trust_pickle: as ``OPT.from_pretrained`` takes them.
-        batch_size: most rows at once, or "auto".
+        batch_size: most rows at once, or "auto"; texts that begin alike are scored in one row.
 
     Raises:
         UserError: what is wrong with the model's files, or an argument that is none.
@@ -137,15 +137,15 @@ class MetaseqOPT(TemplateLM):
         rows = [row[-(self.max_length + 1) :] for row in whole]  # the last token is not read
         tell_of_cuts(sum(map(len, whole)) - sum(map(len, rows)))
         found: dict[int, tuple[float, bool]] = {}
+        counts = [len(continuation) for _, _, continuation in requests]
+        scored = likelihoods(self.opt.generator, rows, counts, batch_size=self.batch_size)
         with tqdm(total=len(rows), disable=disable_tqdm, desc="Scoring") as bar:
-            for chosen in self.batches(rows):
-                scores = self.opt.generator.score([rows[i] for i in chosen], len(chosen), num_top=1)
-                for index, scored in zip(chosen, scores):
-                    texts, _, continuation = requests[index]
-                    found[index] = answer(scored, continuation)
-                    if texts is not None:
-                        self.cache_hook.add_partial("loglikelihood", texts, found[index])
-                bar.update(len(chosen))
+            for index, likelihood in scored:
+                texts, _, _ = requests[index]
+                found[index] = (likelihood.total, likelihood.is_greedy)
+                if texts is not None:
+                    self.cache_hook.add_partial("loglikelihood", texts, found[index])
+                bar.update()
         return [found[index] for index in range(len(rows))]
 
     def loglikelihood_rolling(
@@ -153,16 +153,14 @@ class MetaseqOPT(TemplateLM):
     ) -> list[float]:
         """The log-probability of each text, every token of it behind as many as the model reads."""
         texts = [request.args[0] for request in requests]
-        windows: list[TokenRequest] = []
+        pieces: list[TokenRequest] = []
         owners = []
         for number, text in enumerate(texts):
-            for pair in get_rolling_token_windows(
-                self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1
-            ):
-                windows.append((None, *make_disjoint_window(pair)))
+            for row in windows(self.tok_encode(text), self.prefix_token_id, self.max_length):
+                pieces.append((None, row.tokens[: -row.count], row.tokens[-row.count :]))
                 owners.append(number)
         totals = [0.0] * len(texts)
-        for owner, (total, _) in zip(owners, self._loglikelihood_tokens(windows, disable_tqdm)):
+        for owner, (total, _) in zip(owners, self._loglikelihood_tokens(pieces, disable_tqdm)):
             totals[owner] += total
         for text, total in zip(texts, totals):
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
@@ -222,13 +220,6 @@ class MetaseqOPT(TemplateLM):
         """Indices of rows of like length; the longest first, so that memory runs out at once or never."""
         found = batches([len(row) for row in rows], new_tokens, 1, self.batch_size)
         return list(found)[::-1]
-
-
-def answer(scored: Scores, continuation: Sequence[int]) -> tuple[float, bool]:
-    """What lm_eval is told of a row that ends with ``continuation``."""
-    count = len(continuation)
-    likeliest = [top[0][0] for top in scored.top_scores[-count:]]
-    return sum(scored.scores[-count:]), likeliest == list(continuation)
 
 
 def tell_of_cuts(count: int) -> None:

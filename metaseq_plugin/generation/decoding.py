@@ -17,10 +17,12 @@ from torch import Tensor
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.ranks import on_all_ranks
-from metaseq_plugin.generation.scoring import Scores, average, score_tokens
+from metaseq_plugin.generation.scoring import Scores, average, score_places, score_tokens
+from metaseq_plugin.generation.trees import Tree
 from metaseq_plugin.models.opt import OPTLanguageModel
 from metaseq_plugin.modules.cached_attention import DecodeStep, Prefill
 from metaseq_plugin.modules.kv_cache import KVCache, bytes_per_token, room_for
+from metaseq_plugin.modules.tree_attention import TreeAttention
 
 # A pass over prompts takes at most so many tokens, padding included, unless one prompt has more. Its
 # largest tensor is the feed-forward's: in the 125M's fp32 48 MiB.
@@ -232,3 +234,34 @@ class Decoding:
         features = [model.decoder.extract_features(tokens[:, :-1]) for model in self.models]
         kept = [slice(len(row) - 1) for row in rows]
         return score_tokens(self.models, features, tokens[:, 1:], kept, num_top)
+
+    @on_all_ranks
+    def score_trees(
+        self, trees: Sequence[Tree], places: Sequence[int], targets: Sequence[int]
+    ) -> tuple[list[float], list[bool]]:
+        """Score tokens behind some of the trees' tokens, beside the continuations.
+
+        Args:
+            places: number of the tree · T + place in it, rising; T of the largest tree.
+            targets: a token behind each of them.
+
+        Returns:
+            As ``score_places``.
+        """
+        tokens = pad_right([tree.tokens for tree in trees], self.pad, self.device)  # (B, T)
+        are_rows = all(tree.is_row for tree in trees)
+        if not are_rows:
+            padding = [range(len(tree.tokens) + 1, tokens.size(1) + 1) for tree in trees]
+            ends = pad_right([[*t.ends, *p] for t, p in zip(trees, padding)], 0, self.device)
+            depths = pad_right([tree.depths for tree in trees], 0, self.device)
+        features = []  # (B, T, E) of each model
+        for model in self.models:
+            dtype = model.decoder.embed_positions.weight.dtype
+            attention = None if are_rows else TreeAttention(depths, ends, dtype)
+            features.append(model.decoder.extract_features(tokens, attention))
+        return score_places(
+            self.models,
+            features,
+            torch.tensor(places, device=self.device),
+            torch.tensor(targets, device=self.device),
+        )

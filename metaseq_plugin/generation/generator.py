@@ -35,7 +35,11 @@ MAX_BATCH_ROWS = 64
 
 
 def batches(
-    lengths: Sequence[int], new_tokens: int, width: int, batch_size: Optional[int]
+    lengths: Sequence[int],
+    new_tokens: int,
+    width: int,
+    batch_size: Optional[int],
+    max_tokens: int = MAX_BATCH_TOKENS,
 ) -> Iterator[list[int]]:
     """Indices of prompts in batches of similar length.
 
@@ -43,7 +47,8 @@ def batches(
         lengths: tokens of each prompt.
         new_tokens: most that a prompt may get.
         width: rows per prompt.
-        batch_size: most rows at once; None: as many as ``MAX_BATCH_TOKENS`` and ``MAX_BATCH_ROWS`` allow.
+        batch_size: most rows at once; None: as many as ``max_tokens`` and ``MAX_BATCH_ROWS`` allow.
+        max_tokens: of a batch, padding and new ones included.
     """
     if batch_size is not None and batch_size < 1:
         raise UserError(f"`batch_size` must be at least 1, but is {batch_size}. Set 8, say.")
@@ -51,7 +56,7 @@ def batches(
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         tokens = (lengths[index] + new_tokens) * width * (len(batch) + 1)
-        too_many = batch_size is None and tokens > MAX_BATCH_TOKENS
+        too_many = batch_size is None and tokens > max_tokens
         if batch and (len(batch) == most or too_many):
             yield batch
             batch = []

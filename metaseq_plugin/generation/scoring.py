@@ -1,9 +1,11 @@
 """What given tokens score: those of a prompt, and of texts that are not continued.
 
-Legend: M models, R rows, T tokens with padding, E features, V vocabulary, K alternatives, N positions.
+Legend: M models, R rows, T tokens with padding, E features, V vocabulary, K alternatives, N positions,
+W wanted tokens.
 
 A score is the natural log-probability of a token behind those before it; beside it stand, where asked
-for, the likeliest tokens of its place. The logits of all positions are never held at once.
+for, the likeliest tokens of its place. The logits of all positions are never held at once; where only some
+positions are wanted, there are none of the others.
 """
 
 import math
@@ -76,3 +78,34 @@ def score_tokens(
         found.append(Scores(values[span], pairs_of_each if num_top else []))
     check_scores(chain.from_iterable(row.scores for row in found), models)
     return found
+
+
+def score_places(
+    models: Sequence[OPTLanguageModel], features: Sequence[Tensor], places: Tensor, targets: Tensor
+) -> tuple[list[float], list[bool]]:
+    """Score tokens behind some of the positions, by the models' mean probability.
+
+    Args:
+        features: (R, T, E) of each model.
+        places: (W,), positions among R·T, rising; several tokens may be wanted behind one.
+        targets: (W,), the tokens.
+
+    Returns:
+        Of each token its score, and whether it is the likeliest of its place.
+
+    Raises:
+        UserError: a score is not finite.
+    """
+    distinct, which = places.unique_consecutive(return_inverse=True)  # (N,), (W,)
+    parts = [part.flatten(0, 1)[distinct].split(SCORED_AT_ONCE) for part in features]  # (N, E)
+    scores, are_likeliest = [], []
+    for number, chunk in enumerate(zip(*parts)):
+        pairs = zip(models, chunk)
+        logits = average([model.decoder.output_layer(part).float() for model, part in pairs])
+        wanted = which // SCORED_AT_ONCE == number
+        row, target = which[wanted] % SCORED_AT_ONCE, targets[wanted]
+        scores.append(logits[row, target] - logits.logsumexp(-1)[row])
+        are_likeliest.append(logits.argmax(-1)[row] == target)
+    found: list[float] = torch.cat(scores).tolist()
+    check_scores(found, models)
+    return found, torch.cat(are_likeliest).tolist()

@@ -1,5 +1,7 @@
 """The routes of the page: ``/`` and ``/page/<file>``, from the package's own files.
 
+The style that all pages share (``pages/base.css``) is served beside its own.
+
 The files are read once, when the routes are made; each has a route of its own, so no path of a request
 is ever looked up on the disk. They need no key: what the page asks of the API does.
 """
@@ -36,7 +38,8 @@ HEADERS = {
 def page_routes() -> list[Route]:
     """``/``, ``/page/<file>`` for each file of the page, and ``/favicon.ico``, of which there is none."""
     routes = [Route("/favicon.ico", no_icon, include_in_schema=False)]
-    for file in files("metaseq_plugin.serve.page").iterdir():
+    own = files("metaseq_plugin.serve.page").iterdir()
+    for file in (files("metaseq_plugin.pages").joinpath("base.css"), *own):
         content_type = CONTENT_TYPES.get(PurePath(file.name).suffix)
         if content_type is not None:
             path = "/" if file.name == "index.html" else f"/page/{file.name}"

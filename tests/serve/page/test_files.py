@@ -22,6 +22,7 @@ def client() -> TestClient:
     ("path", "content_type"),
     [
         ("/", "text/html; charset=utf-8"),
+        ("/page/base.css", "text/css; charset=utf-8"),
         ("/page/style.css", "text/css; charset=utf-8"),
         ("/page/app.js", "text/javascript; charset=utf-8"),
     ],

@@ -1,0 +1,1 @@
+"""Who judges texts, each behind ``task.Scorer``; ``reading.read_scorer`` makes one of ``--scorer``."""
