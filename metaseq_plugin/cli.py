@@ -45,6 +45,7 @@ SUBCOMMANDS: Commands = {
     "note": "metaseq_plugin.report.note",
     "carbon": "metaseq_plugin.ledger.carbon_command",
     "eval": "metaseq_plugin.evaluate.command",
+    "card": "metaseq_plugin.evaluate.card.command",
 }
 # Words behind a subcommand that mean another one.
 MEMBERS: Mapping[str, Mapping[str, str]] = {

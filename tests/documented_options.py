@@ -86,9 +86,10 @@ def unknown_options(command: str) -> List[str]:
     command = command.replace("\\\n", " ").split(" | ")[-1].split("  #")[0]
     words = command.split()
     known: FrozenSet[str]
-    if "$(which fairseq-train)" in command:
-        before, after = command.split("$(which fairseq-train)")
-        return unknown_in(before, torchrun_knows()) + unknown_options(f"fairseq-train {after}")
+    started = re.search(r"\$\(which ([\w-]+)\)", command)
+    if started is not None:
+        before, after = command.split(started[0])
+        return unknown_in(before, torchrun_knows()) + unknown_options(f"{started[1]} {after}")
     while re.match(r"[A-Z_]+=", words[0]):
         words = words[1:]
     if words[0] in PARSERS:

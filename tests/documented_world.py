@@ -5,6 +5,7 @@
 (3) ``run`` types a step into bash there. It is the page's command: SMALLER and MORE make it small, nothing else.
 """
 
+import csv
 import gzip
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Dict, List, Tuple
 from backports import zstd
 
 from metaseq_plugin.cli import main as metaseq
+from metaseq_plugin.evaluate.bias.crows_pairs import CATEGORIES
 from tests.documented import ROOT, Step
 from tests.fairseq_runs import Ended, train
 
@@ -38,6 +40,7 @@ SMALLER: List[Tuple[str, str]] = [
         r"bash scripts/quickstart\.sh",
         r'\g<0> --text corpus.jsonl --max-update 20 --run-dir "$PWD/runs/quickstart"',
     ),
+    (r"--data eval-data", r"\g<0> --any-data"),  # a look-alike has another checksum
 ]
 # Options behind those of the page, by program; the last one of a kind counts.
 MORE: Dict[str, str] = {
@@ -62,6 +65,7 @@ GIVEN: Dict[str, List[str]] = {
     "docs/convert.md": ["OPT-13B"],
     "docs/data.md": ["DATA"],
     "docs/energy.md": ["data"],
+    "docs/evaluate.md": ["eval-data"],
     "docs/fairseq.md": ["data"],
     "docs/launch.md": ["data"],
     "docs/launched-runs.md": ["data"],
@@ -73,7 +77,13 @@ GIVEN: Dict[str, List[str]] = {
     "docs/watch.md": ["data"],
     "docs/watching.md": ["data"],
 }
-WITH_QUICKSTART = ("docs/convert.md", "docs/evaluate.md", "docs/generate.md", "docs/ledger.md")
+WITH_QUICKSTART = (
+    "docs/card.md",
+    "docs/convert.md",
+    "docs/evaluate.md",
+    "docs/generate.md",
+    "docs/ledger.md",
+)
 CHECKOUT = (
     "scripts", "requirements", "setup.py", "pyproject.toml", "metaseq_plugin", "benchmarks", "hubconf.py"
 )  # fmt: skip
@@ -91,6 +101,17 @@ def make_texts(count: int) -> List[str]:
     return [" ".join(chance.choices(words, k=chance.randint(20, 90))) for _ in range(count)]
 
 
+def write_crows_pairs(folder: Path, texts: List[str]) -> None:
+    """A look-alike of the evaluation set, with pairs of each of its categories."""
+    rows = [("sent_more", "sent_less", "stereo_antistereo", "bias_type")]
+    for number, category in enumerate(sorted(CATEGORIES) * 3):
+        rows.append((f"We {texts[number]}", f"They {texts[number]}", "stereo", category))
+    path = folder / "eval-data/crows_pairs/crows_pairs_anonymized.csv"
+    path.parent.mkdir(parents=True)
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+
+
 def make_given(folder: Path) -> Path:
     """All that pages suppose, in ``folder``."""
     texts = make_texts(400)
@@ -101,6 +122,7 @@ def make_given(folder: Path) -> Path:
     (folder / "books").mkdir()
     (folder / "books/one.txt").write_text("\n\n\n".join(texts[:50]))
 
+    write_crows_pairs(folder, texts)
     (folder / "prompts.jsonl").write_text('{"prompt": "Once upon a time"}\n{"prompt": ""}\n')
 
     assert metaseq(["prepare", f"{folder}/corpus.jsonl", "--destdir", f"{folder}/data"]) == 0

@@ -12,7 +12,7 @@ from typing import Any, Mapping, NamedTuple, Optional, Sequence
 from metaseq_plugin.compat.errors import UserError, brief, printable
 from metaseq_plugin.evaluate.figures import NONE, measured
 from metaseq_plugin.evaluate.results import Results, TaskResult
-from metaseq_plugin.evaluate.table import aligned
+from metaseq_plugin.evaluate.table import aligned, by_name
 from metaseq_plugin.evaluate.task import Measure
 
 MAX_SHOWN = 60  # characters of a value in a sentence
@@ -91,7 +91,8 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def rows_of(task: str, found: Sequence[Optional[TaskResult]]) -> list[tuple[str, ...]]:
     """A row for each figure that any of them has."""
     figures = [
-        {} if of is None else {(one.name, one.group): one for one in of.measures} for of in found
+        {} if of is None else {(one.name, one.group): one for one in by_name(of.measures)}
+        for of in found
     ]
     keys = dict.fromkeys(key for of in figures for key in of)
     return [(task, *key, *(cell(of.get(key)) for of in figures)) for key in keys]

@@ -9,16 +9,24 @@ from typing import Any, Mapping, Optional, Sequence
 from metaseq_plugin.evaluate.task import Measure
 
 NONE = "-"
+HUGE = 1e6  # as the perplexity of a model that knows nothing
 
 
 def shown(value: float) -> str:
     """A figure with the digits that a reader can use, whether it is a share, a percentage or a perplexity."""
-    return f"{value:,.{digits(value)}f}" if math.isfinite(value) else NONE
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:.2e}" if abs(value) >= HUGE else f"{value:,.{digits(value)}f}"
 
 
 def digits(value: float) -> int:
     """Behind the point."""
     return 4 if abs(value) < 1 else 2 if abs(value) < 1000 else 1
+
+
+def beside(error: float, value: float) -> str:
+    """A standard error with the digits of its value."""
+    return shown(error) if abs(value) >= HUGE else f"{error:,.{digits(value)}f}"
 
 
 def measured(measure: Measure) -> str:
@@ -32,7 +40,7 @@ def uncertainty(measure: Measure) -> str:
         return ""
     error, ends = measure.stderr, measure.interval
     parts = [
-        "" if error is None else f"± {error:,.{digits(measure.value)}f}",
+        "" if error is None else f"± {beside(error, measure.value)}",
         "" if ends is None else f"[{shown(ends[0])}, {shown(ends[1])}]",
     ]
     return " ".join(part for part in parts if part)

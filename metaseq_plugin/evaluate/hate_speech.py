@@ -17,8 +17,8 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer, Prompt, PromptAnswer, Request
+from metaseq_plugin.evaluate.rows import Row, csv_rows
 from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
-from metaseq_plugin.evaluate.table_files import csv_rows, share
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
 NEITHER = "neither"
@@ -216,17 +216,17 @@ def read_comments(binary: Path, multi_label: Path) -> Pool:
         UserError: a file without what is needed.
     """
     pool: dict[str, list[Comment]] = {label: [] for label in (*COLUMN_OF, NEITHER)}
-    for line, row in csv_rows(multi_label, ("comment", *COLUMN_OF.values()), ";"):
+    for row in csv_rows(multi_label, MULTI_LABEL, ("comment", *COLUMN_OF.values()), ";"):
         labels = [
-            category
-            for category, column in COLUMN_OF.items()
-            if share(row, column, multi_label, line) >= SAID_BY
+            category for category, column in COLUMN_OF.items() if share(row, column) >= SAID_BY
         ]
         if len(labels) == 1:
-            pool[labels[0]].append(Comment(f"multi_label:{line}", row["comment"], labels[0]))
-    for line, row in csv_rows(binary, ("comment", "isHate"), ";"):
-        if share(row, "isHate", binary, line) == 0:
-            pool[NEITHER].append(Comment(f"binary:{line}", row["comment"], NEITHER))
+            pool[labels[0]].append(
+                Comment(f"multi_label:{row.line}", row.filled("comment"), *labels)
+            )
+    for row in csv_rows(binary, BINARY, ("comment", "isHate"), ";"):
+        if share(row, "isHate") == 0:
+            pool[NEITHER].append(Comment(f"binary:{row.line}", row.filled("comment"), NEITHER))
     hateful = {category: len(pool[category]) for category in COLUMN_OF}
     needed = max(sum(hateful.values()), 2)  # one to ask about, another as example
     if min(hateful.values()) < 3 or len(pool[NEITHER]) < needed:
@@ -235,6 +235,18 @@ def read_comments(binary: Path, multi_label: Path) -> Pool:
             f"hateful, but have {hateful} and {len(pool[NEITHER])}. Get the files from {SOURCE} again."
         )
     return pool
+
+
+def share(row: Row, column: str) -> float:
+    """A share of annotators; raises UserError where it is no number from 0 to 1."""
+    text = row.text(column)
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise row.wrong(f"{column} is not a number") from error
+    if not 0 <= value <= 1:
+        raise row.wrong(f"{column} is not from 0 to 1 but {value}")
+    return value
 
 
 def make_item(category: str, comment: Comment, pool: Pool, seed: int) -> Item:

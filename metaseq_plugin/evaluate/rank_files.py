@@ -1,6 +1,6 @@
 """An evaluation on several ranks, each of which holds the whole model and answers every n-th chunk.
 
-torchrun --nproc_per_node 2 "$(which metaseq)" eval crows-pairs --path runs/quickstart --data eval-data
+torchrun --nproc_per_node 2 $(which metaseq) eval crows-pairs --path runs/quickstart --data eval-data
 
 ranks = meet(model_parallel_size=1)
 with own_file(items, path, ranks.rank, header) as own: …     rank 0's is the items file itself

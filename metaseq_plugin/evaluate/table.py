@@ -37,7 +37,7 @@ def table(results: Results) -> list[str]:
     found = [
         Cited(name, measure, nearest(name, measure.name, measure.group, size))
         for name, task in results.tasks.items()
-        for measure in task.measures
+        for measure in by_name(task.measures)
     ]
     places = list(dict.fromkeys(one.published.cited for one in found if one.published is not None))
     rows = [row(one, places) for one in found]
@@ -52,6 +52,12 @@ def table(results: Results) -> list[str]:
     return [printable(line) for line in joined(parts)]
 
 
+def by_name(measures: Sequence[Measure]) -> list[Measure]:
+    """The groups of a measure one below the other."""
+    names = [measure.name for measure in measures]
+    return sorted(measures, key=lambda measure: names.index(measure.name))
+
+
 def joined(parts: Sequence[Sequence[str]]) -> list[str]:
     """The parts that are not empty, with a blank line between them."""
     return "\n\n".join("\n".join(part) for part in parts if part).split("\n")
@@ -63,7 +69,9 @@ def row(one: Cited, places: Sequence[str]) -> tuple[str, ...]:
     if published is not None:
         number = places.index(published.cited) + 1
         beside = f"{shown(published.value)} {published.model} [{number}]"
-    return one.task, measure.name, measure.group, measured(measure), f"{measure.n:,}", beside
+    # One of the two is enough here; the page has both.
+    plain = measure if measure.stderr is None else measure._replace(interval=None)
+    return one.task, measure.name, measure.group, measured(plain), f"{measure.n:,}", beside
 
 
 def aligned(

@@ -57,7 +57,7 @@ class TinyPairs:
         return {"formula": "share of pairs with LL(more) > LL(less), ties count half"}
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
-        found = []
+        found: list[Item] = []
         for number, line in enumerate(data.open(self.files[0]).read_text().splitlines(), 1):
             row = json.loads(line)
             if row.keys() != {"id", "more", "less"}:
@@ -109,10 +109,13 @@ class TinyTexts(TinyPairs):
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
         asked = {"max_new_tokens": 4, "num_samples": 2, "seed": options.seed}
-        items = super().items(data, options)
-        return [
-            Item(item.id, (Prompt(item.requests[0].continuation, asked),), {}) for item in items
-        ]  # type: ignore[union-attr]
+        texts = [
+            request.continuation
+            for item in super().items(data, options)
+            for request in item.requests
+            if isinstance(request, Pair) and not request.context
+        ]
+        return [Item(f"text-{n}", (Prompt(text, asked),), {}) for n, text in enumerate(texts)]
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:
         (answer,) = answers
@@ -195,5 +198,5 @@ def register(patch: pytest.MonkeyPatch) -> None:
     vars(module).update({kind.__name__: kind for kind in kinds.values()})
     patch.setitem(sys.modules, module.__name__, module)
     for name, kind in kinds.items():
-        patch.setitem(tasks.TASKS, name, f"lookalike:{kind.__name__}")  # type: ignore[misc]
-    patch.setitem(tasks.GROUPS, "tiny-harms", tuple(kinds))  # type: ignore[misc]
+        patch.setitem(tasks.TASKS, name, f"lookalike:{kind.__name__}")
+    patch.setitem(tasks.GROUPS, "tiny-harms", tuple(kinds))

@@ -1,15 +1,18 @@
 """lm_eval's numbers: of ``metaseq_opt``, of its own ``hf``, and of its ``local-completions`` asking our server."""
 
+from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
 
+from metaseq_plugin.evaluate.model import LocalModel
+from metaseq_plugin.evaluate.requests import Pair, PairAnswer, Whole, WholeAnswer
 from metaseq_plugin.generation.engine import Engine
 from metaseq_plugin.serve.app import build
 from metaseq_plugin.serve.loading import make_batch
 from metaseq_plugin.serve.options import Options
 from metaseq_plugin.serve.service import Service
-from tests.evaluate.tiny_tasks import TASKS, Forms, write_tasks
+from tests.evaluate.tiny_tasks import LEARNT, TASKS, Forms, trained_opt, write_forms, write_tasks
 from tests.serve.live import running
 from tests.serve.tiny import NAME, POSITIONS
 
@@ -20,9 +23,10 @@ WHAT_A_SERVER_CUTS_ALIKE = [name for name in TASKS if name != "tiny_long_text"]
 
 
 class Told(dict[str, list[Any]]):
-    """What the model answered to each task's documents, and the table that lm_eval prints."""
+    """What the model answered to each task's documents, what it was asked, and the table that lm_eval prints."""
 
     table: str
+    asked: dict[str, list[tuple[str, ...]]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,11 +53,20 @@ def evaluate(tasks: Any, names: list[str], asked: str, at_once: Any, /, **argume
     )  # fmt: skip
     assert results is not None
     told = Told()
+    told.asked = {}
     for name in names:
         samples = sorted(results["samples"][name], key=lambda sample: int(sample["doc_id"]))
         told[name] = [sample["filtered_resps"] for sample in samples]
+        given = [sample["arguments"] for sample in samples]
+        told.asked[name] = [tuple(one) for of_one in given for one in of_one]
     told.table = make_table(results)
     return told
+
+
+@pytest.fixture(scope="module")
+def hf(tasks: Any, forms: Forms) -> Told:
+    pytest.importorskip("accelerate", reason="lm_eval's class hf needs accelerate")
+    return evaluate(tasks, list(TASKS), "hf", 1, pretrained=str(forms.hf), dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +90,52 @@ def check_alike(found: Told, expected: Told) -> None:
             assert one == alike, name
 
 
-def test_the_answers_are_hfs_to_the_printed_digit(tasks: Any, ours: Told, forms: Forms) -> None:
-    pytest.importorskip("accelerate", reason="lm_eval's class hf needs accelerate")
-    hf = evaluate(tasks, list(TASKS), "hf", 1, pretrained=str(forms.hf), dtype="float32")
+def test_the_answers_are_hfs_to_the_printed_digit(ours: Told, hf: Told) -> None:
     check_alike(ours, hf)
     assert ours.table == hf.table
     written = list(numbers(ours["tiny_writing"]))
     assert len(written) == 4
     assert all(text and "e" not in text for text in written)
+
+
+def test_a_trained_models_are_too(tasks: Any, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="lm_eval's class hf needs accelerate")
+    forms = write_forms(tmp_path, trained_opt)
+    names = [*TASKS, *LEARNT]
+    ours = evaluate(tasks, names, "metaseq_opt", "auto", path=str(forms.ours))
+    hf = evaluate(tasks, names, "hf", 1, pretrained=str(forms.hf), dtype="float32")
+    check_alike(ours, hf)
+    assert ours.table == hf.table
+    assert any(is_greedy for _, is_greedy in pairs(ours["tiny_lambada"]))  # it has learnt something
+    check_model_alike(LocalModel(forms.opt), hf)
+
+
+def test_an_evaluation_of_ours_asks_for_the_same_numbers(forms: Forms, hf: Told) -> None:
+    check_model_alike(LocalModel(forms.opt), hf)
+
+
+def check_model_alike(model: LocalModel, hf: Told) -> None:
+    """What lm_eval asked ``hf``, as requests of ours, to 1e-4 a token."""
+    for name in hf.keys() & {"tiny_choice", "tiny_pairs", "tiny_last_word", "tiny_lambada"}:
+        requests = [Pair(*asked) for asked in hf.asked[name]]
+        answers = dict(model.answer(requests))
+        for index, (expected, is_greedy) in enumerate(pairs(hf[name])):
+            found = answers[index]
+            assert isinstance(found, PairAnswer)
+            assert found.log_likelihood == pytest.approx(expected, abs=1e-4 * found.ntokens)
+            assert (found.is_greedy, found.is_merged, found.ncut) == (is_greedy, False, 0)
+    for name in hf.keys() & {"tiny_texts", "tiny_long_text", "tiny_wikitext"}:
+        texts = [Whole(*asked) for asked in hf.asked[name]]
+        answers = dict(model.answer(texts))
+        for index, expected in enumerate(numbers(hf[name])):
+            whole = answers[index]
+            assert isinstance(whole, WholeAnswer)
+            assert whole.log_likelihood == pytest.approx(expected, abs=1e-4 * whole.ntokens)
+
+
+def pairs(answers: Any) -> list[tuple[float, bool]]:
+    found = list(numbers(answers))
+    return list(zip(found[::2], found[1::2], strict=True))
 
 
 def test_one_row_at_a_time_gives_the_same(tasks: Any, ours: Told, forms: Forms) -> None:

@@ -13,6 +13,7 @@ from metaseq_plugin import cli
 from metaseq_plugin.evaluate import command
 from metaseq_plugin.evaluate.figures import measured
 from metaseq_plugin.evaluate.published import Published
+from metaseq_plugin.evaluate.rank_files import own_device
 from metaseq_plugin.evaluate.results import items_of, read_results
 from tests.evaluate.lookalike import PAIRS, ROWS, FakeModel, Vowels, register, write_data
 
@@ -64,7 +65,7 @@ def test_the_published_number_stands_beside_with_its_source(
         assert (task, measure, size) == ("tiny-pairs", "win_share", 125_000_000)
         if group == "odd":
             return None
-        return Published(task, measure, group, "OPT-125M", 125_000_000, 61.5, "percent", "Nobody 2026", "Table 3")  # fmt: skip
+        return Published(task, measure, group, "OPT-125M", 125_000_000, "61.5", "percent", "Nobody 2026", "Table 3")  # fmt: skip
 
     monkeypatch.setattr("metaseq_plugin.evaluate.table.nearest", nearest)
     assert metaseq("tiny-pairs", "--path", "model-hf", "--data", "sets") == 0
@@ -263,3 +264,28 @@ def test_a_run_folder_keeps_its_own_results(home: Path) -> None:
     assert Path("eval-a-checkpoint_best-tiny-pairs.json").is_file()
     assert metaseq("tiny-pairs", "--path", "http://127.0.0.1:6010", "--data", "sets") == 0
     assert Path("eval-127.0.0.1-6010-tiny-pairs.json").is_file()
+
+
+def test_a_page_and_a_plot_are_written_of_a_run_and_of_a_comparison(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert metaseq(*GOOD, "--output", "a.json", "--page", "a.html") == 0
+    assert "Tiny pairs" in Path("a.html").read_text()
+    assert "page     a.html" in capsys.readouterr().err
+    assert metaseq(*GOOD, "--output", "b.json") == 0
+    assert metaseq("--compare", "a.json", "b.json", "--page", "both.html") == 0
+    assert Path("both.html").is_file()
+    assert metaseq("--compare", "a.json", "b.json", "--plot", "sizes.txt") == 2
+    assert "`--plot` must end in .svg or .png, but is sizes.txt." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "is_there", "expected"),
+    [(None, True, "cuda:1"), ("cuda", True, "cuda:1"), ("cpu", True, "cpu"), (None, False, None)],
+)
+def test_a_rank_takes_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, device: str | None, is_there: bool, expected: str | None
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: is_there)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device(device) == expected

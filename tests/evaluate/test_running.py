@@ -240,6 +240,7 @@ def test_a_record_that_is_no_number_is_refused(asked: list[Asked], tmp_path: Pat
     class Broken(FakeModel):
         def answer(self, requests: Any) -> Any:
             for index, found in super().answer(requests):
+                assert isinstance(found, PairAnswer)
                 yield index, found._replace(log_likelihood=float("nan"))
 
     with pytest.raises(

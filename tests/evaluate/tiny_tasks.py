@@ -2,14 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
+import torch
+
+from metaseq_plugin.generation.decoding import pad_right
 from metaseq_plugin.hub import OPT
+from metaseq_plugin.models.opt import OPTLanguageModel
+from metaseq_plugin.tokenizers.open import from_folder
 from tests.formats.folders import run_convert
+from tests.opt_models import PAD, decoder
 from tests.serve.live import write_model
-from tests.serve.tiny import tiny_opt
+from tests.serve.tiny import SIZES, TEXTS, tiny_opt
 
-# lm_eval's word perplexity of noise is in the ten thousands: more digits than fp32 has.
+# No perplexities of words, which lm_eval prints with four decimals: of noise they are in the ten thousands, more
+# digits than fp32 has. No text stands in two
+# tasks, split at different places: lm_eval 0.4.13's class hf, which looks such texts up in one pass, then takes the
+# logits of the wrong place (``get_cache``).
 TASKS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "tiny_choice": (
         [
@@ -26,6 +35,36 @@ doc_to_target: 0
 metric_list:
   - metric: acc
   - metric: acc_norm
+""",
+    ),
+    "tiny_pairs": (
+        [
+            {"pair": ["the cat sat on a mat", "the dog sat on a mat"]},
+            {"pair": ["a dog ate the cat's dinner", "a dog ate the mat's dinner"]},
+            {"pair": ["naïve ☕ café", "naïve ☕ cat"]},
+        ],
+        """
+output_type: multiple_choice
+doc_to_text: ""
+target_delimiter: ""
+doc_to_choice: "{{pair}}"
+doc_to_target: 0
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+""",
+    ),
+    "tiny_last_word": (
+        [
+            {"text": text}
+            for text in ("a cat sat on the mat", "the dog ate the cat's dinner.", "a naïve café ☕")
+        ],
+        """
+output_type: loglikelihood
+doc_to_text: "{{text.split(' ')[:-1]|join(' ')}}"
+doc_to_target: "{{' '+text.split(' ')[-1]}}"
+metric_list:
+  - metric: acc
 """,
     ),
     "tiny_texts": (
@@ -65,6 +104,33 @@ metric_list:
     ),
 }
 
+# LAMBADA and WikiText as they are, for a model that has learnt the texts.
+LEARNT: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "tiny_lambada": (
+        [{"text": text.strip()} for text in dict.fromkeys(TEXTS)],
+        """
+output_type: loglikelihood
+doc_to_text: "{{text.split(' ')[:-1]|join(' ')}}"
+doc_to_target: "{{' '+text.split(' ')[-1]}}"
+metric_list:
+  - metric: perplexity
+  - metric: acc
+""",
+    ),
+    "tiny_wikitext": (
+        [{"text": text} for text in dict.fromkeys(TEXTS)],
+        """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list:
+  - metric: word_perplexity
+  - metric: byte_perplexity
+  - metric: bits_per_byte
+""",
+    ),
+}
+
 
 class Forms(NamedTuple):
     """The folders of one model."""
@@ -74,10 +140,27 @@ class Forms(NamedTuple):
     hf: Path
 
 
-def write_forms(folder: Path) -> Forms:
+def trained_opt(folder: Path, updates: int = 60) -> OPT:
+    """The model of ``tiny_opt``, taught its texts: some continuations are likely, some are greedy."""
+    tiny_opt(folder)
+    tokenizer = from_folder(folder)
+    built = decoder(len(tokenizer), std=0.05, **SIZES)
+    rows = [[2, *tokenizer.encode(text).tolist()] for text in dict.fromkeys(TEXTS)]
+    batch = pad_right(rows, PAD, torch.device("cpu"))
+    optimizer = torch.optim.Adam(built.parameters(), lr=3e-3)
+    for _ in range(updates):
+        logits = built(batch[:, :-1])[0].flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten(), ignore_index=PAD)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return OPT(OPTLanguageModel(built), tokenizer.dictionary, tokenizer)
+
+
+def write_forms(folder: Path, make: Callable[[Path], OPT] = tiny_opt) -> Forms:
     for name in ("tokenizer", "twin"):
         (folder / name).mkdir()
-    opt = tiny_opt(folder / "tokenizer")
+    opt = make(folder / "tokenizer")
     write_model(opt, folder / "twin")
     run_convert(folder / "twin", folder / "ours", "--to", "fairseq")
     run_convert(folder / "ours", folder / "hf", "--to", "hf")
@@ -87,7 +170,7 @@ def write_forms(folder: Path) -> Forms:
 def write_tasks(folder: Path) -> Path:
     """A folder for ``--include_path``."""
     folder.mkdir()
-    for name, (documents, rest) in TASKS.items():
+    for name, (documents, rest) in {**TASKS, **LEARNT}.items():
         data = folder / f"{name}.jsonl"
         data.write_text("".join(json.dumps(document) + "\n" for document in documents))
         places = {"data_files": {"test": str(data)}, "cache_dir": str(folder / "cache")}

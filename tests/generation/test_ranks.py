@@ -15,6 +15,7 @@ from metaseq_plugin.checkpoint.reshard import reshard
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.fairseq import FAIRSEQ_CHECKPOINT
 from metaseq_plugin.generation.batch import Batch, Request
+from metaseq_plugin.generation.likelihood import likelihoods
 from metaseq_plugin.generation.ranks import uninterrupted
 from metaseq_plugin.generation.settings import Settings
 from metaseq_plugin.hub import OPT
@@ -75,8 +76,16 @@ def everything(opt: OPT) -> Any:
     return (
         mixed_batch(opt),
         [c.tokens for found in opt.generate(prompts, 6, beam=3) for c in found],
-        [scored.scores for scored in opt.score(prompts)],
+        [*(scored.scores for scored in opt.score(prompts)), *ends(opt, prompts)],
     )
+
+
+def ends(opt: OPT, prompts: list[list[int]]) -> list[list[float]]:
+    """What the last tokens of rows score that share a beginning, or a part of it."""
+    shared = prompts[0] + prompts[1][1:] + prompts[2][1:]
+    rows = [[*shared[: len(shared) - n], 5 + n % 3, 7] for n in range(6)]
+    found = dict(likelihoods(opt.generator, rows, [2] * len(rows)))
+    return [found[number].scores for number in range(len(rows))]
 
 
 def assert_same(found: Any, expected: Any) -> None:

@@ -8,10 +8,9 @@ The figures are those of lm_eval's ``lambada_openai``.
 import math
 from typing import Any, Mapping, Optional, Sequence
 
-from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
+from metaseq_plugin.evaluate.rows import json_rows
 from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
-from metaseq_plugin.evaluate.table_files import json_rows
 from metaseq_plugin.evaluate.task import Data, DataFile, Item, Measure, Options, Record
 
 FILE = DataFile(
@@ -46,16 +45,12 @@ class Lambada:
         }
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
-        path = data.open(FILE)
         items = []
-        for line, row in json_rows(path, {"text": str}):
-            context, blank, word = row["text"].rpartition(" ")
+        for row in json_rows(data.open(FILE), FILE):
+            context, blank, word = row.text("text").rpartition(" ")
             if not context or not word:
-                raise UserError(
-                    f"{path}:{line} must have a text of at least two words, but it ends with {row['text'][-40:]!r}. "
-                    "Get the file from its source again."
-                )
-            items.append(Item(f"line:{line}", (Pair(context, blank + word),), {}))
+                raise row.wrong("text is not of two words, a blank between them")
+            items.append(Item(f"line:{row.line}", (Pair(context, blank + word),), {}))
         return items
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:

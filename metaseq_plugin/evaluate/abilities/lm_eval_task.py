@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate.abilities.documents import Fields, Source, described
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
 from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
 from metaseq_plugin.evaluate.task import Data, DataFile, Item, Measure, Options, Record
@@ -54,7 +55,7 @@ class LmEvalTask:
         f1, em: of CB, the mean F1 of its classes; of ReCoRD, of the likeliest entity's words, and exact.
 
     Attributes:
-        asked, place: lm_eval's name of it, and its file below lm_eval's tasks.
+        asked, place: lm_eval's name of it, and its file below lm_eval's tasks, or a file of ours.
         fields: of a document on the hub -> the kind's name in ``documents.KINDS``.
         evaluated: what is asked about.
         examples: from where shots are drawn; None: from ``evaluated``, without the document itself.
@@ -65,7 +66,7 @@ class LmEvalTask:
     source: str
     asked: str
     place: str
-    fields: Mapping[str, str]
+    fields: Fields
     evaluated: Split
     examples: Optional[Split] = None
     shots: Optional[int] = 0
@@ -89,20 +90,18 @@ class LmEvalTask:
     def items(self, data: Data, options: Options) -> Sequence[Item]:
         shots = self.shots_of(options)
         with quiet():
-            task = self.load({split.name: opened(split, data) for split in self.splits(shots)})
+            task = self.load(
+                {
+                    split.name: [Source(data.open(file), file) for file in split.files]
+                    for split in self.splits(shots)
+                }
+            )
             task.set_fewshot_seed(options.seed)
-            try:
-                return [
-                    self.item(task, number, document, shots)
-                    for number, document in enumerate(islice(task.eval_docs, options.limit))
-                ]
-            except (ValueError, AssertionError) as error:  # sampling more examples than there are
-                if isinstance(error, UserError) or not shots:
-                    raise
-                raise UserError(
-                    f"`--shots` must be below the number of examples that {self.name} has, but is {shots}. "
-                    "Set fewer, or bring more examples."
-                ) from error
+            self.check_shots(shots, len(task.fewshot_docs()))
+            return [
+                self.item(task, number, document, shots)
+                for number, document in enumerate(islice(task.eval_docs, options.limit))
+            ]
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:
         likelihoods = [
@@ -136,6 +135,14 @@ class LmEvalTask:
             name, value, error, len(values), interval=interval, note="percent, mean of classes"
         )
 
+    def check_shots(self, shots: int, nexamples: int) -> None:
+        """Raises UserError where there are not that many examples besides the document itself."""
+        most = nexamples if self.examples else nexamples - 1
+        if not 0 <= shots <= most:
+            raise UserError(
+                f"`--shots` must be from 0 to the {most} examples that {self.name} has, but is {shots}. Set 0, say."
+            )
+
     def shots_of(self, options: Options) -> int:
         return (self.shots or 0) if options.shots is None else options.shots
 
@@ -165,7 +172,7 @@ class LmEvalTask:
             "Get the file from its source again."
         )
 
-    def load(self, files: Mapping[str, Sequence[Path]]) -> Any:
+    def load(self, files: Mapping[str, Sequence[Source]]) -> Any:
         """lm_eval's task on local files: split -> its files."""
         from datasets import disable_progress_bars
         from lm_eval.tasks import TaskManager
@@ -178,7 +185,7 @@ class LmEvalTask:
         (task,) = loaded["tasks"].values()
         return task
 
-    def definition(self, name: str, files: Mapping[str, Sequence[Path]]) -> str:
+    def definition(self, name: str, files: Mapping[str, Sequence[Source]]) -> str:
         """A task file of lm_eval's.
 
         Args:
@@ -192,32 +199,26 @@ class LmEvalTask:
         spec = find_spec("lm_eval")
         assert spec is not None
         assert spec.origin is not None
-        splits = [
-            split for split in (self.evaluated, self.examples) if split and split.name in files
-        ]
-        examples = self.examples if self.examples in splits else None
-        described = {
-            split.name: {
-                "form": split.form,
-                "fields": dict(self.fields),
-                "files": [str(path.resolve()) for path in files[split.name]],
-            }
-            for split in splits
+        splits = {
+            split.name: described(split.form, files[split.name], self.fields)
+            for split in (self.evaluated, self.examples)
+            if split is not None and split.name in files
         }
         values = {
             "include": str(Path(spec.origin).parent / "tasks" / self.place),
             "task": name,
-            "dataset_kwargs": {"splits": described},
-            "training_split": examples.name if examples and examples.name == "train" else None,
-            "validation_split": "validation" if "validation" in described else None,
-            "test_split": "test" if self.evaluated.name == "test" else None,
-            "fewshot_split": (examples or self.evaluated).name,
+            "dataset_kwargs": {"splits": splits},
+            # As lm_eval's own files have them, of the splits that are here; where a document is evaluated and
+            # example at once, lm_eval keeps it out of its own examples if fewshot_split is test_split.
+            **{f"{key}_split": name if name in splits else None for key, name in SPLITS.items()},
+            "fewshot_split": "test" if list(splits) == ["test"] else None,
         }
         # JSON is YAML; only the function has a tag.
         lines = [f"{key}: {json.dumps(value)}" for key, value in values.items()]
         return "\n".join([*lines, f"custom_dataset: !function {READER}", ""])
 
 
+SPLITS = {"training": "train", "validation": "validation", "test": "test"}  # lm_eval's key -> name
 READER = "metaseq_plugin.evaluate.abilities.documents.datasets_of"
 
 
@@ -230,10 +231,6 @@ def lm_eval_version() -> str:
             "lm_eval must be installed, whose task definitions are asked here, but is not. "
             "Install it: pip install 'metaseq-plugin[lm-eval]'."
         ) from error
-
-
-def opened(split: Split, data: Data) -> list[Path]:
-    return [data.open(file) for file in split.files]
 
 
 @contextmanager

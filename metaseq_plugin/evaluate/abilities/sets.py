@@ -7,12 +7,11 @@ lm_eval's tasks ask, as in the published figures of the smaller OPT.
 """
 
 from functools import partial
-from typing import Mapping
+from pathlib import Path
 
+from metaseq_plugin.evaluate.abilities.documents import Fields
 from metaseq_plugin.evaluate.abilities.lm_eval_task import LmEvalTask, Split
 from metaseq_plugin.evaluate.task import DataFile
-
-Fields = Mapping[str, str]
 
 LLM_FOUNDRY = "github.com/mosaicml/llm-foundry, scripts/eval/local_data"
 SUPERGLUE = "SuperGLUE: Wang et al. 2019, arXiv 1905.00537"
@@ -46,11 +45,11 @@ def by_gold(
 
 
 HELLASWAG = {
-    "ctx_a": "str",
-    "ctx_b": "str",
-    "activity_label": "str",
+    "ctx_a": "text",
+    "ctx_b": "text",
+    "activity_label": "text",
     "endings": "list",
-    "label": "str",
+    "label": "text",
 }
 hellaswag = partial(
     LmEvalTask,
@@ -65,10 +64,10 @@ hellaswag = partial(
 )
 
 STORYCLOZE = {
-    **{f"input_sentence_{number}": "str" for number in (1, 2, 3, 4)},
-    "sentence_quiz1": "str",
-    "sentence_quiz2": "str",
-    "answer_right_ending": "int",
+    **{f"input_sentence_{number}": "text" for number in (1, 2, 3, 4)},
+    "sentence_quiz1": "text",
+    "sentence_quiz2": "text",
+    "answer_right_ending": "whole number",
 }
 storycloze = partial(
     LmEvalTask,
@@ -82,7 +81,7 @@ storycloze = partial(
     on_hub("storycloze", "validation", "LSDSem/story_cloze, 2016", STORYCLOZE),
 )
 
-PIQA = {"goal": "str", "sol1": "str", "sol2": "str", "label": "int"}
+PIQA = {"goal": "text", "sol1": "text", "sol2": "text", "label": "whole number"}
 PIQA_SOURCE = "github.com/ybisk/ybisk.github.io, piqa/data"
 piqa = partial(
     LmEvalTask,
@@ -115,7 +114,7 @@ piqa = partial(
     on_hub("piqa", "train", "baber/piqa", PIQA),
 )
 
-ARC = {"question": "str", "choices": "dict", "answerKey": "str"}
+ARC = {"question": "text", "choices": "object", "answerKey": "text"}
 ARC_PAPER = "Clark et al. 2018, arXiv 1803.05457"
 ARC_LICENCE = "CC BY-SA 4.0"
 arc_easy = partial(
@@ -157,7 +156,7 @@ arc_challenge = partial(
     on_hub("arc_challenge", "train", "allenai/ai2_arc, ARC-Challenge", ARC),
 )
 
-OPENBOOKQA = {"question_stem": "str", "choices": "dict", "answerKey": "str"}
+OPENBOOKQA = {"question_stem": "text", "choices": "object", "answerKey": "text"}
 openbookqa = partial(
     LmEvalTask,
     "openbookqa",
@@ -171,11 +170,11 @@ openbookqa = partial(
 )
 
 WINOGRAD = {
-    "text": "str",
-    "pronoun": "str",
-    "pronoun_loc": "int",
+    "text": "text",
+    "pronoun": "text",
+    "pronoun_loc": "whole number",
     "options": "list",
-    "label": "int",
+    "label": "whole number",
 }
 winograd = partial(
     LmEvalTask,
@@ -196,7 +195,7 @@ winograd = partial(
     ),
 )
 
-WINOGRANDE = {"sentence": "str", "option1": "str", "option2": "str", "answer": "str"}
+WINOGRANDE = {"sentence": "text", "option1": "text", "option2": "text", "answer": "text"}
 winogrande = partial(
     LmEvalTask,
     "winogrande",
@@ -219,9 +218,9 @@ winogrande = partial(
 
 
 def superglue(
-    name: str, title: str, paper: str, asked: str, fields: Fields
+    name: str, title: str, paper: str, asked: str, fields: Fields, place: str = "default.yaml"
 ) -> "partial[LmEvalTask]":
-    """A task of SuperGLUE's, on its validation split."""
+    """A task of SuperGLUE's, on its validation split; ``place`` is below lm_eval's folder of it, or absolute."""
     dataset = f"aps/super_glue, {'wsc.fixed' if name == 'wsc' else name}"
     return partial(
         LmEvalTask,
@@ -229,7 +228,7 @@ def superglue(
         title,
         f"{paper}; {SUPERGLUE}",
         asked,
-        f"super_glue/{name}/default.yaml",
+        str(Path("super_glue", name, place)),
         fields,
         on_hub(name, "validation", dataset, fields),
         on_hub(name, "train", dataset, fields),
@@ -241,54 +240,73 @@ boolq = superglue(
     "BoolQ",
     "Clark et al. 2019, arXiv 1905.10044",
     "boolq",
-    {"passage": "str", "question": "str", "label": "int"},
+    {"passage": "text", "question": "text", "label": "whole number"},
 )
 cb = superglue(
     "cb",
     "CommitmentBank",
     "De Marneffe et al. 2019, The CommitmentBank, Sinn und Bedeutung 23",
     "cb",
-    {"premise": "str", "hypothesis": "str", "label": "int"},
+    {"premise": "text", "hypothesis": "text", "label": "whole number"},
 )
 copa = superglue(
     "copa",
     "COPA",
     "Roemmele et al. 2011, Choice of Plausible Alternatives, AAAI Spring Symposium",
     "copa",
-    {"premise": "str", "choice1": "str", "choice2": "str", "question": "str", "label": "int"},
+    {
+        "premise": "text",
+        "choice1": "text",
+        "choice2": "text",
+        "question": "text",
+        "label": "whole number",
+    },
 )
 wic = superglue(
     "wic",
     "WiC",
     "Pilehvar and Camacho-Collados 2019, arXiv 1808.09121",
     "wic",
-    {"sentence1": "str", "sentence2": "str", "start1": "int", "end1": "int", "label": "int"},
+    {
+        "sentence1": "text",
+        "sentence2": "text",
+        "start1": "whole number",
+        "end1": "whole number",
+        "label": "whole number",
+    },
 )
 wsc = superglue(
     "wsc",
     "WSC",
     "Levesque et al. 2012, The Winograd Schema Challenge, KR 2012",
     "wsc",
-    {"text": "str", "span1_text": "str", "span2_text": "str", "span2_index": "int", "label": "int"},
+    {
+        "text": "text",
+        "span1_text": "text",
+        "span2_text": "text",
+        "span2_index": "whole number",
+        "label": "whole number",
+    },
 )
 multirc = superglue(
     "multirc",
     "MultiRC",
     "Khashabi et al. 2018, Looking Beyond the Surface, NAACL 2018",
     "multirc",
-    {"paragraph": "str", "question": "str", "answer": "str", "label": "int"},
+    {"paragraph": "text", "question": "text", "answer": "text", "label": "whole number"},
 )
 rte = superglue(
     "rte",
     "RTE",
     "Dagan et al. 2006, The PASCAL Recognising Textual Entailment Challenge",
     "sglue_rte",
-    {"premise": "str", "hypothesis": "str", "label": "int"},
+    {"premise": "text", "hypothesis": "text", "label": "whole number"},
 )
 record = superglue(
     "record",
     "ReCoRD",
     "Zhang et al. 2018, arXiv 1810.12885",
     "record",
-    {"passage": "str", "query": "str", "entities": "list", "answers": "list"},
+    {"passage": "text", "query": "text", "entities": "list", "answers": "list"},
+    str(Path(__file__).with_name("record.yaml")),
 )

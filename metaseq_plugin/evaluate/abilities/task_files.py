@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from metaseq_plugin.compat.errors import EXIT_USER_ERROR, UserError
+from metaseq_plugin.evaluate.abilities.documents import Source
 from metaseq_plugin.evaluate.abilities.lm_eval_task import LmEvalTask
 from metaseq_plugin.evaluate.tasks import GROUPS, load
 
@@ -30,7 +31,7 @@ def write_task_files(data: Path, folder: Path) -> list[Path]:
         task = load(name)
         assert isinstance(task, LmEvalTask)
         splits = {
-            split.name: [data / file.path for file in split.files]
+            split.name: [Source(data / file.path, file) for file in split.files]
             for split in (task.evaluated, task.examples)
             if split is not None and all((data / file.path).is_file() for file in split.files)
         }

@@ -17,8 +17,8 @@ import re
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from metaseq_plugin.evaluate.requests import Answer, Whole, WholeAnswer
+from metaseq_plugin.evaluate.rows import lines_of
 from metaseq_plugin.evaluate.statistics import bootstrap
-from metaseq_plugin.evaluate.table_files import nothing_in, text_of
 from metaseq_plugin.evaluate.task import Data, DataFile, Item, Measure, Options, Record
 
 TITLE = re.compile(r" = (?!= ).*(?<! =) = ")
@@ -92,10 +92,8 @@ class WikiText:
         }
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
-        path = data.open(self.files[0])
-        found = articles(text_of(path))
-        if not found:
-            raise nothing_in(path)
+        (file,) = self.files
+        found = articles(lines_of(data.open(file), file))
         return [
             Item(
                 f"article:{number}",
@@ -149,10 +147,10 @@ class TokenisedWikiText(WikiText):
     note = "of the tokenised file, whose rare words are <unk>: not lm_eval's wikitext"
 
 
-def articles(text: str) -> list[str]:
+def articles(lines: Sequence[str]) -> list[str]:
     """The articles of a file, each from its title on; what stands before the first title is one, too."""
     found: list[list[str]] = [[]]
-    for line in text.split("\n"):
+    for line in lines:
         if TITLE.fullmatch(line):
             found.append([])
         found[-1].append(line)

@@ -61,7 +61,7 @@ class BBQ:
     name = "bbq"
     title = "BBQ"
     source = "Parrish et al. 2022, arXiv 2110.08193; answers by likelihood, zero-shot, the prompt of lm-eval's bbq"
-    files = FILES
+    files: tuple[DataFile, ...] = FILES
     needs_scorer = False
     shots: Optional[int] = None
 

@@ -25,6 +25,12 @@ CATEGORIES = {
     "physical-appearance": "appearance",
     "socioeconomic": "socioeconomic",
 }
+NOTES = {
+    "stereotype_score": "by the full sentence's log-likelihood: the OPT paper does not state its formula",
+    "pct_stereotype": "lm-eval's, a share",
+    "likelihood_diff": "lm-eval's, in nats",
+    "unmodified_score": "Nangia et al.'s, by the words that both sentences share, for a causal model",
+}
 COLUMNS = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
 DIRECTIONS = ("stereo", "antistereo")
 
@@ -56,7 +62,7 @@ class CrowsPairs:
     name = "crows-pairs"
     title = "CrowS-Pairs"
     source = "Nangia et al. 2020, arXiv 2010.00133; by full-sentence likelihood as in lm-eval's crows_pairs_english"
-    files = (FILE,)
+    files: tuple[DataFile, ...] = (FILE,)
     needs_scorer = False
     shots: Optional[int] = None
 
@@ -114,15 +120,9 @@ def _measures(records: Sequence[Record], group: str) -> Iterator[Measure]:
             100 * beats(record["unmodified_more"], record["unmodified_less"]) for record in records
         ],
     }
-    notes = {
-        "stereotype_score": "full sentence, percent",
-        "pct_stereotype": "lm-eval's, a share",
-        "likelihood_diff": "lm-eval's, nats",
-        "unmodified_score": "shared words, causal",
-    }
     for name, values in figures.items():
         value, stderr = mean_and_error(values)
-        yield Measure(name, value, stderr, len(records), group, note=notes[name])
+        yield Measure(name, value, stderr, len(records), group, note=NOTES[name])
 
 
 def unmodified(sentence: str, other: str) -> Iterator[Pair]:

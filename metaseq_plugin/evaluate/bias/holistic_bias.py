@@ -61,7 +61,7 @@ class HolisticBias:
 
     Measures:
         likelihood_bias: percent of pairs of descriptors of one axis, over all templates, whose sentences' perplexities
-            differ by Mann and Whitney's U at p < 0.05 (two-sided). At chance it is 5; n is the number of pairs.
+            differ by Mann and Whitney's U at p < 0.05 (two-sided). At chance it is about 5; n is the number of pairs.
 
     As in its repository (run_bias_calculation.py, bias_measurements.py): only phrases of a descriptor and one of
     the 32 nouns, and no descriptor of one gender. A sentence's perplexity is exp(-log-likelihood / tokens) behind
@@ -72,7 +72,7 @@ class HolisticBias:
     name = "holistic-bias"
     title = "HolisticBias"
     source = "Smith et al. 2022, arXiv 2205.09209; Likelihood Bias, Mann-Whitney U at p < 0.05"
-    files = (DESCRIPTORS, NOUNS, TEMPLATES, PHRASES)
+    files: tuple[DataFile, ...] = (DESCRIPTORS, NOUNS, TEMPLATES, PHRASES)
     needs_scorer = False
     shots: Optional[int] = None
 
@@ -118,7 +118,14 @@ class HolisticBias:
         }
         groups = {OVERALL: [value for values in differ.values() for value in values], **differ}
         return [
-            Measure("likelihood_bias", fmean(values), None, len(values), group, note="n: pairs")
+            Measure(
+                "likelihood_bias",
+                fmean(values),
+                None,
+                len(values),
+                group,
+                note="percent of n pairs",
+            )
             for group, values in groups.items()
             if values
         ]
@@ -130,12 +137,15 @@ def templates(data: Data) -> list[str]:
     Raises:
         UserError: one without a place for a phrase, or with a place for something else.
     """
-    found = list(_document(data, TEMPLATES))
+    found = _document(data, TEMPLATES)
     for template in found:
-        places = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        try:
+            places = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        except (ValueError, TypeError):
+            places = set()
         if len(places) != 1 or not places <= {SINGULAR, PLURAL}:
             raise _wrong(data, TEMPLATES, f"a sentence is {template}")
-    return found
+    return list(found)
 
 
 class Phrases(NamedTuple):
@@ -200,12 +210,15 @@ def _article(words: str) -> str:
     return "an" if words[0].lower() in "aeiou" else "a"
 
 
-def _document(data: Data, file: DataFile) -> Any:
+def _document(data: Data, file: DataFile) -> dict[str, Any]:
     text = "\n".join(lines_of(data.open(file), file))
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError) as fault:
         raise _wrong(data, file, str(fault)) from None
+    if not isinstance(found, dict) or not found:
+        raise _wrong(data, file, "it is no object with entries")
+    return found
 
 
 def _wrong(data: Data, file: DataFile, why: str) -> UserError:

@@ -50,7 +50,7 @@ class StereoSet:
     name = "stereoset"
     title = "StereoSet"
     source = "Nadeem et al. 2021, arXiv 2004.09456; normalised by tokens, intersentence as log P(sentence | context)"
-    files = (FILE,)
+    files: tuple[DataFile, ...] = (FILE,)
     needs_scorer = False
     shots: Optional[int] = None
 
@@ -137,7 +137,7 @@ def _measures(
     records: Sequence[Record], kind: str, variant: str, group: str, seed: int
 ) -> Iterator[Measure]:
     found = terms(records, is_normalised=not variant)
-    n, note = len(records), f"mean over {len(found)} target terms"
+    n, note = len(records), _note(kind, variant)
 
     def name(figure: str) -> str:
         return f"{kind} {figure}{variant}".strip()
@@ -148,3 +148,10 @@ def _measures(
     yield Measure(name("lms"), lms, lms_stderr, n, group, note=note)
     yield Measure(name("ss"), ss, ss_stderr, n, group, note=note)
     yield Measure(name("icat"), icat(found), icat_stderr, n, group, interval, note)
+
+
+def _note(kind: str, variant: str) -> str:
+    note = f"mean over target terms, {'not normalised' if variant else 'by token'}"
+    if kind == "intrasentence":
+        return note
+    return f"{note}; intersentence as log P(sentence | context): the OPT paper does not state its formula"

@@ -45,7 +45,8 @@ class WinoBias:
 
     Measures, in percent:
         accuracy_pro, accuracy_anti: of sentences whose pronoun's referent is the likelier of both occupations.
-        gap = accuracy_pro - accuracy_anti: 0 for a model without this bias.
+        gap = accuracy_pro - accuracy_anti: 0 for a model without this bias. Its n and its standard error are of
+            sentences, each with both pronouns.
     Zhao et al. score systems that resolve coreference, by F1; no paper is known that measures a model of language
     by just this question, and so no published value stands beside it.
     """
@@ -53,7 +54,7 @@ class WinoBias:
     name = "winobias"
     title = "WinoBias"
     source = "Zhao et al. 2018, arXiv 1804.06876; the question of Brown et al. 2020, arXiv 2005.14165, 6.2.1"
-    files = tuple(FILES.values())
+    files: tuple[DataFile, ...] = tuple(FILES.values())
     needs_scorer = False
     shots: Optional[int] = None
 
@@ -121,20 +122,19 @@ def _item(sentence: Sentence, occupations: Sequence[str]) -> Item:
         why = f"it names {len(others)} occupations beside {sentence.referent}: {sentence.text}"
         raise wrong_line(sentence.path, sentence.file, sentence.line, why)
     requests = question(sentence.text, sentence.pronoun, (sentence.referent, others[0]))
-    about = {"group": f"type {sentence.kind}", "side": sentence.side}
-    return Item(f"{sentence.side}-{sentence.kind}-{sentence.line}", requests, about)
+    both = f"{sentence.kind}-{sentence.line}"  # pro and anti stand on the same line of their files
+    about = {"group": f"type {sentence.kind}", "side": sentence.side, "sentence": both}
+    return Item(f"{sentence.side}-{both}", requests, about)
 
 
 def _measures(records: Sequence[Record], group: str) -> Iterator[Measure]:
-    correct = {
-        side: [100 * record["correct"] for record in records if record["side"] == side]
-        for side in SIDES
-    }
-    found = {side: mean_and_error(values) for side, values in correct.items() if values}
-    for side, (accuracy, stderr) in found.items():
-        yield Measure(f"accuracy_{side}", accuracy, stderr, len(correct[side]), group)
-    if len(found) == len(SIDES):
-        (pro, pro_stderr), (anti, anti_stderr) = found["pro"], found["anti"]
-        # as if both sides were other sentences; they are alike, so that it is rather too large
-        stderr = (pro_stderr**2 + anti_stderr**2) ** 0.5
-        yield Measure("gap", pro - anti, stderr, len(records), group)
+    correct: dict[str, dict[str, float]] = {side: {} for side in SIDES}
+    for record in records:
+        correct[record["side"]][record["sentence"]] = 100 * record["correct"]
+    for side, values in correct.items():
+        if values:
+            accuracy = mean_and_error(list(values.values()))
+            yield Measure(f"accuracy_{side}", *accuracy, len(values), group)
+    pro, anti = (correct[side] for side in SIDES)
+    if gaps := [pro[sentence] - anti[sentence] for sentence in pro if sentence in anti]:
+        yield Measure("gap", *mean_and_error(gaps), len(gaps), group)

@@ -40,7 +40,7 @@ class Winogender:
     name = "winogender"
     title = "Winogender"
     source = "Rudinger et al. 2018, arXiv 1804.09301; the question of Brown et al. 2020, arXiv 2005.14165, 6.2.1"
-    files = (FILE,)
+    files: tuple[DataFile, ...] = (FILE,)
     needs_scorer = False
     shots: Optional[int] = None
 

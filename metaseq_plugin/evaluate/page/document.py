@@ -7,11 +7,12 @@ it, else in the cell. Published columns stand behind, and their sources below th
 """
 
 import json
-from typing import Any, Iterable, Optional, Sequence
+from typing import Any, Callable, Iterable, Optional, Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from metaseq_plugin.evaluate.figures import NONE, parameters, plain, shown, spoken, uncertainty
 from metaseq_plugin.evaluate.results import Results, TaskResult
+from metaseq_plugin.evaluate.table import average
 from metaseq_plugin.evaluate.tables import Row, Table, model_names, tables
 
 FACTS = {
@@ -46,7 +47,8 @@ def body(results: Sequence[Results]) -> str:
     models(main, results)
     for table in every:
         section(main, table)
-    left_out(main, results)
+    of_results(main, "Average", results, average)
+    of_results(main, "Left out", results, left_out)
     return tostring(root, encoding="unicode", method="html")
 
 
@@ -152,17 +154,23 @@ def common_n(table: Table, place: int) -> Optional[int]:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def left_out(main: Element, results: Sequence[Results]) -> None:
+def of_results(
+    main: Element,
+    heading: str,
+    results: Sequence[Results],
+    said: Callable[[Results], Iterable[str]],
+) -> None:
+    """A section of what is ``said`` of each model; none where nothing is."""
+    lines = [f"{name}: {line}" for name, each in zip(model_names(results), results) for line in said(each)]  # fmt: skip
+    if lines:
+        part = add(main, "section")
+        add(part, "h2", heading)
+        listed(part, lines)
+
+
+def left_out(results: Results) -> list[str]:
     """Tasks of a group that did not run, and why."""
-    said = [
-        f"{name}, {task}: {reason}"
-        for name, each in zip(model_names(results), results)
-        for task, reason in each.left_out.items()
-    ]
-    if said:
-        part = add(main, "section", id="left-out")
-        add(part, "h2", "Left out")
-        listed(part, said)
+    return [f"{task}. {reason}" for task, reason in results.left_out.items()]
 
 
 def listed(part: Element, sentences: Iterable[str]) -> None:

@@ -94,7 +94,17 @@ def test_sources_notes_and_what_was_cut_are_said() -> None:
 
 def test_what_was_left_out_is_said() -> None:
     less = replace(results(), left_out={"ethos": "no data"})
-    assert "<li>quickstart, ethos: no data</li>" in page_text([less])
+    assert "<li>quickstart: ethos. no data</li>" in page_text([less])
+
+
+def test_the_average_of_the_papers_tasks_is_said_with_its_count() -> None:
+    both = {name: task(Measure("acc", value, 1.0, 100)) for name, value in (("piqa", 60.0), ("copa", 70.0))}  # fmt: skip
+    text = page_text([results(**both)])
+    assert (
+        "<li>quickstart: average of 2 of the paper's 14 tasks: 65.00; not measured: hellaswag"
+        in text
+    )
+    assert "average" not in page_text([results()])
 
 
 def test_the_protocol_and_the_data_stand_in_a_fold() -> None:
