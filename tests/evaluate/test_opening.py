@@ -49,7 +49,7 @@ def test_a_fingerprint_is_of_what_the_files_hold(folder: Path, tmp_path: Path) -
         copy.mkdir()
     assert opened("--path", write_model(opt, same)).about["fingerprint"] == first
     with torch.no_grad():
-        opt.model.decoder.layers[0].self_attn_layer_norm.bias[0] += 0.5
+        opt.model.get_parameter("decoder.layers.0.self_attn_layer_norm.bias")[0] += 0.5
     assert opened("--path", write_model(opt, other)).about["fingerprint"] != first
 
 
