@@ -2,8 +2,8 @@
 
     for table in tables([read_results(path) for path in paths]): …
 
-A row is a measure and a group, the groups of a measure together, in the task's order; it holds what was measured, and the published numbers of the same
-name. Results of other protocols, or over other items, stand side by side all the same, and ``problems`` says so.
+A row is a measure and a group, the groups of a measure together, in the task's order; it holds what was measured, and
+the published numbers of the same name. Results of other protocols, or over other items, stand side by side all the same, and ``problems`` says so.
 """
 
 from pathlib import PurePath
