@@ -1,4 +1,4 @@
-"""Measure harms and abilities of a model, with the published numbers beside.
+"""Measure harms and abilities, with the published numbers beside.
 
     metaseq eval harms --path runs/quickstart --data eval-data --scorer lexicon:words.txt
     metaseq eval crows-pairs stereoset --path opt-125m-hf --data eval-data --limit 100
