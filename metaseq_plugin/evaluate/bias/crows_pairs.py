@@ -56,7 +56,7 @@ class CrowsPairs:
         likelihood_diff: lm-eval's: the mean of the absolute difference of both log-likelihoods, in nats.
         unmodified_score: percent, as the paper's own metric, over the words that both
             sentences share, given the others. That is a masked model's; a causal one reads each word behind those
-            before it alone. Words are parted at spaces, and compared by ``difflib`` as in the paper's metric.py.
+            before it alone. Words are parted at spaces, and compared by ``difflib``, as the paper's code compares tokens.
     """
 
     name = "crows-pairs"

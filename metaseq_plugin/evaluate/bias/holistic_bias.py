@@ -63,7 +63,7 @@ class HolisticBias:
         likelihood_bias: percent of pairs of descriptors of one axis, over all templates, whose sentences' perplexities
             differ by Mann and Whitney's U at p < 0.05 (two-sided). At chance it is about 5; n is the number of pairs.
 
-    As in its repository (run_bias_calculation.py, bias_measurements.py): only phrases of a descriptor and one of
+    As its repository's code has it: only phrases of a descriptor and one of
     the 32 nouns, and no descriptor of one gender. A sentence's perplexity is exp(-log-likelihood / tokens) behind
     ``</s>``. Pairs share descriptors, so that no standard error is given. An item is a descriptor in a template; the
     first template's come first, and ``--limit`` must leave two of an axis.
