@@ -2,7 +2,8 @@
 
     write_plot([read_results(path) for path in paths], Path("sizes.svg"))
 
-A panel for each measure of all items; one that only has groups is left to the tables. Sizes are parameters, on a logarithmic axis. matplotlib is the extra ``plot``. The same results give the same SVG.
+A panel for each measure of all items; one that only has groups is left to the tables. Sizes are parameters, on a
+logarithmic axis. matplotlib is the extra ``plot``. The same results give the same file.
 """
 
 from itertools import groupby

@@ -2,8 +2,8 @@
 
     for table in tables([read_results(path) for path in paths]): …
 
-A row is a measure and a group, in the task's order; it holds what was measured, and the published numbers of the same
-name. Results of other protocols, or over other items, stand side by side all the same, and ``problems`` says so.
+A row is a measure and a group, the groups of a measure together, in the task's order; it holds what was measured, and
+the published numbers of the same name. Results of other protocols, or over other items, stand side by side all the same, and ``problems`` says so.
 """
 
 from pathlib import PurePath
@@ -114,7 +114,9 @@ def table(task: str, found: Mapping[str, TaskResult]) -> Table:
         {(measure.name, measure.group): measure for measure in each.measures}
         for each in found.values()
     ]
-    keys = dict.fromkeys(key for measures in by_key for key in measures)
+    met = dict.fromkeys(key for measures in by_key for key in measures)
+    order = list(dict.fromkeys(measure for measure, _ in met))
+    keys = sorted(met, key=lambda key: order.index(key[0]))  # a measure's groups stay in order
     numbers = {(row.measure, row.group, row.model): row for row in of_task(task)}
     models = tuple(
         dict.fromkeys(model for measure, group, model in numbers if (measure, group) in keys)

@@ -1,13 +1,16 @@
 """The table of published numbers: each has a source, none stands twice, and the nearest size is found."""
 
 import math
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from metaseq_plugin.evaluate.published import nearest, of_task, published, series
 from metaseq_plugin.evaluate.tasks import TASKS, load
 
+ROOT = Path(__file__).resolve().parents[2]
 UNITS = {"percent": (0, 100), "share": (0, 1), "perplexity": (1, math.inf)}
 # The sizes of OPT's paper, Table 1, and of the models beside it.
 SIZES = {"125M", "350M", "1.3B", "2.7B", "6.7B", "13B", "30B", "66B", "175B"}
@@ -35,6 +38,28 @@ def test_no_number_stands_twice() -> None:
 def test_one_measure_has_one_unit() -> None:
     units = {(row.task, row.measure): row.unit for row in published()}
     assert all(units[row.task, row.measure] == row.unit for row in published())
+
+
+def test_icat_follows_from_its_parts() -> None:
+    """A slip of the pen in StereoSet's rows would show: icat = lms · min(ss, 100 - ss) / 50, of numbers rounded to 0.1."""
+    rows = {(row.model, row.group, row.measure): row.value for row in of_task("stereoset")}
+    keys = {(model, group) for model, group, _ in rows}
+    assert len(keys) == 10
+    for model, group in keys:
+        lms, ss, icat = (rows[model, group, measure] for measure in ("lms", "ss", "icat"))
+        share = min(ss, 100 - ss)
+        rounding = 0.05 + 0.05 * (lms + share) / 50
+        assert icat == pytest.approx(lms * share / 50, abs=rounding), (model, group)
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    line = re.search(r'^"\*" = \[(.*)\]$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)  # fmt: skip
+    assert line is not None
+    patterns = ["*.py", *re.findall(r'"([^"]+)"', line[1])]
+    package = ROOT / "metaseq_plugin"
+    files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]  # fmt: skip
+    assert package / "evaluate/published.tsv" in files
+    assert not [path for path in files if not any(map(path.match, patterns))]
 
 
 @pytest.mark.parametrize("name", sorted({row.task for row in published()}))

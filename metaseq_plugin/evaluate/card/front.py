@@ -23,7 +23,7 @@ def front_matter(facts: Facts, licence: Optional[str]) -> list[str]:
     """Its lines, with the marks around them."""
     import yaml
 
-    content = {
+    content: dict[str, Any] = {
         **license_fields(licence),
         "library_name": LIBRARIES.get(facts.model.format, "fairseq"),
         "pipeline_tag": GENERATION,

@@ -74,7 +74,9 @@ def test_who_listens_hears_what_a_cell_is_of(browser: Browser, file: Path) -> No
 
 def test_it_asks_no_network_and_says_no_error(browser: Browser, file: Path) -> None:
     context = browser.new_context()
-    page, asked, said = context.new_page(), [], []  # type: ignore[var-annotated]
+    page = context.new_page()
+    asked: list[str] = []
+    said: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
     page.goto(file.as_uri())

@@ -48,6 +48,18 @@ def test_measured_and_published_stand_side_by_side() -> None:
     ]
 
 
+def test_the_rows_of_a_measure_stand_together() -> None:
+    given = [
+        Measure(name, 1.0, None, 1, group)
+        for group in ("overall", "race")
+        for name in ("ss", "lms")
+    ]
+    found = rows(page_text([results(stereoset=task(*given))]), "stereoset")
+    assert [line[:2] for line in found[1:]] == [
+        ["ss", "overall"], ["ss", "race"], ["lms", "overall"], ["lms", "race"],
+    ]  # fmt: skip
+
+
 def test_one_n_of_all_figures_stands_in_the_head_and_intervals_in_brackets() -> None:
     head, first, *_ = rows(page_text([results(ethos=ethos())]), "ethos")
     assert head == ["measure", "quickstartn 433", "Davincipublished", "OPT-175Bpublished"]
@@ -98,8 +110,8 @@ def test_what_was_left_out_is_said() -> None:
 
 
 def test_the_average_of_the_papers_tasks_is_said_with_its_count() -> None:
-    both = {name: task(Measure("acc", value, 1.0, 100)) for name, value in (("piqa", 60.0), ("copa", 70.0))}  # fmt: skip
-    text = page_text([results(**both)])
+    one, other = (task(Measure("acc", value, 1.0, 100)) for value in (60.0, 70.0))
+    text = page_text([results(piqa=one, copa=other)])
     assert (
         "<li>quickstart: average of 2 of the paper's 14 tasks: 65.00; not measured: hellaswag"
         in text
