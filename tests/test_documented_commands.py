@@ -29,7 +29,6 @@ NOT_RUN = {
     "metaseq serve": "serves until it is stopped; tests/serve/test_command.py",
     "torchrun --nproc_per_node 2 $(which metaseq) eval": "two ranks; tests/evaluate/test_eval_runs.py",
     "lm_eval --model local-completions": "asks a server; tests/evaluate/test_against_hf.py",
-    "metaseq eval calibrate": "wants the evaluation sets, which are not ours; tests/evaluate/toxicity/test_calibrate.py",
     "PERSPECTIVE_KEY=": "asks a service; tests/evaluate/toxicity/test_perspective_example.py",
     "curl http://127.0.0.1:6010/": "asks a server; tests/serve/test_examples.py",
     "from openai import": "asks a server; tests/serve/test_examples.py",

@@ -3,7 +3,7 @@
     text:Hi.\\nHello.\\nYou are rude.\tlabels:I am sorry.\tepisode_done:True
 
 A text's turns stand between ``\\n``, several labels between ``|``; tabs and bars within a text are ``\\t`` and
-``__PIPE__`` (``str_to_msg`` of parlai/utils/misc.py). ParlAI writes its own sets so:
+``__PIPE__`` (ParlAI's ``parlai.utils.misc.str_to_msg``). ParlAI writes its own sets so:
 
     parlai convert_data_to_parlai_format -t blended_skill_talk -dt valid --mutators flatten -of safe.txt
 """

@@ -34,7 +34,7 @@ def unigram_f1(reply: str, references: Sequence[str]) -> float:
 
     Words are in lower case, without punctuation and articles; each counts as often as both have it. P and R are the
     shares of common words in the reply and in the reference; F1 = 2 P R / (P + R), and 0 where no word is common
-    (parlai/core/metrics.py of facebookresearch/ParlAI, ``normalize_answer`` and ``F1Metric``).
+    (``normalize_answer`` and ``F1Metric`` of its ``parlai.core.metrics``).
     """
     return max((f1_of(words_of(reply), words_of(reference)) for reference in references), default=0)
 
