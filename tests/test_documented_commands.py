@@ -28,6 +28,8 @@ NOT_RUN = {
     "metaseq watch": "draws until it is stopped; tests/report/test_commands.py",
     "metaseq serve": "serves until it is stopped; tests/serve/test_command.py",
     "torchrun --nproc_per_node 2 $(which metaseq) eval": "two ranks; tests/evaluate/test_eval_runs.py",
+    "python -m metaseq_plugin.evaluate.abilities.task_files": "wants the evaluation sets; tests/evaluate/test_abilities_against_lm_eval.py",
+    "lm_eval --model metaseq_opt --model_args path=runs/quickstart --batch_size auto --include_path tasks --tasks metaseq_piqa": "of the files above",
     "lm_eval --model local-completions": "asks a server; tests/evaluate/test_against_hf.py",
     "PERSPECTIVE_KEY=": "asks a service; tests/evaluate/toxicity/test_perspective_example.py",
     "curl http://127.0.0.1:6010/": "asks a server; tests/serve/test_examples.py",
@@ -56,6 +58,7 @@ OPTIONAL = {
 }
 # The beginning of a block that is shown and not printed by the commands above it -> why.
 NOT_PRINTED = {
+    "docs/abilities.md:task": "of sets that are not ours; tests/evaluate",
     "docs/architecture.md:1  2": "drawn and held by scripts/architecture.py",
     "docs/checkpoints.md:runs/a/": "what lies in a folder, with remarks",
     "docs/checkpoints.md:fairseq-train: error: runs/a": "a damaged file; tests/checkpoint/test_set.py",

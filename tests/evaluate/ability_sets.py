@@ -18,6 +18,7 @@ from metaseq_plugin.evaluate.requests import (
 from metaseq_plugin.evaluate.task import DataFile
 
 Documents = Sequence[Mapping[str, Any]]
+Sets = dict[str, Mapping[str, Any]]
 ANIMALS = ("cat", "dog", "horse", "mouse", "goose", "sheep", "owl")
 
 
@@ -74,8 +75,7 @@ def make(name: str, animal: str, number: int) -> Mapping[str, Any]:
     label = number % 2
     question = f"Which of these eats what the {animal} eats ({number})?"
     choices = {"text": [animal, other, "a cloud"], "label": ["A", "B", "C"]}
-    premise = f"The {animal} sat by the {other}."
-    made: dict[str, Mapping[str, Any]] = {
+    made: Sets = {
         "hellaswag": {
             "ctx_a": f"A {animal} sits. [title] It waits.",
             "ctx_b": "then it",
@@ -109,6 +109,15 @@ def make(name: str, animal: str, number: int) -> Mapping[str, Any]:
             "option2": "stone",
             "answer": str(label + 1),
         },
+        **superglue(animal, other, number),
+    }
+    return made["arc-easy" if name == "arc-challenge" else name]
+
+
+def superglue(animal: str, other: str, number: int) -> Sets:
+    label = number % 2
+    premise = f"The {animal} sat by the {other}."
+    return {
         "boolq": {"passage": premise, "question": f"does the {animal} sit", "label": label},
         "cb": {"premise": premise, "hypothesis": f"the {animal} sat", "label": number % 3},
         "copa": {
@@ -132,7 +141,12 @@ def make(name: str, animal: str, number: int) -> Mapping[str, Any]:
             "span2_index": 7,
             "label": label,
         },
-        "multirc": {"paragraph": premise, "question": question, "answer": animal, "label": label},
+        "multirc": {
+            "paragraph": premise,
+            "question": f"Who sat ({number})?",
+            "answer": animal,
+            "label": label,
+        },
         "rte": {"premise": premise, "hypothesis": f"the {animal} sat", "label": label},
         "record": {
             "passage": f"{premise}\n@highlight\nIt was old\n@highlight\nIt was green",
@@ -141,7 +155,6 @@ def make(name: str, animal: str, number: int) -> Mapping[str, Any]:
             "answers": [animal, f"the {animal}"] if label else [other],
         },
     }
-    return made["arc-easy" if name == "arc-challenge" else name]
 
 
 def by_gold(name: str, rows: Documents) -> list[Any]:

@@ -17,7 +17,6 @@ from metaseq_plugin.evaluate.abilities.record import word_f1, words
 from metaseq_plugin.evaluate.abilities.task_files import write_task_files
 from metaseq_plugin.evaluate.abilities.wikitext import articles
 from metaseq_plugin.evaluate.model import LocalModel
-from metaseq_plugin.evaluate.requests import Model
 from metaseq_plugin.evaluate.task import Measure, Options, Task
 from metaseq_plugin.evaluate.tasks import GROUPS, load
 from metaseq_plugin.hub import OPT
@@ -125,7 +124,7 @@ def hash_lm() -> Any:
     """``HashModel`` as lm_eval asks it."""
     from lm_eval.api.model import LM
 
-    class HashLM(LM):  # type: ignore[misc]
+    class HashLM(LM):
         def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:
             return [hashed(*request.args) for request in requests]
 
@@ -152,9 +151,7 @@ def lm_evals(
     return found["results"]
 
 
-def measured(
-    task: Task, data: Path, options: Options, model: Optional[Model] = None
-) -> dict[str, Measure]:
+def measured(task: Task, data: Path, options: Options, model: Any = None) -> dict[str, Measure]:
     items = task.items(Folder(data), options)
     model = model or HashModel()
     records = []

@@ -97,7 +97,7 @@ def piqa(questions: Source, labels: Source) -> list[Document]:
 
 def arc(source: Source) -> list[Document]:
     """``query``, "Question: " before it, ``choices`` and the index ``gold``."""
-    found = []
+    found: list[Document] = []
     for row in source.rows():
         letters = [chr(ord("A") + place) for place in range(len(texts_of(row, "choices")))]
         found.append(
