@@ -157,7 +157,7 @@ class MetaseqOPT(TemplateLM):
         owners = []
         for number, text in enumerate(texts):
             for row in windows(self.tok_encode(text), self.prefix_token_id, self.max_length):
-                pieces.append((None, row.tokens[: -row.count], row.tokens[-row.count :]))
+                pieces.append((None, row.tokens[: -row.num_scored], row.tokens[-row.num_scored :]))
                 owners.append(number)
         totals = [0.0] * len(texts)
         for owner, (total, _) in zip(owners, self._loglikelihood_tokens(pieces, disable_tqdm)):

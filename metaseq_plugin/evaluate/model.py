@@ -73,7 +73,7 @@ class LocalModel:
         self.separators = separators
         self.longest = opt.generator.longest
         weight = opt.model.output_weight
-        self.about = {
+        self.about: Mapping[str, Any] = {
             "num_parameters": sum(parameter.numel() for parameter in opt.model.parameters()),
             "dtype": str(weight.dtype).removeprefix("torch."),
             "device": weight.device.type,
@@ -114,7 +114,7 @@ class LocalModel:
             owners += [index] * len(own)
         found: dict[int, list[tuple[Row, Likelihood]]] = {}
         num_rows = Counter(owners)
-        tokens, counts = [row.tokens for row in rows], [row.count for row in rows]
+        tokens, counts = [row.tokens for row in rows], [row.num_scored for row in rows]
         for number, likelihood in likelihoods(
             self.opt.generator, tokens, counts, self.batch_tokens
         ):
@@ -181,7 +181,7 @@ def answer_of(
 ) -> Union[PairAnswer, WholeAnswer]:
     """What a request is answered once all of its rows are scored."""
     total = math.fsum(score for _, likelihood in found for score in likelihood.scores)
-    ntokens = sum(row.count for row, _ in found)
+    ntokens = sum(row.num_scored for row, _ in found)
     if isinstance(request, Whole):
         return WholeAnswer(total, ntokens, len(found))
     ((row, likelihood),) = found

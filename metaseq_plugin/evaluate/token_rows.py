@@ -16,10 +16,10 @@ from metaseq_plugin.tokenizers.base import Tokenizer
 
 
 class Row(NamedTuple):
-    """Token ids of which the last ``count`` are scored, each behind all before it."""
+    """Token ids of which the last ``num_scored`` are scored, each behind all before it."""
 
     tokens: Sequence[int]
-    count: int
+    num_scored: int
     is_merged: bool = False  # as ``PairAnswer`` has it
     ncut: int = 0  # tokens that were left out on the left, its </s> among them
 
@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
     """The tokens of a joined text, without ``</s>``."""
 
     tokens: list[int]
-    count: int  # of the continuation
+    num_scored: int  # of the continuation
     is_merged: bool
 
 

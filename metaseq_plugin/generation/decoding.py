@@ -250,10 +250,9 @@ class Decoding:
         """
         tokens = pad_right([tree.tokens for tree in trees], self.pad, self.device)  # (B, T)
         are_rows = all(tree.is_row for tree in trees)
-        if not are_rows:
-            padding = [range(len(tree.tokens) + 1, tokens.size(1) + 1) for tree in trees]
-            ends = pad_right([[*t.ends, *p] for t, p in zip(trees, padding)], 0, self.device)
-            depths = pad_right([tree.depths for tree in trees], 0, self.device)
+        padding = [range(len(tree.tokens) + 1, tokens.size(1) + 1) for tree in trees]
+        ends = pad_right([[*t.ends, *p] for t, p in zip(trees, padding)], 0, self.device)
+        depths = pad_right([tree.depths for tree in trees], 0, self.device)
         features = []  # (B, T, E) of each model
         for model in self.models:
             dtype = model.decoder.embed_positions.weight.dtype

@@ -55,7 +55,7 @@ def likelihoods(
     dim = generator.models[0].decoder.embed_positions.weight.size(1)
     # Of models with --document-attention a token may see less than what stands before it.
     can_share = decoding.separator is None
-    found = list(trees([row[:-1] for row in rows], dim, can_share))
+    found = list(trees([list(row[:-1]) for row in rows], dim, can_share))
     grouped = batches([len(tree.tokens) for tree in found], 0, 1, batch_size, max_tokens)
     for batch in list(grouped)[::-1]:
         yield from score(decoding, [found[number] for number in batch], rows, counts)

@@ -70,7 +70,7 @@ def cost(num_tokens: int, dim: int) -> float:
     return num_tokens * (1 + num_tokens / (6 * dim))
 
 
-def trees(rows: Sequence[Sequence[int]], dim: int, can_share: bool = True) -> Iterator[Tree]:
+def trees(rows: Sequence[list[int]], dim: int, can_share: bool = True) -> Iterator[Tree]:
     """All rows, each in one tree.
 
     Args:

@@ -132,7 +132,7 @@ def test_a_prompt_that_is_too_long_is_cut_and_counted(model: LocalModel) -> None
 
 
 def test_batch_tokens_change_nothing(opt: OPT, model: LocalModel) -> None:
-    requests = [
+    requests: list[Request] = [
         Pair("the cat", " sat"),
         Whole(LONG),
         Pair("a dog ate the cat's", " dinner"),
@@ -145,7 +145,7 @@ def test_batch_tokens_change_nothing(opt: OPT, model: LocalModel) -> None:
 
 
 def test_the_same_requests_give_the_same_bits(model: LocalModel) -> None:
-    requests = [Pair("the cat", " sat"), Pair("the cat", " ate"), Whole(LONG)]
+    requests: list[Request] = [Pair("the cat", " sat"), Pair("the cat", " ate"), Whole(LONG)]
     assert ask(model, *requests) == ask(model, *requests)
 
 

@@ -118,19 +118,19 @@ def test_what_is_too_long_is_cut_on_the_left(tokenizer: Tokenizer) -> None:
     count = 2
     pair = Pair(tokenizer.decode(tokens[:-count]), tokenizer.decode(tokens[-count:]))
     whole = pair_row(pair, tokenizer, EOS, len(tokens))
-    assert (whole.tokens, whole.count, whole.ncut) == ([EOS, *tokens], count, 0)
+    assert (whole.tokens, whole.num_scored, whole.ncut) == ([EOS, *tokens], count, 0)
     assert pair_row(pair, tokenizer, EOS, len(tokens) - 1).ncut == 1  # </s>
     short = pair_row(pair, tokenizer, EOS, 3)
-    assert (short.tokens, short.count, short.ncut) == (tokens[-4:], count, len(tokens) + 1 - 4)
+    assert (short.tokens, short.num_scored, short.ncut) == (tokens[-4:], count, len(tokens) + 1 - 4)
     with pytest.raises(UserError, match="A continuation must have from 1 to 1 tokens"):
         pair_row(pair, tokenizer, EOS, 1)
 
 
 def test_windows_by_hand() -> None:
     # The example of lm_eval's ``loglikelihood_rolling``.
-    found = [(list(row.tokens), row.count) for row in windows(range(10), 99, 4)]
+    found = [(list(row.tokens), row.num_scored) for row in windows(range(10), 99, 4)]
     assert found == [([99, 0, 1, 2, 3], 4), ([3, 4, 5, 6, 7], 4), ([5, 6, 7, 8, 9], 2)]
-    assert [(list(row.tokens), row.count) for row in windows([7], 99, 4)] == [([99, 7], 1)]
+    assert [(list(row.tokens), row.num_scored) for row in windows([7], 99, 4)] == [([99, 7], 1)]
 
 
 @given(length=st.integers(1, 60), longest=st.integers(1, 20))
@@ -141,7 +141,7 @@ def test_windows_are_lm_evals(length: int, longest: int) -> None:
     theirs = utils.get_rolling_token_windows(tokens, EOS, longest, context_len=1)
     expected = [utils.make_disjoint_window(pair) for pair in theirs]
     found = [
-        (list(row.tokens[: -row.count]), list(row.tokens[-row.count :]))
+        (list(row.tokens[: -row.num_scored]), list(row.tokens[-row.num_scored :]))
         for row in windows(tokens, EOS, longest)
     ]
     assert found == expected

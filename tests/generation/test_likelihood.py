@@ -93,15 +93,21 @@ def test_a_shared_beginning_is_read_once_and_logits_are_of_wanted_places(
 ) -> None:
     context = [EOS, *range(10, 40)]
     rows = [[*context, *end] for end in ([4], [5], [6, 7], [6, 8])]
-    read, scored = [], []
+    read: list[int] = []
+    scored: list[int] = []
     model = generator.models[0].decoder
     features, output = model.extract_features, model.output_layer
-    monkeypatch.setattr(
-        model, "extract_features", lambda *given: read.append(given[0].numel()) or features(*given)
-    )
-    monkeypatch.setattr(
-        model, "output_layer", lambda part: scored.append(len(part)) or output(part)
-    )
+
+    def watched_features(tokens: torch.Tensor, *given: Any) -> torch.Tensor:
+        read.append(tokens.numel())
+        return features(tokens, *given)
+
+    def watched_output(part: torch.Tensor) -> torch.Tensor:
+        scored.append(len(part))
+        return output(part)
+
+    monkeypatch.setattr(model, "extract_features", watched_features)
+    monkeypatch.setattr(model, "output_layer", watched_output)
     assert len(dict(likelihoods(generator, rows, [1, 1, 2, 2]))) == 4
     assert read == [len(context) + 1]  # the last tokens of rows are not read
     assert scored == [2]  # behind the context, and behind 6
@@ -166,6 +172,6 @@ def test_rows_that_are_refused(generator: Generator, rows: list[list[int]], sent
 
 def test_logits_that_are_not_finite_are_an_error() -> None:
     generator = generator_of(**KINDS["pre-norm"])
-    generator.models[0].decoder.layer_norm.bias.data.fill_(float("nan"))
+    generator.models[0].decoder.embed_positions.weight.data.fill_(float("nan"))
     with pytest.raises(UserError, match="The model's logits must be finite"):
         list(likelihood.likelihoods(generator, [[EOS, 5, 6]], [1]))
