@@ -1,4 +1,4 @@
-"""Write a model's card: sizes, data, training, energy, evaluation, harms, limits.
+"""Write a model's card: sizes, training, measures, harms, limits.
 
     metaseq card runs/quickstart > CARD.md
     metaseq card runs/quickstart --output CARD.md --licence mit --intended-use use.md
