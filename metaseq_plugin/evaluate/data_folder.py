@@ -49,7 +49,7 @@ class DataFolder:
         if file.path not in self.checksums:
             try:
                 if not path.is_file():
-                    raise missing(path, file)
+                    raise missing(file)
                 if path.stat().st_size == 0:
                     raise UserError(f"{path} must not be empty, but has 0 bytes. {fetch(file)}")
                 found = sha256(path)
@@ -100,10 +100,11 @@ def sha256(path: Path) -> str:
     return found.hexdigest()
 
 
-def missing(path: Path, file: DataFile) -> MissingData:
+def missing(file: DataFile) -> MissingData:
+    """The error, which results keep: it says nothing of the machine's own folders."""
     known = "not known" if file.sha256 is None else file.sha256
     return MissingData(
-        f"`--data` must hold {file.path}, but {path} does not exist. {fetch(file)} Its SHA-256: {known}."
+        f"`--data` must hold {file.path}, but has no such file. {fetch(file)} Its SHA-256: {known}."
     )
 
 

@@ -62,7 +62,7 @@ def as_folder(path: Path) -> None:
     ("make", "kind", "said"),
     [
         (lambda path: None, MissingData, "`--data` must hold pairs/pairs.jsonl, but"),
-        (as_folder, MissingData, "does not exist"),
+        (as_folder, MissingData, "but has no such file"),
         (empty, UserError, "must not be empty, but has 0 bytes. Get it from example.org/pairs"),
     ],
 )
