@@ -160,9 +160,9 @@ class Watch:
             self._tell(
                 "spike", update=update.number, **self._fields(Spike(of, value, math.inf), "stopped")
             )
-            if where:
-                raise UserError(f"{diverged(update.trainer)}{where}")
-            return  # what comes next in the trainer ends the run, in a sentence
+            # Gradients that are finite would let the trainer go on, with a loss that says nothing.
+            what = "loss is" if math.isfinite(grad_norm) else "gradients are"
+            raise UserError(f"{diverged(update.trainer, what)}{where}")
         if where:
             logger.warning(f"update {update.number}:{where}")
         self._nonfinite_in_a_row += 1
