@@ -120,6 +120,7 @@ class Point(NamedTuple):
     clip: Optional[float] = None
     lr: Optional[float] = None
     loss_scale: Optional[float] = None
+    noise_scale: Optional[float] = None
     tokens_per_second: Optional[float] = None
     tflops: Optional[float] = None
     mfu: Optional[float] = None

@@ -20,7 +20,7 @@ MOST = 1000
 # Means over updates, and over seconds: what a rate is a rate of.
 BY_UPDATES = ("gnorm", "clip")
 BY_SECONDS = ("tflops", "mfu", "hfu", "watts")
-LAST = ("lr", "loss_scale")
+LAST = ("lr", "loss_scale", "noise_scale")
 
 
 class Bin:

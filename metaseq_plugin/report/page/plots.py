@@ -42,13 +42,14 @@ PLOTS = (
     Plot("lr", "Learning rate", "", {"lr": ""}, base=10, from_zero=True),
     Plot("loss-scale", "Loss scale", "", {"loss_scale": ""}, base=2),
     Plot("clip", "Clipped updates", "%", {"clip": ""}, from_zero=True),
+    Plot("noise-scale", "Gradient noise scale", "tokens", {"noise_scale": ""}, base=10),
     Plot("speed", "Speed", "tokens/s", {"tokens_per_second": ""}, from_zero=True),
     Plot("utilisation", "Utilisation", "% of the peak", {"mfu": "MFU", "hfu": "HFU"}, from_zero=True),
     Plot(POWER, "Power", "W", {"watts": ""}, from_zero=True),
 )  # fmt: skip
 PERCENT = ("mfu", "hfu")  # ratios in the ledger
 COLUMNS = (
-    "loss", "loss_low", "loss_high", "gnorm", "gnorm_high", "lr", "loss_scale", "clip",
+    "loss", "loss_low", "loss_high", "gnorm", "gnorm_high", "lr", "loss_scale", "clip", "noise_scale",
     "tokens_per_second", "mfu", "hfu", "watts",
 )  # fmt: skip
 
