@@ -174,12 +174,16 @@ class SmallShards(SmallGradients):
         first = sums.inverses
         if not first:
             return Sums(0.0, 0.0, 0.0, sums.tokens)
-        mean_of_one = self.grid.data_parallel_size / first  # from the mean over ranks to that over tokens
+        mean_of_one = (
+            self.grid.data_parallel_size / first
+        )  # from the mean over ranks to that over tokens
         return Sums(sums.squares * mean_of_one**2, 1 / first, 1.0, sums.tokens)
 
 
 @contextmanager
-def seeing_small_gradients(update: Update, grid: Grid, is_sharded: bool) -> Iterator[SmallGradients]:
+def seeing_small_gradients(
+    update: Update, grid: Grid, is_sharded: bool
+) -> Iterator[SmallGradients]:
     """Within, what the micro-batches of ``update`` give the parameters is seen."""
     small = (SmallShards if is_sharded else SmallGradients)(update, grid)
     criterion: nn.Module = update.trainer.criterion

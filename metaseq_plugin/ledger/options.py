@@ -177,7 +177,11 @@ def check_watching(cfg: Any) -> None:
     policy = OnSpike(task.on_spike)
     logged = [name for name in ("log_norms", "log_noise_scale") if task[name]]
     if task.no_ledger and (policy is not OnSpike.log or logged):
-        given = f"--on-spike {policy.value}" if policy is not OnSpike.log else f"--{logged[0].replace('_', '-')}"
+        given = (
+            f"--on-spike {policy.value}"
+            if policy is not OnSpike.log
+            else f"--{logged[0].replace('_', '-')}"
+        )
         problems.append(f"`--no-ledger` must be left out with {given}, but is set. Leave it out.")
     if cfg.checkpoint.no_save and policy is OnSpike.rewind:
         problems.append(

@@ -43,9 +43,7 @@ def shown(ended: Ended) -> "dict[int, dict[str, float]]":
     assert ended.status == 0, ended.output
     lines = [line for line in ended.output.splitlines() if " | train_inner | " in line]
     said = [json.loads(line.split(" | train_inner | ")[1]) for line in lines]
-    found = {
-        int(line["num_updates"]): {name: float(line[name]) for name in NAMES} for line in said
-    }
+    found = {int(line["num_updates"]): {name: float(line[name]) for name in NAMES} for line in said}
     assert sorted(found) == [2, 4, 6]
     return found
 

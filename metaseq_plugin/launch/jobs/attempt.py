@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Optional
+from typing import BinaryIO, Optional
 
 from metaseq_plugin.launch.jobs import progress, slurm, team
 from metaseq_plugin.launch.jobs.failures import Failure, first_of, last_words, memory_kills, why

@@ -131,9 +131,11 @@ def test_a_stranger_at_the_first_nodes_port_is_not_waited_for(
     monkeypatch.setattr(team, "SECONDS_TO_GREET", 1)
     monkeypatch.setattr(team, "SECONDS_TO_MEET", 0.0)
     _, other_place = nodes(free_number)
-    with socket.create_server(("", other_place.ports(0)[1])):
-        with pytest.raises(OSError, match="the first node's does not answer"):
-            meet(other_place, 0, SECRET)
+    with (
+        socket.create_server(("", other_place.ports(0)[1])),
+        pytest.raises(OSError, match="the first node's does not answer"),
+    ):
+        meet(other_place, 0, SECRET)
 
 
 def test_all_nodes_of_a_large_job_may_come_at_once(
