@@ -41,13 +41,13 @@ class Sums(NamedTuple):
     Attributes:
         squares: of the mean gradients' norms; Σ |g_j|².
         inverses: Σ 1/B_j.
-        count: how many there are.
+        number: how many there are.
         tokens: of the whole update, B.
     """
 
     squares: float
     inverses: float
-    count: float
+    number: float
     tokens: float
 
 
@@ -64,10 +64,10 @@ def estimate(small: Sums, grad_norm: float) -> Optional[Estimate]:
     Args:
         grad_norm: |g|, of the mean gradient of all tokens.
     """
-    if not small.count or small.inverses / small.count <= 1 / small.tokens:
+    if not small.number or small.inverses / small.number <= 1 / small.tokens:
         return None
-    gap = small.inverses / small.count - 1 / small.tokens
-    trace = (small.squares / small.count - grad_norm**2) / gap
+    gap = small.inverses / small.number - 1 / small.tokens
+    trace = (small.squares / small.number - grad_norm**2) / gap
     return Estimate(trace, grad_norm**2 - trace / small.tokens)
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tests.rank_runs import train_ranks
 from tests.spiked import write_counting
 
 
-def sums(norms: "list[float]", sizes: "list[float]") -> Sums:
+def sums(norms: Sequence[float], sizes: Sequence[float]) -> Sums:
     """Of mean gradients with these norms, each of so many tokens."""
     return Sums(
         sum(norm**2 for norm in norms), sum(1 / size for size in sizes), len(sizes), sum(sizes)

@@ -68,10 +68,10 @@ def restarts_in_a_row(events: Sequence[Mapping[str, Any]]) -> int:
     """Since a start last resumed from a later update than any before it."""
     furthest, restarts = 0, 0
     for event in events:
-        update = event.get("update")
-        got_on = event["kind"] == "resumed" and isinstance(update, int) and update > furthest
-        furthest, restarts = (update, 0) if got_on else (furthest, restarts)
         restarts += event["kind"] == "restarting"
+        update = event.get("update") if event["kind"] == "resumed" else None
+        if isinstance(update, int) and update > furthest:
+            furthest, restarts = update, 0
     return restarts
 
 

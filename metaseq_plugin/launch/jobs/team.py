@@ -132,7 +132,7 @@ class OtherNode(Team):
                 self.connections[0] = self._greeted(Client(address), secret)
             except (OSError, EOFError) as error:  # EOFError: it has hung up
                 if time.monotonic() > deadline:
-                    why = f"the first node's does not answer: {error or 'it hangs up'}"
+                    why = f"the first node's does not answer: {str(error) or 'it hangs up'}"
                     raise OSError(why) from error
                 time.sleep(SECONDS_BETWEEN_TRIES)
         self.say({"kind": HELLO, "node": place.node})
