@@ -55,6 +55,7 @@ NOT_RUN = {
 OPTIONAL = {
     "--tensorboard-logdir": "tensorboard",
     "--wandb-project": "wandb",
+    "--aim-repo": "aim",
     "--mlflow-experiment": "mlflow",
 }
 # The beginning of a block that is shown and not printed by the commands above it -> why.

@@ -14,16 +14,23 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.compat.host import host_of, registered
 
 
-def diverged(trainer: Any) -> UserError:
-    """The sentence for the update that ``trainer`` is about to make."""
-    common, clip_norm = trainer.cfg.common, trainer.cfg.optimization.clip_norm
-    is_bf16 = common.bf16 or common.memory_efficient_bf16
+def diverged(trainer: Any, what: str = "gradients are") -> UserError:
+    """The sentence for the update that ``trainer`` is about to make, of which ``what`` is not finite."""
+    clip_norm = trainer.cfg.optimization.clip_norm
     return UserError(
         f"`--lr` must let training converge, but is {trainer.get_lr():g} at update "
-        f"{trainer.get_num_updates() + 1}, whose gradients are NaN or infinite in "
-        f"{'bfloat16' if is_bf16 else 'float32'}. Lower --lr, raise --warmup-updates, or "
+        f"{trainer.get_num_updates() + 1}, whose {what} NaN or infinite in "
+        f"{computed_in(trainer.cfg.common)}. Lower --lr, raise --warmup-updates, or "
         f"{'lower' if clip_norm > 0 else 'set'} --clip-norm."
     )
+
+
+def computed_in(common: Any) -> str:
+    """The type of a run's numbers; fp16's scaler has its say about gradients, and none about the loss."""
+    if common.bf16 or common.memory_efficient_bf16:
+        return "bfloat16"
+    is_fp16 = common.fp16 or common.memory_efficient_fp16 or common.amp
+    return "float16" if is_fp16 else "float32"
 
 
 def ending_briefly(check_grad_norms: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:

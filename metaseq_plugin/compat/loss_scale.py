@@ -42,3 +42,12 @@ def bounding_skips(check_overflow: Callable[[Any, Any], None]) -> Callable[[Any,
             raise
 
     return wrapper
+
+
+def loss_multiple(trainer: Any) -> float:
+    """What ``trainer`` multiplies the loss of the next backward pass by: 1 but with --fp16 and --amp."""
+    common = trainer.cfg.common
+    if common.amp:
+        return float(trainer.optimizer.scaler.get_scale())
+    is_fp16 = common.fp16 or common.memory_efficient_fp16
+    return float(trainer.optimizer.scaler.loss_scale) if is_fp16 else 1.0

@@ -160,6 +160,8 @@ SEAMS = (
     Seam("fairseq_cli.train", "after", "checkpoint_errors", "looking_only", "main"),
     Seam("fairseq_cli.train", "after", "mlflow_tracker", "tracking", "main"),
     Seam("fairseq.logging.progress_bar", "after", "mlflow_tracker", "telling_mlflow", "progress_bar"),
+    Seam("fairseq.logging.progress_bar", "after", "aim_values", "telling_texts", "AimProgressBarWrapper.update_config"),
+    Seam("fairseq.logging.progress_bar", "after", "aim_values", "telling_numbers", "AimProgressBarWrapper._log_to_aim"),
     Seam("fairseq_cli.train", "after", "trackers", "requiring_installed", "main"),
     Seam("fairseq_cli.train", "after", "quiet_start", "quietly", "main"),
     Seam("lm_eval.models", "after", "lm_eval_command", "naming_our_model"),

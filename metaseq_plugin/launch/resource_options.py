@@ -80,13 +80,13 @@ def add_resource_options(parser: argparse.ArgumentParser) -> None:
         "--max-restarts",
         type=int,
         metavar="N",
-        help=f"after crashes and hangs (default: {Survival.max_restarts})",
+        help=f"in a row from the same save, after crashes and hangs (default: {Survival.max_restarts})",
     )
     alive.add_argument(
         "--backoff",
         type=float,
         metavar="S",
-        help=f"seconds before the first restart; doubled by each further one that made no update (default: {Survival.backoff:g})",
+        help=f"seconds before the first restart; doubled by each further one that made no update, up to 10 minutes (default: {Survival.backoff:g})",
     )
     alive.add_argument(
         "--hang-factor",

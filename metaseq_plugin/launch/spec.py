@@ -81,8 +81,8 @@ class Survival:
     """How a run is kept alive.
 
     Attributes:
-        max_restarts: after crashes and hangs; being preempted or out of time is no crash.
-        backoff: seconds before the first restart; doubled by each further one that made no update.
+        max_restarts: in a row from the same save, after crashes and hangs; being preempted or out of time is no crash.
+        backoff: seconds before the first restart; doubled by each further one that made no update, up to 10 minutes.
         hang_factor: no update for so many times the median update is a hang; 0: never is.
         hang_seconds: and at least so many seconds.
         signal_seconds: before the time limit, to save and requeue.

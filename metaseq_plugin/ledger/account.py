@@ -103,6 +103,7 @@ class Point(NamedTuple):
         start: which start made it.
         is_kept: whether the run as it now is was made by it; curves of lost ones are branches.
         loss: bits a token, weighted by tokens; ``loss_low`` and ``loss_high`` of the lines that are in it.
+        tokens: that the run had trained on when it had made ``update``; what was lost before does not count.
         tokens_per_second: of all ranks.
         norms: as logged, of the last line that has some.
     """
@@ -120,6 +121,8 @@ class Point(NamedTuple):
     clip: Optional[float] = None
     lr: Optional[float] = None
     loss_scale: Optional[float] = None
+    noise_scale: Optional[float] = None
+    tokens: Optional[float] = None
     tokens_per_second: Optional[float] = None
     tflops: Optional[float] = None
     mfu: Optional[float] = None

@@ -20,7 +20,7 @@ MOST = 1000
 # Means over updates, and over seconds: what a rate is a rate of.
 BY_UPDATES = ("gnorm", "clip")
 BY_SECONDS = ("tflops", "mfu", "hfu", "watts")
-LAST = ("lr", "loss_scale")
+LAST = ("lr", "loss_scale", "noise_scale")
 
 
 class Bin:
@@ -79,7 +79,7 @@ class Bin:
             self.least[name] = min(value, self.least.get(name, value))
             self.most[name] = max(later.most[name], self.most.get(name, value))
 
-    def point(self) -> Point:
+    def point(self, trail: "Trail") -> Point:
         known: dict[str, Any] = {
             name: self.mean(name) for name in ("loss", *BY_UPDATES, *BY_SECONDS)
         }
@@ -87,13 +87,37 @@ class Bin:
         return Point(
             self.update, self.updates, self.time, self.start, self.is_kept,
             loss_low=self.least.get("loss"), loss_high=self.most.get("loss"),
-            gnorm_high=self.most.get("gnorm"),
+            gnorm_high=self.most.get("gnorm"), tokens=trail.at(self.update, self.updates, self.tokens),
             tokens_per_second=self.tokens / self.seconds if self.seconds > 0 else None, **known,
         )  # fmt: skip
 
     def mean(self, name: str) -> Optional[float]:
         weight = self.weights.get(name, 0.0)
         return self.sums[name] / weight if weight > 0 else None
+
+
+class Trail:
+    """The tokens behind a run, which goes back now and then: at each update, those of the way to it."""
+
+    def __init__(self) -> None:
+        self._updates, self._tokens = [0], [0.0]
+
+    def at(self, update: int, updates: int, tokens: float) -> float:
+        """Behind ``update``, the last of ``updates`` with ``tokens``, in the order in which they were made."""
+        self._go_back(update - updates)
+        self._updates.append(update)
+        self._tokens.append(self._tokens[-1] + tokens)
+        return self._tokens[-1]
+
+    def _go_back(self, update: int) -> None:
+        """To behind ``update``, if the run is further; a bin that it lies in is cut there."""
+        while len(self._updates) > 1 and self._updates[-1] > update:
+            last, tokens = self._updates.pop(), self._tokens.pop()
+            first = self._updates[-1]
+            if first < update:
+                share = (update - first) / (last - first)
+                self._updates.append(update)
+                self._tokens.append(self._tokens[-1] + share * (tokens - self._tokens[-1]))
 
 
 class Curve:
@@ -133,7 +157,8 @@ class Curve:
             self._halve()
             if len(self.bins) == before:  # as many stretches
                 break
-        return [each.point() for each in self.bins]
+        trail = Trail()
+        return [each.point(trail) for each in self.bins]
 
 
 def fits(here: Bin, stretch: int, is_kept: bool) -> bool:

@@ -35,7 +35,8 @@ Lines of a person (``note``) may lack the last two. Events have their ``kind``:
     end              reason, update, done, seconds, accounts {starting, computing, …: seconds}
 
 A line of updates.jsonl: updates, ntokens, loss (bits a token), gnorm, clip (%), lr, loss_scale, seconds, computing,
-waiting, saving, validating, rewinding; tflops, mfu, hfu, watts, joules, energy_is, norms where somebody knows them.
+waiting, saving, validating, rewinding; tflops, mfu, hfu, watts, joules, energy_is, norms, noise_scale (tokens),
+noise_trace, gradient_square where somebody knows them.
 """
 
 from contextlib import suppress

@@ -9,6 +9,7 @@ from typing import Any, Iterator, Optional
 from fairseq.dataclass import FairseqDataclass
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.layout.layout import FULLY_SHARDED
 from metaseq_plugin.ledger.carbon import INTENSITIES, INTENSITY, intensity_of
 from metaseq_plugin.ledger.energy import PUE
 
@@ -105,6 +106,13 @@ class LedgerOptions(FairseqDataclass):
             "help": "log the norms of each layer's activations, weights and gradients every so many updates; 0: never"
         },
     )
+    log_noise_scale: int = field(
+        default=0,
+        metadata={
+            "help": "estimate the gradient noise scale every so many updates, from micro-batches of --update-freq or "
+            "of several data-parallel ranks; 0: never"
+        },
+    )
 
 
 def option(task: Any, name: str) -> Any:
@@ -162,12 +170,18 @@ def check_watching(cfg: Any) -> None:
             ("rewind_lr_factor", "above 0 and at most 1", 0 < task.rewind_lr_factor <= 1, "Set 1 to keep the rate."),
             ("max_rewinds", "at least 1", task.max_rewinds >= 1, "Set --on-spike stop for none."),
             ("log_norms", "at least 0", task.log_norms >= 0, "Set 100, or 0 for none."),
+            ("log_noise_scale", "at least 0", task.log_noise_scale >= 0, "Set 10, or 0 for none."),
         )
         if not is_good
     ]  # fmt: skip
     policy = OnSpike(task.on_spike)
-    if task.no_ledger and (policy is not OnSpike.log or task.log_norms):
-        given = "--log-norms" if policy is OnSpike.log else f"--on-spike {policy.value}"
+    logged = [name for name in ("log_norms", "log_noise_scale") if task[name]]
+    if task.no_ledger and (policy is not OnSpike.log or logged):
+        given = (
+            f"--on-spike {policy.value}"
+            if policy is not OnSpike.log
+            else f"--{logged[0].replace('_', '-')}"
+        )
         problems.append(f"`--no-ledger` must be left out with {given}, but is set. Leave it out.")
     if cfg.checkpoint.no_save and policy is OnSpike.rewind:
         problems.append(
@@ -179,5 +193,38 @@ def check_watching(cfg: Any) -> None:
             f"`--rewind-lr-factor` must be 1 with --lr-scheduler {schedule}, but is {task.rewind_lr_factor}. "
             "Set another schedule, polynomial_decay for example."
         )
+    if task.log_noise_scale > 0:
+        problems += small_batches(cfg)
     if problems:
         raise UserError(*problems)
+
+
+# Backends with which each rank has a gradient of its own that is that of its batch, and is reduced once an update.
+REDUCING = ("pytorch_ddp", "c10d", "legacy_ddp", "no_c10d")
+
+
+def small_batches(cfg: Any) -> Iterator[str]:
+    """Why ``cfg`` has no small batches whose gradients can be told from the large one's."""
+    option, parallel = "`--log-noise-scale`", cfg.distributed_training
+    backend, is_alone = str(parallel.ddp_backend), min(cfg.optimization.update_freq) == 1
+    ranks = parallel.distributed_world_size // max(cfg.common.model_parallel_size, 1)
+    if backend not in (*REDUCING, FULLY_SHARDED) or cfg.optimization.use_bmuf:
+        yield (
+            f"{option} must come with ranks that reduce their gradients at every update, but --ddp-backend is {backend}"
+            f"{' with --use-bmuf' * cfg.optimization.use_bmuf}. Set pytorch_ddp, or leave it out."
+        )
+    elif backend == FULLY_SHARDED and is_alone:
+        yield (
+            f"{option} must come with --update-freq 2 or more where --ddp-backend is fully_sharded, but that is 1: no "
+            "rank ever has its own batch's gradient whole. Set it, or leave --log-noise-scale out."
+        )
+    elif ranks == 1 and is_alone:
+        yield (
+            f"{option} must come with --update-freq 2 or more, or several data-parallel ranks, but both are 1: an "
+            "update has no smaller batches. Set --update-freq 2, or leave it out."
+        )
+    if "sequence_parallel" in cfg.model and cfg.model.sequence_parallel:
+        yield (
+            f"{option} must come without --sequence-parallel, but both are set: ranks that cut the tokens have parts "
+            "of a micro-batch's gradient. Leave one out."
+        )

@@ -43,6 +43,7 @@ class Device(NamedTuple):
         memory_rate: bytes/s.
         link_rate: bytes/s that a device can send to those of its node, in one direction.
         node_rate: bytes/s that a node of eight can send to others, in one direction.
+        host_rate: bytes/s between a device and its CPU's memory, in one direction.
         watts: rated power.
         sources: of each number.
     """
@@ -54,6 +55,7 @@ class Device(NamedTuple):
     memory_rate: float
     link_rate: float
     node_rate: float
+    host_rate: float
     watts: float
     sources: Mapping[str, str]
 
@@ -67,9 +69,10 @@ class Device(NamedTuple):
         return self.tflops[precision] * 1e12
 
 
-def _sheet(name: str, link: str, node: str) -> Mapping[str, str]:
+def _sheet(name: str, link: str, node: str, host: str) -> Mapping[str, str]:
     numbers = ("tflops", "memory", "memory_rate", "watts")
-    return {**dict.fromkeys(numbers, f"{name} data sheet"), "link_rate": link, "node_rate": node}
+    others = {"link_rate": link, "node_rate": node, "host_rate": host}
+    return {**dict.fromkeys(numbers, f"{name} data sheet"), **others}
 
 
 # fmt: off
@@ -77,25 +80,35 @@ DEVICES = tuple(
     Device(*row)
     for row in (
         ("v100-16gb", ("v100 sxm2 16gb",), {"fp32": 15.7, "fp16": 125.0},
-         16 * GB, 900 * GB, 150 * GB, 4 * 100 * GBIT, 300, _sheet("V100", "V100: NVLink 300 GB/s", "DGX-1: 4 × 100 Gb/s")),
+         16 * GB, 900 * GB, 150 * GB, 4 * 100 * GBIT, 16 * GB, 300, _sheet("V100", "V100: NVLink 300 GB/s", "DGX-1: 4 × 100 Gb/s",
+          "V100: PCIe 3, 32 GB/s")),
         ("v100-32gb", ("v100 sxm2 32gb",), {"fp32": 15.7, "fp16": 125.0},
-         32 * GB, 900 * GB, 150 * GB, 4 * 100 * GBIT, 300, _sheet("V100", "V100: NVLink 300 GB/s", "DGX-1: 4 × 100 Gb/s")),
+         32 * GB, 900 * GB, 150 * GB, 4 * 100 * GBIT, 16 * GB, 300, _sheet("V100", "V100: NVLink 300 GB/s", "DGX-1: 4 × 100 Gb/s",
+          "V100: PCIe 3, 32 GB/s")),
         ("a100-40gb", ("a100 sxm4 40gb",), {"fp32": 19.5, "fp16": 312.0, "bf16": 312.0},
-         40 * GB, 1_555 * GB, 300 * GB, 8 * 200 * GBIT, 400, _sheet("A100", "A100: NVLink 600 GB/s", "DGX A100: 8 × 200 Gb/s")),
+         40 * GB, 1_555 * GB, 300 * GB, 8 * 200 * GBIT, 32 * GB, 400, _sheet("A100", "A100: NVLink 600 GB/s", "DGX A100: 8 × 200 Gb/s",
+          "A100: PCIe 4, 64 GB/s")),
         ("a100-80gb", ("a100 sxm4 80gb", "a100 sxm 80gb"), {"fp32": 19.5, "fp16": 312.0, "bf16": 312.0},
-         80 * GB, 2_039 * GB, 300 * GB, 8 * 200 * GBIT, 400, _sheet("A100", "A100: NVLink 600 GB/s", "DGX A100: 8 × 200 Gb/s")),
+         80 * GB, 2_039 * GB, 300 * GB, 8 * 200 * GBIT, 32 * GB, 400, _sheet("A100", "A100: NVLink 600 GB/s", "DGX A100: 8 × 200 Gb/s",
+          "A100: PCIe 4, 64 GB/s")),
         ("h100-pcie", ("h100 pcie",), {"fp32": 51.0, "fp16": 756.0, "bf16": 756.0},
-         80 * GB, 2_000 * GB, 64 * GB, 8 * 400 * GBIT, 350, _sheet("H100", "H100: PCIe 5, 128 GB/s", "DGX H100: 8 × 400 Gb/s")),
+         80 * GB, 2_000 * GB, 64 * GB, 8 * 400 * GBIT, 64 * GB, 350, _sheet("H100", "H100: PCIe 5, 128 GB/s", "DGX H100: 8 × 400 Gb/s",
+          "H100: PCIe 5, 128 GB/s")),
         ("h100-sxm", ("h100 hbm3", "h100 sxm"), {"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
-         80 * GB, 3_350 * GB, 450 * GB, 8 * 400 * GBIT, 700, _sheet("H100", "H100: NVLink 900 GB/s", "DGX H100: 8 × 400 Gb/s")),
+         80 * GB, 3_350 * GB, 450 * GB, 8 * 400 * GBIT, 64 * GB, 700, _sheet("H100", "H100: NVLink 900 GB/s", "DGX H100: 8 × 400 Gb/s",
+          "H100: PCIe 5, 128 GB/s")),
         ("h200", ("h200",), {"fp32": 67.0, "fp16": 989.0, "bf16": 989.0},
-         141 * GB, 4_800 * GB, 450 * GB, 8 * 400 * GBIT, 700, _sheet("H200", "H200: NVLink 900 GB/s", "DGX H200: 8 × 400 Gb/s")),
+         141 * GB, 4_800 * GB, 450 * GB, 8 * 400 * GBIT, 64 * GB, 700, _sheet("H200", "H200: NVLink 900 GB/s", "DGX H200: 8 × 400 Gb/s",
+          "H200: PCIe 5, 128 GB/s")),
         ("b200", ("b200",), {"fp32": 80.0, "fp16": 2_250.0, "bf16": 2_250.0},
-         180 * GB, 8_000 * GB, 900 * GB, 8 * 400 * GBIT, 1_000, _sheet("B200", "B200: NVLink 1,800 GB/s", "DGX B200: 8 × 400 Gb/s")),
+         180 * GB, 8_000 * GB, 900 * GB, 8 * 400 * GBIT, 64 * GB, 1_000, _sheet("B200", "B200: NVLink 1,800 GB/s", "DGX B200: 8 × 400 Gb/s",
+          "DGX B200: PCIe 5, 128 GB/s")),
         ("mi250", ("mi250",), {"fp32": 45.3 / 2, "fp16": 362.1 / 2, "bf16": 362.1 / 2},
-         64 * GB, 1_600 * GB, 50 * GB, 8 * 200 * GBIT, 280, _sheet("MI250, half", "ROCm: one link of 50 GB/s", "assumed: 8 × 200 Gb/s")),
+         64 * GB, 1_600 * GB, 50 * GB, 8 * 200 * GBIT, 16 * GB, 280, _sheet("MI250, half", "ROCm: one link of 50 GB/s", "assumed: 8 × 200 Gb/s",
+          "MI250, half: PCIe 4, 64 GB/s")),
         ("mi300x", ("mi300x",), {"fp32": 163.4, "fp16": 1_307.4, "bf16": 1_307.4},
-         192 * GB, 5_300 * GB, 448 * GB, 8 * 400 * GBIT, 750, _sheet("MI300X", "MI300X: 7 × 128 GB/s", "NDv5: 8 × 400 Gb/s")),
+         192 * GB, 5_300 * GB, 448 * GB, 8 * 400 * GBIT, 64 * GB, 750, _sheet("MI300X", "MI300X: 7 × 128 GB/s", "NDv5: 8 × 400 Gb/s",
+          "MI300X: PCIe 5, 128 GB/s")),
     )
 )
 # fmt: on

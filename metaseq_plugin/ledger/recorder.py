@@ -83,7 +83,7 @@ class Recorder:
         self._loss_scale: Optional[float] = None
         self._reduced: Optional[Sums] = None
         self._why_skipped: Optional[str] = None
-        self._norms: Optional[Row] = None
+        self._found: Row = {}
         self._ran_out = False  # of memory, in the update that is being made
         self._subsets: Iterator[str] = iter(())
         self._subset_began = 0.0
@@ -260,9 +260,9 @@ class Recorder:
         """The checkpoint is loaded, and the update after ``update`` is next."""
         self.clock.goes_on_from(update)
 
-    def logs_norms(self, norms: Row) -> None:
-        """Norms of the layers, for the next line of numbers."""
-        self._norms = norms
+    def logs(self, **fields: Any) -> None:
+        """What it has found of an update, for the next line of numbers."""
+        self._found.update(fields)
 
     # Numbers.
 
@@ -274,8 +274,8 @@ class Recorder:
             return
         seconds, accounts = self.clock.seconds, self.clock.seconds_by_account()
         row = self._row(**self._window.row(self._lr, self._loss_scale, seconds, accounts))
-        if self._norms is not None:
-            row["norms"], self._norms = self._norms, None
+        row.update(self._found)
+        self._found = {}
         for source in self.sources:
             row.update(source(row))
         self._journal.numbers(row)

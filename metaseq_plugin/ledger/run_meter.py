@@ -104,12 +104,14 @@ class RunMeter:
         throughput: None but on rank 0, which logs.
         node: the meter of this machine, on its first rank; None where its power is not known.
         num_nodes: machines of the run.
+        found: what others have found of the run, for the lines from now on.
     """
 
     def __init__(
         self, cfg: Any, throughput: Optional[Throughput], node: Optional[NodeEnergy], num_nodes: int
     ) -> None:
         self.throughput, self.node, self.num_nodes = throughput, node, num_nodes
+        self.found: Dict[str, float] = {}
         # Options are slow to ask for at every line.
         self._folder, self._ends = folder_of(cfg), ends_of(cfg)
         self._run, self._log_interval = str(cfg.checkpoint.save_dir), int(cfg.common.log_interval)
@@ -181,6 +183,7 @@ class RunMeter:
         if speed > 0:
             rates = self.throughput.rates(speed)
             found.update({name: rounded(x) for name, x in rates._asdict().items()})
+        found.update({name: rounded(x) for name, x in self.found.items()})
         used = self.energy()
         if used is not None:
             found[kwh_name(used)] = rounded(used.joules / JOULES_OF_KWH)

@@ -16,7 +16,7 @@ Every rank has a ``Watch``, and all of them see the same numbers (compat/watched
 import logging
 import math
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
@@ -30,6 +30,8 @@ from metaseq_plugin.compat.watched_updates import GoBack, Skip, Update
 from metaseq_plugin.data.skips import Window
 from metaseq_plugin.distributed.run import current
 from metaseq_plugin.layout.peers import Ranks, on_first
+from metaseq_plugin.ledger import run_meter
+from metaseq_plugin.ledger.noise_scale import Running, SmallGradients, seeing_small_gradients
 from metaseq_plugin.ledger.nonfinite import find_nonfinite
 from metaseq_plugin.ledger.norms import Norms, logging_norms
 from metaseq_plugin.ledger.options import OnSpike, check_watching
@@ -61,6 +63,8 @@ class Watch:
         self.rewinds: List[Rewind] = list(remembered.rewinds)
         self.detector = Detector(task.spike_window, task.spike_z)
         self.norms: Optional[Norms] = None
+        self.small: Optional[SmallGradients] = None
+        self.noise = Running()
         self._seen = remembered.seen
         self._started_at: Optional[int] = None  # updates that this process began with
         # The start's own checkpoint is not among those that the run saves, and deletes.
@@ -118,15 +122,18 @@ class Watch:
 
     @contextmanager
     def measuring(self, update: Update) -> Iterator[None]:
-        every = self.options.log_norms
-        if not every or update.number % every:
-            yield
-            return
-        with logging_norms(update.trainer.get_model()) as self.norms:
+        with ExitStack() as stack:
+            if is_due(update, self.options.log_norms):
+                self.norms = stack.enter_context(logging_norms(update.trainer.get_model()))
+            if is_due(update, self.options.log_noise_scale):
+                run = current()
+                self.small = stack.enter_context(
+                    seeing_small_gradients(update, run.grid, run.is_fully_sharded)
+                )
             try:
                 yield
             finally:
-                self.norms = None
+                self.norms = self.small = None
 
     def judge(self, update: Update, grad_norm: float) -> None:
         """Tell a spike, and raise what the policy does about it.
@@ -143,7 +150,9 @@ class Watch:
         if self.options.no_ledger:
             return
         if self.norms is not None:
-            self._log_norms(update, self.norms, grad_norm)
+            self._log(norms=self.norms.of_all(current().grid, grad_norm))
+        if self.small is not None:
+            self._log_noise(self.small, grad_norm)
         spike = self.detector.look(Seen(update.number, loss, grad_norm))
         is_new, self._in_spike = not self._in_spike, spike is not None
         if spike is not None:
@@ -160,9 +169,9 @@ class Watch:
             self._tell(
                 "spike", update=update.number, **self._fields(Spike(of, value, math.inf), "stopped")
             )
-            if where:
-                raise UserError(f"{diverged(update.trainer)}{where}")
-            return  # what comes next in the trainer ends the run, in a sentence
+            # Gradients that are finite would let the trainer go on, with a loss that says nothing.
+            what = "loss is" if math.isfinite(grad_norm) else "gradients are"
+            raise UserError(f"{diverged(update.trainer, what)}{where}")
         if where:
             logger.warning(f"update {update.number}:{where}")
         self._nonfinite_in_a_row += 1
@@ -270,16 +279,30 @@ class Watch:
     def _fields(self, spike: Spike, action: str) -> Dict[str, Any]:
         return {**spike._asdict(), "policy": self.policy.value, "action": action}
 
-    def _log_norms(self, update: Update, norms: Norms, grad_norm: float) -> None:
-        found = norms.of_all(current().grid, grad_norm)
+    def _log_noise(self, small: SmallGradients, grad_norm: float) -> None:
+        found = small.of_all(grad_norm)
+        if found is None:
+            return
+        self.noise.add(found)
+        scale, meter = self.noise.scale, run_meter.current()
+        self._log(noise_scale=scale, noise_trace=found.trace, gradient_square=found.square)
+        if meter is not None and scale is not None:
+            meter.found["noise_scale"] = scale
+
+    def _log(self, **fields: Any) -> None:
         recorder = current_recorder()
         if recorder is not None:
-            recorder.logs_norms(found)
+            recorder.logs(**fields)
 
     def _tell(self, kind: str, **fields: Any) -> None:
         recorder = current_recorder()
         if recorder is not None:
             recorder.event(kind, **fields)
+
+
+def is_due(update: Update, every: int) -> bool:
+    """Whether ``update`` is one of every so many; 0: none is."""
+    return bool(every) and update.number % every == 0
 
 
 WORDS = {"loss": "loss", "gnorm": "gradient norm"}

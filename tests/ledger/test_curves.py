@@ -31,6 +31,7 @@ def test_nothing_is_left_out(losses: List[float], most: int) -> None:
     assert len(points) <= max(1, most)
     assert points[-1].update == 10 * len(losses)
     assert sum(point.updates for point in points) == 10 * len(losses)
+    assert points[-1].tokens == 100 * len(losses)
     mean = math.fsum(point.loss * point.updates for point in points) / (10 * len(losses))  # type: ignore[operator]
     assert mean == pytest.approx(sum(losses) / len(losses))
     assert min(point.loss_low for point in points) == min(losses)  # type: ignore[type-var]
@@ -41,6 +42,20 @@ def test_a_spike_of_one_line_among_a_thousand_is_seen() -> None:
     points = thinned([2.0] * 500 + [900.0] + [2.0] * 500, most=20)
     assert len(points) <= 20
     assert [point.loss_high for point in points].count(900.0) == 1
+
+
+@pytest.mark.parametrize("most", [100, 3])
+def test_tokens_of_a_run_that_went_back_are_those_of_its_way(most: int) -> None:
+    """100 tokens every 10 updates to 100, back to 40, 200 tokens to 60, back to 45, 100 to 65."""
+    curve = Curve(most)
+    stretches = ((range(10, 101, 10), 100), (range(50, 61, 10), 200), (range(55, 66, 10), 100))
+    for stretch, (updates, tokens) in enumerate(stretches):
+        for update in updates:
+            curve.add(line(update, ntokens=tokens), stretch, stretch == 2)
+    points = {(point.update, point.is_kept): point.tokens for point in curve.points()}
+    assert points[100, False] == 1000
+    assert points[60, False] == 400 + 400
+    assert points[65, True] == 400 + 100 + 200  # of the second way's first ten updates, a half
 
 
 def test_few_lines_are_kept_as_they_are() -> None:

@@ -1,5 +1,6 @@
 """The files of a ledger: appended line by line, torn, foreign, of a later version; the tally right after a kill."""
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -156,6 +157,62 @@ def test_a_tally_of_nothing_yet(tmp_path: Path) -> None:
     TallyFile(tmp_path / "tally")
     assert (tmp_path / "tally").stat().st_size == SIZE
     assert read_tally(tmp_path / "tally") is None
+
+
+# The journal on a disk that does not say that it has what it was given.
+
+
+class DroppingDisk:
+    """``os.fsync`` that fails ``failures`` times, and drops the last line of a file as the kernel may."""
+
+    def __init__(self, path: Path, failures: int) -> None:
+        self.path, self.failures, self.fsync = path, failures, os.fsync
+
+    def __call__(self, descriptor: int) -> None:
+        if not self.failures:
+            self.fsync(descriptor)
+            return
+        self.failures -= 1
+        whole = self.path.read_bytes()
+        start = whole[:-1].rfind(b"\n") + 1
+        with self.path.open("r+b") as file:
+            file.seek(start)
+            file.write(bytes(len(whole) - start))
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_line_that_the_disk_may_have_lost_is_written_again_and_once(
+    failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = tmp_path / "ledger" / EVENTS
+    with Journal(events, tmp_path / "ledger" / UPDATES) as journal:
+        journal.event({"time": 1, "kind": "start", "start": 0, "update": 0})
+        disk = DroppingDisk(events, failures)
+        monkeypatch.setattr(os, "fsync", disk)
+        for n in range(failures):
+            journal.event({"time": 2 + n, "kind": "save", "start": 0, "update": n})
+            assert journal.unwritten == n + 1
+        assert disk.failures == 0
+        journal.event({"time": 9, "kind": "end", "start": 0, "update": 9})
+        assert journal.unwritten == 0
+    found = read_ledger(tmp_path)
+    assert [event["time"] for event in found.events] == [1, *range(2, 2 + failures), 9]
+    assert found.foreign == 0
+
+
+def test_what_somebody_else_appended_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, row = tmp_path / "a.jsonl", {"time": 1, "kind": "save"}
+    with Lines(path) as lines, Lines(path) as others:
+        monkeypatch.setattr(os, "fsync", DroppingDisk(path, 1))
+        with pytest.raises(OSError, match="Input/output"):
+            lines.append(row, durable=True)
+        others.append({"time": 2, "kind": "note"}, durable=False)
+        lines.append(row, durable=True)
+        lines.append(row, durable=True)  # another one that is alike
+    assert [found["time"] for found in rows(path)] == [1, 2, 1]
 
 
 # The journal on a disk that is full.

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from omegaconf import OmegaConf
@@ -18,8 +18,10 @@ from metaseq_plugin.ledger.watch_file import Remembered
 from tests.checkpoint.cut_sets import Place, save_set, whole_state
 
 
-def watch_of(run: Path, restore_file: str = DEFAULT_RESTORE_FILE) -> Watch:
-    task = OmegaConf.structured(LedgerOptions(on_spike=OnSpike.rewind))
+def watch_of(
+    run: Path, restore_file: str = DEFAULT_RESTORE_FILE, policy: OnSpike = OnSpike.rewind
+) -> Watch:
+    task = OmegaConf.structured(LedgerOptions(on_spike=policy))
     checkpoint = {
         "save_dir": str(run), "no_save": False, "restore_file": restore_file, "continue_once": None,
     }  # fmt: skip
@@ -32,6 +34,41 @@ def nan_at(number: int) -> Any:
     trainer = SimpleNamespace(checkpoint_suffix="")
     logged = [{"loss": math.nan, "sample_size": 1}]
     return SimpleNamespace(number=number, trainer=trainer, logged=logged)
+
+
+class Common(NamedTuple):
+    """fairseq's options of precision."""
+
+    bf16: bool = False
+    memory_efficient_bf16: bool = False
+    fp16: bool = False
+    memory_efficient_fp16: bool = False
+    amp: bool = False
+
+
+@pytest.mark.parametrize("policy", [OnSpike.log, OnSpike.stop])
+@pytest.mark.parametrize(
+    ("common", "said_in"),
+    [(Common(), "float32"), (Common(bf16=True), "bfloat16"), (Common(fp16=True), "float16")],
+)
+@pytest.mark.parametrize("grad_norm", [1.0, math.inf])
+def test_a_loss_that_is_nan_ends_the_run_whatever_its_gradients_are(
+    policy: OnSpike, common: Common, said_in: str, grad_norm: float, tmp_path: Path
+) -> None:
+    """The trainer itself looks at gradients only, and would go on."""
+    watch, nan = watch_of(tmp_path, policy=policy), nan_at(201)
+    optimization = SimpleNamespace(clip_norm=0.0)
+    nan.trainer = SimpleNamespace(
+        cfg=SimpleNamespace(common=common, optimization=optimization),
+        get_lr=lambda: 0.1, get_num_updates=lambda: 200,
+    )  # fmt: skip
+    what = "loss is" if grad_norm == 1.0 else "gradients are"
+    with pytest.raises(UserError) as error:
+        watch.judge(nan, grad_norm)
+    assert str(error.value).endswith(
+        f"at update 201, whose {what} NaN or infinite in {said_in}. Lower --lr, raise --warmup-updates, or set "
+        "--clip-norm."
+    )
 
 
 def save(run: Path, updates: int) -> None:

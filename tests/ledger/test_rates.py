@@ -51,10 +51,11 @@ def test_a_typo_is_answered_with_the_nearest() -> None:
 
 def test_every_number_has_a_source_and_is_plausible() -> None:
     for row in DEVICES:
-        assert set(row.sources) == {"tflops", "memory", "memory_rate", "link_rate", "node_rate", "watts"}  # fmt: skip
+        assert set(row.sources) == {"tflops", "memory", "memory_rate", "link_rate", "node_rate", "host_rate", "watts"}  # fmt: skip
         assert all(row.sources.values())
         assert row.tflops["fp16"] > row.tflops["fp32"] > 0
         assert row.memory_rate > row.link_rate > row.node_rate / 8
+        assert row.link_rate >= row.host_rate
 
 
 def test_a_type_that_a_device_lacks() -> None:

@@ -341,6 +341,30 @@ def test_a_nan_ends_a_run_that_only_logs(find: bool, data: Path, tmp_path: Path)
     assert events(tmp_path / "run", "spike")[0]["action"] == "stopped"
 
 
+@pytest.mark.parametrize("policy", ["log", "stop"])
+def test_a_loss_that_is_nan_ends_a_run_whose_gradients_are_finite(
+    policy: str, data: Path, tmp_path: Path
+) -> None:
+    """The ledger says that it stopped, and it did: the update is not made, and nothing of it is saved."""
+
+    def spoil(trainer: Any, samples: Any) -> None:
+        def log_nan(module: Any, inputs: Any, output: Any) -> None:
+            output[2]["loss"] = torch.tensor(float("nan"))
+
+        trainer.criterion.register_forward_hook(log_nan)
+
+    options = (*QUICK, "--max-update", 14, "--on-spike", policy)
+    ended = train(data, tmp_path / "run", *options, prepare=at_update(spoil, 12))
+    assert ended.status == 2, ended
+    assert "at update 12, whose loss is NaN or infinite in float32. Lower --lr" in ended.last_line
+    assert "Traceback" not in ended.output
+    (spike,), (end,) = events(tmp_path / "run", "spike"), events(tmp_path / "run", "end")
+    assert (spike["update"], spike["of"], spike["value"]) == (12, "loss", None)
+    assert (spike["policy"], spike["action"]) == (policy, "stopped")
+    assert end["update"] == 11
+    assert "whose loss is NaN" in end["reason"]
+
+
 def test_ten_ordinary_runs_have_no_spike(tmp_path: Path) -> None:
     """Of different sizes, seeds, batches, rates and warm-ups, on data that is from regular to half at random."""
     sizes = (

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-from metaseq_plugin.launch.folders.events import record
 from metaseq_plugin.launch.jobs import turn
 from metaseq_plugin.launch.jobs.keep import Keeper
+from metaseq_plugin.launch.jobs.notes import Notes
 from metaseq_plugin.launch.jobs.place import Place
 from metaseq_plugin.launch.jobs.progress import progress_file
 from metaseq_plugin.launch.jobs.told import Told, ending_at_once
@@ -64,7 +64,7 @@ class Agent:
             failed = queue.failed()
         if failed is not None:
             reason = f"job {failed}, which had to finish before, has not"
-            record(self.launch.spec.save_dir, "gave_up", job=place.job, reason=reason)
+            Notes(self.launch.spec.save_dir, place.job).record("gave_up", reason=reason)
             raise SystemExit(EXIT_NOT_STARTED)
         with ExitStack() as stack:
             with ending_at_once():

@@ -15,11 +15,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Optional
+from typing import BinaryIO, Optional
 
-from metaseq_plugin.launch.folders.events import record
 from metaseq_plugin.launch.jobs import progress, slurm, team
 from metaseq_plugin.launch.jobs.failures import Failure, first_of, last_words, memory_kills, why
+from metaseq_plugin.launch.jobs.notes import Notes
 from metaseq_plugin.launch.jobs.place import Place
 from metaseq_plugin.launch.jobs.ranks import Ranks
 from metaseq_plugin.launch.jobs.told import Told
@@ -62,9 +62,7 @@ class Setting:
     progress: Path
     team: team.Team
     told: Told
-
-    def record(self, kind: str, **fields: Any) -> None:
-        record(self.launch.spec.save_dir, kind, job=self.place.job, **fields)
+    notes: Notes
 
 
 class Attempt:
@@ -87,7 +85,7 @@ class Attempt:
         self.is_lost = False  # the first node is gone
         self._asked_slurm = self.begin
         fields = {**node_fields(), "node": self.place.host}
-        setting.record(
+        setting.notes.record(
             "rank", rank=self.ranks.first, ranks=setting.launch.resources.ranks_per_node, **fields
         )
 
@@ -162,7 +160,7 @@ class Attempt:
         if at.begun is not None and not self.has_resumed:
             self.has_resumed = True
             if at.begun:
-                self.setting.record("resumed", update=at.begun)
+                self.setting.notes.record("resumed", update=at.begun)
         silent = self.watch.look(at)
         if silent is not None and not self.ranks.have_ended:
             self.hang = Failure(f"no update for {silent:.0f} seconds", update=at.update)
@@ -217,10 +215,10 @@ class Attempt:
         text = log.read()
         if text and self.place.is_first:
             encoding = sys.stdout.encoding or "utf-8"  # which may not have all that a rank prints
-            sys.stdout.write(
-                text.decode("utf-8", "replace").encode(encoding, "replace").decode(encoding)
-            )
-            sys.stdout.flush()
+            words = text.decode("utf-8", "replace").encode(encoding, "replace").decode(encoding)
+            with suppress(OSError):  # where the disk is full; the rank's own log may have it
+                sys.stdout.write(words)
+                sys.stdout.flush()
 
     def own_failures(self) -> list[Failure]:
         """Of the ranks of this node, the first to end first; not of those that were killed for it."""

@@ -15,15 +15,16 @@ import subprocess
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from metaseq_plugin.compat.errors import EXIT_USER_ERROR
-from metaseq_plugin.launch.folders.events import Event, read_events, record
 from metaseq_plugin.launch.jobs import slurm, team
 from metaseq_plugin.launch.jobs.attempt import FAILED, FINISHED, TOLD, Attempt, End, Setting
 from metaseq_plugin.launch.jobs.failures import Failure
 from metaseq_plugin.launch.jobs.lock import wait_until_free
+from metaseq_plugin.launch.jobs.notes import Notes
 from metaseq_plugin.launch.jobs.place import Place
 from metaseq_plugin.launch.jobs.policy import decide, is_in_vain
 from metaseq_plugin.launch.jobs.told import Told
@@ -81,7 +82,7 @@ class Keeper:
         while True:
             start = self.place.requeues
             if not self.place.is_slurm:
-                start = sum(event["kind"] == "started" for event in self._events())
+                start = sum(event["kind"] == "started" for event in self.notes.events())
             self._record("started", start=start, hosts=list(self.place.hosts), process=os.getpid())
             end = Attempt(self._setting(others, start)).run()
             if end.kind == FINISHED:
@@ -93,16 +94,16 @@ class Keeper:
             else:
                 self._restart(end)
 
-    def _record(self, kind: str, **fields: Any) -> None:
-        record(self.launch.spec.save_dir, kind, job=self.place.job, **fields)
+    @cached_property
+    def notes(self) -> Notes:
+        """What this start has to tell of the run."""
+        return Notes(self.launch.spec.save_dir, self.place.job)
 
-    def _events(self) -> list[Event]:
-        """Of this job, in all its starts."""
-        events = read_events(self.launch.spec.save_dir).events
-        return [event for event in events if event.get("job") == self.place.job]
+    def _record(self, kind: str, **fields: Any) -> None:
+        self.notes.record(kind, **fields)
 
     def _setting(self, others: team.Team, start: int) -> Setting:
-        return Setting(self.launch, self.place, start, self.progress, others, self.told)
+        return Setting(self.launch, self.place, start, self.progress, others, self.told, self.notes)
 
     def _follow(self, first: team.Team) -> None:
         """On another node: report how the ranks ended, and end as the first node says."""
@@ -138,7 +139,7 @@ class Keeper:
         asks_to_end = self.told.to_end and state.state == slurm.RUNNING and not state.is_preempted
         if is_ours and not asks_to_end:
             ends_at_limit = not has_saved and not state.is_preempted
-            if ends_at_limit and is_in_vain(fields["update"], self._events()):
+            if ends_at_limit and is_in_vain(fields["update"], self.notes.events()):
                 self._give_up(
                     "two starts in a row came to no update within --time; set a longer one"
                 )
@@ -151,12 +152,15 @@ class Keeper:
         """The run failed: returns to start it again here."""
         failure = end.failure
         assert failure is not None, "what failed has a reason"
-        before = self._events()
+        before = self.notes.events()
         self._record("hang" if end.is_hang else "failed", **failure.as_json())
         if self.place.is_slurm and not slurm.is_ours(self._state(), self.place.requeues):
             self._record("preempted", saved=False)  # SLURM ended it, and starts it again if it does
             raise SystemExit(EXIT_FAILED)
-        decision = decide(failure, before, self.launch.survival)
+        # The next agent reads how often it was started again; where that is not written, SLURM's count tells.
+        is_uncounted = self.place.is_slurm and self.notes.may_lack_some
+        uncounted = self.place.requeues if is_uncounted else 0
+        decision = decide(failure, before, self.launch.survival, uncounted)
         if decision.gives_up:
             self._give_up(decision.gives_up, failure)
         if self._wait(decision.seconds):

@@ -5,14 +5,24 @@
     team.heard()                           [(1, {"kind": "ended", …}), (2, GONE)]
 
 One connection leads from each node to the first; when it breaks, the agent at its other end is gone. Only who knows
-the job's secret is let in. The messages are JSON.
+the job's secret is let in; who says nothing is not waited for. The messages are JSON.
 """
 
 import json
+import os
+import socket
+import struct
 import time
 from contextlib import suppress
 from multiprocessing import ProcessError
-from multiprocessing.connection import Client, Connection, Listener, wait
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+    wait,
+)
 from threading import Thread
 from typing import Any, Optional
 
@@ -25,6 +35,8 @@ HELLO, ENDED, STACKS, KILL, BYE = "hello", "ended", "stacks", "kill", "bye"
 # Nodes of a job may start minutes apart, and the first one waits for the start before (``lock.py``).
 SECONDS_TO_MEET = 300.0 + PATIENCE_SECONDS
 SECONDS_BETWEEN_TRIES = 0.5
+SECONDS_TO_GREET = 30  # for each word of it
+NO_LIMIT = 0
 
 
 class Team:
@@ -70,19 +82,32 @@ class FirstNode(Team):
         if len(place.hosts) > 1:
             # All come at once. Where the kernel has no room for one, that one may wait for an answer for ever.
             port = place.ports(start)[1]
-            self._listener = Listener(("", port), backlog=len(place.hosts), authkey=secret)
-            Thread(target=self._let_in, args=(self._listener,), daemon=True).start()
+            self._listener = Listener(("", port), backlog=len(place.hosts))
+            arguments = (self._listener, secret)
+            Thread(target=self._let_in, args=arguments, daemon=True).start()
 
-    def _let_in(self, listener: Listener) -> None:
+    def _let_in(self, listener: Listener, secret: bytes) -> None:
         while True:
             try:
                 connection = listener.accept()
-                self.connections[int(json.loads(connection.recv_bytes())["node"])] = connection
             except OSError:
                 if listener is not self._listener:  # closed
                     return
-            except (EOFError, ValueError, KeyError, ProcessError):
-                continue  # a stranger
+                continue
+            # Who says nothing keeps no other one waiting.
+            Thread(target=self._greet, args=(connection, secret), daemon=True).start()
+
+    def _greet(self, connection: Connection, secret: bytes) -> None:
+        try:
+            limit_waiting(connection, SECONDS_TO_GREET)
+            deliver_challenge(connection, secret)
+            answer_challenge(connection, secret)
+            node = int(json.loads(connection.recv_bytes())["node"])
+            limit_waiting(connection, NO_LIMIT)
+        except (OSError, EOFError, ValueError, KeyError, TypeError, ProcessError):
+            connection.close()  # a stranger
+        else:
+            self.connections[node] = connection
 
     def close(self) -> None:
         listener, self._listener = self._listener, None
@@ -104,12 +129,30 @@ class OtherNode(Team):
         deadline = time.monotonic() + SECONDS_TO_MEET
         while not self.connections:
             try:
-                self.connections[0] = Client(address, authkey=secret)
-            except OSError:
+                self.connections[0] = self._greeted(Client(address), secret)
+            except (OSError, EOFError) as error:  # EOFError: it has hung up
                 if time.monotonic() > deadline:
-                    raise
+                    why = f"the first node's does not answer: {str(error) or 'it hangs up'}"
+                    raise OSError(why) from error
                 time.sleep(SECONDS_BETWEEN_TRIES)
         self.say({"kind": HELLO, "node": place.node})
+
+    def _greeted(self, connection: Connection, secret: bytes) -> Connection:
+        try:
+            limit_waiting(connection, SECONDS_TO_GREET)
+            answer_challenge(connection, secret)
+            deliver_challenge(connection, secret)
+            limit_waiting(connection, NO_LIMIT)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def limit_waiting(connection: Connection, seconds: int) -> None:
+    """From now on, whoever waits longer for a word of ``connection`` gets an OSError."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as shared:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
 
 
 def meet(place: Place, start: int, secret: bytes) -> Team:

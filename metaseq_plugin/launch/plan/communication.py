@@ -16,20 +16,28 @@ of what is summed for all (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.0
     all-reduce   c·B·T·D    4·L + 2 times, and 2·L more if recomputed     u times   nothing: the next product waits
     all-gather   8·t·B·T    the loss: two fp32 numbers a token and rank   u times   nothing
 
+    --cpu-offload, between the device and its CPU's memory, d-th parts:
+    weights      4·(2P - P₀)/d, ZeRO-2 4·P/d               u times                  forward and backward
+    gradients    4·P/d                                     u times                  backward of the first micro-batch;
+                                                                                    later ones wait to be added up
+
 ``tests/distributed/test_collectives.py`` counts exactly these calls in real runs. With --sequence-parallel a gather and
 a scatter stand for each all-reduce, at the same number of bytes, and once an update what was summed over T/t tokens is
 summed over the parts. Where rows do not divide, FSDP sends up to d - 1 rows of each parameter more: left out.
 
 Neighbours on a node are the ranks of one model (t of them) first, then other shards. What stays on a node takes the
-device's link; a data-parallel ring that leaves it passes through the node's network once a ring, t rings at a time.
+device's link; a data-parallel ring that leaves it passes through the node's network once a ring, t rings at a time. The
+table has the network of a node of eight, whose ports the eight share evenly; a node of fewer devices has their ports.
 """
 
 from typing import NamedTuple
 
 from metaseq_plugin.launch.plan.planned import Planned, part_elements
+from metaseq_plugin.ledger.rates import Device
 
 FP32 = 4
-NODE, NETWORK = "device link", "network"
+NODE, NETWORK, HOST = "device link", "network", "host link"
+DEVICES_OF_A_NODE = 8  # of the table's (``ledger/rates.py``)
 
 
 class Sent(NamedTuple):
@@ -38,7 +46,7 @@ class Sent(NamedTuple):
     Attributes:
         what: in words.
         num_bytes: that a rank sends.
-        link: ``NODE`` or ``NETWORK``.
+        link: ``NODE``, ``NETWORK`` or ``HOST``.
         seconds: at the link's full rate; 0 where no device was named.
         hides_behind: share of the update's computing that runs at the same time.
     """
@@ -84,7 +92,7 @@ def ring_bytes(payload: float, ranks: int, all_reduce: bool = False) -> float:
 
 def exchange(planned: Planned) -> Exchange:
     """Everything that a rank sends for an update."""
-    return Exchange((*data_parallel(planned), *tensor_parallel(planned)))
+    return Exchange((*data_parallel(planned), *tensor_parallel(planned), *offloaded(planned)))
 
 
 def data_parallel(planned: Planned) -> tuple[Sent, ...]:
@@ -104,10 +112,38 @@ def data_parallel(planned: Planned) -> tuple[Sent, ...]:
 
     if not settings.fully_sharded:
         return (sent("gradients summed", width * whole, backward / micro_batches, all_reduce=True),)
-    again = whole - root_elements(planned) if settings.reshard_after_forward else 0
     return (
-        sent("weights gathered", micro_batches * width * (whole + again), forward),
+        sent("weights gathered", micro_batches * width * gathered_elements(planned), forward),
         sent("gradients scattered", micro_batches * FP32 * whole, backward),
+    )
+
+
+def gathered_elements(planned: Planned) -> int:
+    """Of a micro-batch: all for the forward pass, and with ZeRO-3 the layers' again for the backward pass."""
+    whole = part_elements(planned, planned.model_parallel_size)
+    again = whole - root_elements(planned) if planned.settings.reshard_after_forward else 0
+    return whole + again
+
+
+def offloaded(planned: Planned) -> tuple[Sent, ...]:
+    """With --cpu-offload, what a rank's shards and their gradients are copied between device and host, in fp32."""
+    settings, device, micro_batches = planned.settings, planned.device, planned.batch.update_freq
+    if not (settings.cpu_offload and settings.on_gpu):
+        return ()
+    forward = planned.flops.forward / planned.hardware_flops
+    of_a_shard = micro_batches * FP32 / planned.data_parallel_size
+    rows = (
+        ("shards to the device", gathered_elements(planned), forward),
+        (
+            "gradients to the host",
+            part_elements(planned, planned.model_parallel_size),
+            (1 - forward) / micro_batches,
+        ),
+    )
+    return tuple(
+        Sent(what, num_bytes, HOST, num_bytes / device.host_rate if device else 0.0, hides_behind)
+        for what, elements, hides_behind in rows
+        for num_bytes in (of_a_shard * elements,)
     )
 
 
@@ -163,7 +199,7 @@ def data_link(planned: Planned, num_bytes: float) -> tuple[str, float]:
     inside = num_bytes / device.link_rate if parts < on_node else 0.0
     if not leaves:
         return NODE, inside
-    outside = num_bytes * min(parts, on_node) / device.node_rate
+    outside = num_bytes * min(parts, on_node) / network_rate(device, on_node)
     return (NETWORK, outside) if outside >= inside else (NODE, inside)
 
 
@@ -173,4 +209,10 @@ def model_link(planned: Planned, num_bytes: float) -> tuple[str, float]:
     link = NODE if parts <= on_node else NETWORK
     if device is None:
         return link, 0.0
-    return link, num_bytes / (device.link_rate if link == NODE else device.node_rate)
+    rate = device.link_rate if link == NODE else network_rate(device, on_node)
+    return link, num_bytes / rate
+
+
+def network_rate(device: Device, on_node: int) -> float:
+    """Bytes/s that a node of ``on_node`` devices sends to others: as many of the ports as it has devices."""
+    return device.node_rate * min(on_node, DEVICES_OF_A_NODE) / DEVICES_OF_A_NODE

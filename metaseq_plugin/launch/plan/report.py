@@ -6,7 +6,7 @@ print("\\n".join(lines(result)))
 import math
 from typing import Iterator, Sequence
 
-from metaseq_plugin.launch.plan.communication import NODE
+from metaseq_plugin.launch.plan.communication import HOST, NETWORK, NODE
 from metaseq_plugin.launch.plan.estimate import Estimate
 from metaseq_plugin.launch.plan.suggest import Suggestion, Suggestions
 from metaseq_plugin.ledger.words import duration
@@ -122,9 +122,9 @@ def exchange(result: Estimate) -> Iterator[str]:
             f": {each.seconds:.2g} s" if planned.device is not None else ""
         )
     if planned.device is not None:
-        slowest = [planned.device.sources["link_rate"]]
-        if any(each.link != NODE for each in sent.sent):
-            slowest.append(planned.device.sources["node_rate"])
+        sources, links = planned.device.sources, {each.link for each in sent.sent}
+        rates = {NODE: "link_rate", NETWORK: "node_rate", HOST: "host_rate"}
+        slowest = [sources[rates[link]] for link in rates if link in links or link == NODE]
         hidden = sent.hidden_share(result.time.update_seconds)
         yield f"by a rank, an update, at full rate; computing can hide {hidden:.0%} of it"
         yield from wrapped(f"from {', '.join(slowest)}")

@@ -3,6 +3,11 @@
 const FAR = 10; // places that Page Up and Page Down skip
 const MOST = 4; // marks that the box names
 const LONG = 80; // characters of each
+const HEADS = {
+  update: (at) => `update ${Math.round(at).toLocaleString("en")}`,
+  tokens: (at) => `${short(at)} tokens`,
+  hours: (at) => `${rounded(at)} h`,
+};
 
 /** What each line has near `at`: {head, rows: [[line, text]], marks}. */
 function reading(plot, view, x, at) {
@@ -14,8 +19,7 @@ function reading(plot, view, x, at) {
     const isHere = place === at; // of another line's updates, as those of a validation
     rows.push([line, `${short(line.rows[line.column][row])}${isHere ? "" : ` at ${short(place)}`}`]);
   }
-  const head = view.axis === "update" ? `update ${Math.round(at).toLocaleString("en")}` : `${rounded(at)} h`;
-  return { head, rows, marks: marksNear(plot.marks, view, x, at) };
+  return { head: HEADS[view.axis](at), rows, marks: marksNear(plot.marks, view, x, at) };
 }
 
 function spoken({ head, rows, marks }) {

@@ -11,9 +11,9 @@ function stretches(line, axis) {
       continue;
     }
     const pen = pens[kept[row]];
-    // In hours, a stop is a gap; in updates what was kept goes on where it was.
+    // In hours, a stop is a gap; in updates and tokens what was kept goes on where it was.
     const isNext = pen && start[pen.rows.at(-1)] === start[row] && (kept[row] || x[row] >= x[pen.rows.at(-1)]);
-    if (isNext || (pen && kept[row] && axis === "update")) {
+    if (isNext || (pen && kept[row] && axis !== "hours")) {
       pen.rows.push(row);
     } else {
       pens[kept[row]] = { isLost: !kept[row], rows: [row] };

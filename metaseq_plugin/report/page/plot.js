@@ -2,7 +2,7 @@
 
 const HEIGHT = 252;
 const MARGIN = { top: 12, right: 14, bottom: 54, left: 56 };
-const AXES = { update: "update", hours: "hours since the first start" };
+const AXES = { update: "update", tokens: "tokens", hours: "hours since the first start" };
 
 /** The figure of `plot` in a page whose state is `view`; gives {element, redraw, moveTo}. */
 function makePlot(plot, view) {

@@ -1,6 +1,6 @@
 """Which plots the page has, and their numbers: columns of a run's curve and of its validations.
 
-    found = tables(account)     # {"updates": {"update": […], "hours": […], "loss": […]}, "valid wiki": {…}}
+    found = tables(account)     # {"updates": {"update": […], "hours": […], "tokens": […], "loss": […]}, "valid wiki": {…}}
     plots(["a"], [found], "measured")
     # [{"key": "loss", "lines": [{"run": 0, "table": "updates", "column": "loss", "name": "train"}]}]
 
@@ -9,14 +9,12 @@ A plot that no run has a number for is left out.
 
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
-from metaseq_plugin.ledger.account import Account, Point
-from metaseq_plugin.ledger.history import seconds
+from metaseq_plugin.ledger.account import Account
 from metaseq_plugin.report.page.norms import MOST_LINES, UNITS, by_kind, chosen
+from metaseq_plugin.report.page.places import Columns, Places, digits
 
-HOUR = 3600.0
 COLOURS, DASHES = 8, 4  # of style.css
 POWER = "power"
-Columns = dict[str, list[Any]]
 
 
 class Plot(NamedTuple):
@@ -42,13 +40,14 @@ PLOTS = (
     Plot("lr", "Learning rate", "", {"lr": ""}, base=10, from_zero=True),
     Plot("loss-scale", "Loss scale", "", {"loss_scale": ""}, base=2),
     Plot("clip", "Clipped updates", "%", {"clip": ""}, from_zero=True),
+    Plot("noise-scale", "Gradient noise scale", "tokens", {"noise_scale": ""}, base=10),
     Plot("speed", "Speed", "tokens/s", {"tokens_per_second": ""}, from_zero=True),
     Plot("utilisation", "Utilisation", "% of the peak", {"mfu": "MFU", "hfu": "HFU"}, from_zero=True),
     Plot(POWER, "Power", "W", {"watts": ""}, from_zero=True),
 )  # fmt: skip
 PERCENT = ("mfu", "hfu")  # ratios in the ledger
 COLUMNS = (
-    "loss", "loss_low", "loss_high", "gnorm", "gnorm_high", "lr", "loss_scale", "clip",
+    "loss", "loss_low", "loss_high", "gnorm", "gnorm_high", "lr", "loss_scale", "clip", "noise_scale",
     "tokens_per_second", "mfu", "hfu", "watts",
 )  # fmt: skip
 
@@ -68,7 +67,7 @@ def tables(account: Account, most_norms: int = MOST_LINES) -> dict[str, Columns]
 def update_columns(account: Account) -> Columns:
     """Of the curve's points, without columns that no point has."""
     rows = [point._asdict() for point in account.curve]
-    columns = places(account, account.curve)
+    columns = Places(account).of_points(account.curve)
     for name in COLUMNS:
         times = 100 if name in PERCENT else 1
         values = [digits(row[name], times) for row in rows]
@@ -77,32 +76,9 @@ def update_columns(account: Account) -> Columns:
     return columns
 
 
-def places(account: Account, points: Sequence[Point]) -> Columns:
-    """Where the points stand; ``kept`` is 0 of updates that were made and lost again."""
-    return {
-        "update": [point.update for point in points],
-        "hours": [digits((point.time - account.begin) / HOUR) for point in points],
-        "start": [point.start for point in points],
-        "kept": [int(point.is_kept) for point in points],
-    }
-
-
-def digits(value: Any, times: float = 1) -> Optional[float]:
-    """Seven digits that count, which no eye tells from all of them; None of what is no finite number."""
-    number = seconds(value)
-    scaled = None if number is None else seconds(number * times)
-    return None if scaled is None else float(f"{scaled:.7g}")
-
-
 def valid_columns(account: Account, subset: str) -> Columns:
     rows = [row for row in account.valid if str(row.get("subset")) == subset]
-    return {
-        "update": [row["update"] for row in rows],
-        "hours": [digits((row["time"] - account.begin) / HOUR) for row in rows],
-        "start": [row.get("start") for row in rows],
-        "kept": [1] * len(rows),
-        "loss": [digits(row.get("loss")) for row in rows],
-    }
+    return {**Places(account).of_rows(rows), "loss": [digits(row.get("loss")) for row in rows]}
 
 
 def subsets(account: Account) -> list[str]:
@@ -116,7 +92,7 @@ def norm_tables(account: Account, most: int) -> dict[str, Columns]:
     found: dict[str, Columns] = {}
     for kind in dict.fromkeys(kind for each in norms for kind in each):
         names = list(dict.fromkeys(name for each in norms for name in each.get(kind, {})))
-        columns = places(account, points)
+        columns = Places(account).of_points(points)
         for name in chosen(names, most):
             columns[f"norm {name}"] = [digits(each.get(kind, {}).get(name)) for each in norms]
         found[f"norms {kind}"] = columns

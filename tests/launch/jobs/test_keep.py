@@ -1,6 +1,7 @@
 """What the agents of a job do where they cannot even begin."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from metaseq_plugin.launch.jobs.keep import EXIT_FAILED, Keeper
 from metaseq_plugin.launch.jobs.place import Place
 from metaseq_plugin.launch.jobs.slurm import JobState
 from metaseq_plugin.launch.jobs.told import Told
-from metaseq_plugin.launch.spec import Launch, Resources, RunSpec, Survival
+from metaseq_plugin.launch.spec import LAUNCH, Launch, Resources, RunSpec, Survival
 
 
 def keeper(folder: Path, number: int, node: int) -> Keeper:
@@ -48,3 +49,26 @@ def test_an_agent_that_the_first_node_does_not_answer_ends(
         keeper(tmp_path, free_number, 1).run()
     assert end.value.code == EXIT_FAILED
     assert read_events(tmp_path).events == []
+
+
+def test_failures_that_nobody_can_write_down_do_not_requeue_a_job_for_ever(
+    tmp_path: Path, free_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start has another agent, which can read of no restart: SLURM's own count ends it."""
+    (tmp_path / LAUNCH).write_text("no folder")
+    starts: list[int] = []
+    monkeypatch.setattr(slurm, "job_state", lambda number: JobState("RUNNING", len(starts)))
+    monkeypatch.setattr(Told, "ask_submitit", lambda self: starts.append(1))
+    for requeues in range(4):
+        agent = keeper(tmp_path, free_number, 0)
+        survival = Survival(max_restarts=3, backoff=0.0)
+        agent = replace(
+            agent,
+            launch=replace(agent.launch, survival=survival),
+            place=replace(agent.place, requeues=requeues),
+        )
+        port = agent.place.ports(requeues)[1]
+        with socket.create_server(("", port)), pytest.raises(SystemExit) as end:
+            agent.run()
+        assert end.value.code == EXIT_FAILED
+        assert len(starts) == min(requeues + 1, 3)

@@ -54,6 +54,51 @@ def test_more_than_max_restarts_are_given_up() -> None:
     assert not decide(KILLED, before[:2], SURVIVAL).gives_up
 
 
+def resumed(update: int) -> dict[str, Any]:
+    return {"kind": "resumed", "update": update}
+
+
+def test_a_run_that_gets_on_is_started_again_for_ever() -> None:
+    """Each start saves a little more before it fails."""
+    before: list[dict[str, Any]] = []
+    for update in range(40, 540, 10):
+        failure = replace(KILLED, reason=f"reason {'x' * update}", update=update + 5)
+        decision = decide(failure, before, SURVIVAL)
+        assert (decision.gives_up, decision.seconds, decision.attempt) == ("", 10.0, 1)
+        before += [failed(failure), RESTARTING, resumed(update)]
+
+
+def test_a_run_that_saves_nothing_is_given_up_wherever_it_fails() -> None:
+    """It resumes from the same save each time, and comes further or less far from there."""
+    before: list[dict[str, Any]] = []
+    attempts = []
+    for update in (40, 45, 38, 52):
+        failure = replace(KILLED, reason=f"reason {'x' * update}", update=update)
+        attempts.append(decide(failure, before, SURVIVAL).attempt)
+        before += [failed(failure), RESTARTING, resumed(30)]
+    assert attempts == [1, 1, 2, 3]  # the first that resumed got on
+    decision = decide(replace(KILLED, update=60), before, SURVIVAL)
+    assert "started again 3 times in a row without getting on" in decision.gives_up
+
+
+def test_a_start_from_an_earlier_save_is_no_progress() -> None:
+    before = [RESTARTING, resumed(30), RESTARTING, RESTARTING, resumed(20), RESTARTING]
+    assert "--max-restarts" in decide(KILLED, before, SURVIVAL).gives_up
+
+
+def test_the_wait_has_a_ceiling_that_a_longer_backoff_does_not_mind() -> None:
+    others = [failed(replace(KILLED, reason="x" * n)) for n in range(2000)]
+    patient = Survival(max_restarts=3000, backoff=10.0)
+    seconds = [decide(KILLED, others[:n], patient).seconds for n in (0, 1, 5, 6, 7, 2000)]
+    assert seconds == [10, 20, 320, 600, 600, 600]
+    assert decide(KILLED, others[:9], replace(patient, backoff=900.0)).seconds == 900
+
+
+def test_restarts_that_could_not_be_written_count() -> None:
+    assert not decide(KILLED, [], SURVIVAL, uncounted=2).gives_up
+    assert "--max-restarts" in decide(KILLED, [], SURVIVAL, uncounted=3).gives_up
+
+
 def test_two_starts_in_a_row_without_an_update_are_in_vain() -> None:
     ended: dict[str, Any] = {"kind": "preempted", "update": 7}
     assert is_in_vain(7, [ended, {"kind": "started"}])

@@ -81,10 +81,67 @@ def test_a_stranger_is_not_let_in_and_the_others_are(free_number: int) -> None:
     other.close()
 
 
+def test_a_stranger_who_says_nothing_keeps_nobody_waiting(free_number: int) -> None:
+    first_place, other_place = nodes(free_number)
+    first = meet(first_place, 0, SECRET)
+    with ExitStack() as stack:
+        for _ in range(3):
+            address = ("127.0.0.1", first_place.ports(0)[1])
+            stack.enter_context(socket.create_connection(address, timeout=20.0))
+        other = meet(other_place, 0, SECRET)
+        wait_until(lambda: 1 in first.connections)
+        first.say({"kind": team.BYE})
+        assert heard_by(other) == [(0, {"kind": "bye"})]
+    first.close()
+    other.close()
+
+
+def test_a_stranger_who_says_nothing_is_sent_away(
+    free_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(team, "SECONDS_TO_GREET", 1)
+    first_place, _ = nodes(free_number)
+    first = meet(first_place, 0, SECRET)
+    with socket.create_connection(("127.0.0.1", first_place.ports(0)[1]), timeout=20.0) as silent:
+        while silent.recv(1024):  # a challenge, and then the end
+            pass
+    assert not first.connections
+    first.close()
+
+
+def test_nodes_that_know_each_other_may_be_silent(
+    free_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is of the greeting alone."""
+    monkeypatch.setattr(team, "SECONDS_TO_GREET", 1)
+    first_place, other_place = nodes(free_number)
+    first, other = meet(first_place, 0, SECRET), meet(other_place, 0, SECRET)
+    wait_until(lambda: 1 in first.connections)
+    time.sleep(1.5)
+    assert first.heard() == other.heard() == []
+    other.say({"kind": team.HELLO})
+    assert heard_by(first) == [(1, {"kind": "hello"})]
+    first.close()
+    other.close()
+
+
+def test_a_stranger_at_the_first_nodes_port_is_not_waited_for(
+    free_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(team, "SECONDS_TO_GREET", 1)
+    monkeypatch.setattr(team, "SECONDS_TO_MEET", 0.0)
+    _, other_place = nodes(free_number)
+    with (
+        socket.create_server(("", other_place.ports(0)[1])),
+        pytest.raises(OSError, match="the first node's does not answer"),
+    ):
+        meet(other_place, 0, SECRET)
+
+
 def test_all_nodes_of_a_large_job_may_come_at_once(
     free_number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FirstNode, "_let_in", lambda self, listener: None)  # it is slow
+    monkeypatch.setattr(FirstNode, "_let_in", lambda self, listener, secret: None)  # it is slow
     place = Place("local", "7", free_number, 0, ("127.0.0.1",) * 124, 0)
     first = meet(place, 0, SECRET)
     with ExitStack() as stack:

@@ -3,7 +3,14 @@
 import pytest
 
 from metaseq_plugin.launch.batch import Batch
-from metaseq_plugin.launch.plan.communication import NETWORK, NODE, exchange, ring_bytes
+from metaseq_plugin.launch.plan.communication import (
+    HOST,
+    NETWORK,
+    NODE,
+    exchange,
+    network_rate,
+    ring_bytes,
+)
 from metaseq_plugin.launch.plan.memory_settings import MemorySettings
 from metaseq_plugin.launch.plan.planned import Planned
 from metaseq_plugin.ledger.rates import device
@@ -107,3 +114,39 @@ def test_a_ring_leaves_a_node_once_for_each_part() -> None:
     )
     one_node = exchange(two_nodes._replace(ranks_per_node=16)).sent[0]
     assert (one_node.link, one_node.seconds) == (NODE, pytest.approx(gathered.num_bytes / 300e9))
+
+
+def test_a_node_of_fewer_devices_has_fewer_ports() -> None:
+    """Of the 8 ports of 25 GB/s that a node of eight A100s has, a node of four has four."""
+    layout = counted.Layout(dp=8, tp=2, shards=True)
+    four = planned_as(layout)._replace(ranks_per_node=4, device=device("a100-80gb"))
+    gathered = exchange(four).sent[0]
+    assert (gathered.link, gathered.seconds) == (NETWORK, pytest.approx(gathered.num_bytes * 2 / 100e9))  # fmt: skip
+    assert network_rate(device("a100-80gb"), 1) == 25e9
+    assert network_rate(device("a100-80gb"), 16) == 200e9
+    # Parts of a model that do not fit on a node.
+    apart = four._replace(ranks_per_node=1)
+    summed = next(each for each in exchange(apart).sent if each.what == "activations summed")
+    assert (summed.link, summed.seconds) == (NETWORK, pytest.approx(summed.num_bytes / 25e9))
+
+
+@pytest.mark.parametrize("zero2", [False, True])
+def test_what_cpu_offload_copies(zero2: bool) -> None:
+    """Of 2 micro-batches on 4 shards: fp32 shards for each gather, fp32 gradients of each."""
+    layout = counted.Layout(dp=4, shards=True, zero2=zero2, update_freq=2, bf16=True)
+    planned = planned_as(layout)._replace(device=device("a100-80gb"))
+    offloads = planned._replace(settings=planned.settings._replace(cpu_offload=True))
+    plain, sent = exchange(planned).sent, exchange(offloads).sent
+    assert sent[: len(plain)] == plain
+    down, up = sent[len(plain) :]
+    dim, layers = counted.DIM, counted.LAYERS
+    of_a_layer = 12 * dim**2 + 13 * dim
+    root = (counted.VOCAB + counted.POSITIONS) * dim + 2 * dim
+    whole = layers * of_a_layer + root
+    gathered = whole + (0 if zero2 else layers * of_a_layer)
+    assert (down.num_bytes, up.num_bytes) == (2 * 4 * gathered / 4, 2 * 4 * whole / 4)
+    assert (down.link, up.link) == (HOST, HOST)
+    assert down.seconds == pytest.approx(down.num_bytes / 32e9)
+    assert 0 < up.hides_behind < down.hides_behind + up.hides_behind < 1
+    on_cpu = offloads._replace(settings=offloads.settings._replace(on_gpu=False))
+    assert exchange(on_cpu).sent == exchange(on_cpu._replace(settings=on_cpu.settings._replace(cpu_offload=False))).sent  # fmt: skip

@@ -69,6 +69,19 @@ def test_a_kept_curve_goes_on_and_a_lost_one_stands_beside_it(opened: Opened, on
     assert page.locator("#plot-lr .line .curve:not(.lost)").count() == 3  # a stop is a gap in time
 
 
+def test_along_tokens_a_curve_goes_on_as_along_updates(opened: Opened, one: Path) -> None:
+    page = opened(one)
+    page.get_by_label("tokens", exact=True).check()
+    expect(page.locator("#plot-lr .line .curve:not(.lost)")).to_have_count(1)
+    assert page.locator("#plot-loss .mark.start").count() == 3
+    page.locator("#plot-gnorm input").focus()
+    page.keyboard.press("Tab")
+    slider = page.get_by_role("slider", name="Gradient norm: values along the run")
+    expect(slider).to_have_attribute("aria-valuetext", re.compile(r"^[0-9.]+k? tokens, gradient norm 13.88$"))  # fmt: skip
+    page.locator("#plot-loss summary").click()
+    expect(page.locator("#plot-loss .values th").first).to_have_text("tokens")
+
+
 def test_marks_stand_at_what_happened_and_can_be_hidden(opened: Opened, one: Path) -> None:
     page = opened(one)
     counts = {kind: page.locator(f"#plot-loss .mark.{kind}").count() for kind in ("start", "stop", "spike", "save", "change", "note")}  # fmt: skip

@@ -44,6 +44,22 @@ def test_columns_say_where_and_whether_kept(usual: Account) -> None:
     assert "loss_scale" not in columns
 
 
+def test_tokens_are_those_of_the_way_to_an_update(eventful: Account) -> None:
+    """Each update has as many; what was lost stands beside what was made in its place."""
+    tables = only([eventful])["tables"]
+    columns = tables["updates"]
+    each = columns["tokens"][0] / 10
+    assert each > 0
+    assert columns["tokens"] == [each * update for update in columns["update"]]
+    assert tables["valid valid"]["tokens"] == [each * 300, each * 400]
+    marks = {mark["text"]: mark for mark in only([eventful])["marks"]}
+    spike = next(mark for text, mark in marks.items() if text.startswith("spike"))
+    assert spike["tokens"] == each * spike["update"]
+    assert sorted({mark["tokens"] for mark in marks.values() if mark["group"] == "start"}) == [
+        0, each * 200, each * 300,
+    ]  # fmt: skip
+
+
 def test_validations_have_a_table_of_their_own(usual: Account) -> None:
     columns = only([usual])["tables"]["valid valid"]
     assert (columns["update"], columns["loss"], columns["kept"]) == ([50], [4.5], [1])
