@@ -292,7 +292,9 @@ def test_a_separator_that_a_server_shows_is_no_part_of_the_text() -> None:
     assert scored(answer, "the cat", 0) == PairAnswer(-3.0, 2, False)
 
 
-@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://a:port", "http://a b", "http://ä"])
+@pytest.mark.parametrize(
+    "url", ["http://", "http://[::1", "http://a:port", "http://a b", "http://ä"]
+)
 def test_addresses_that_are_none(pauses: list[float], url: str) -> None:
     with pytest.raises(UserError, match="`--path` must be an address such as"):
         EndpointModel(url)
@@ -303,5 +305,5 @@ def test_an_answer_without_its_texts(pauses: list[float]) -> None:
     def handle(path: str, body: Mapping[str, Any]) -> tuple[int, Any, dict[str, str]]:
         return 200, MODELS if path.endswith("models") else {"choices": [{"index": 0}]}, {}
 
-    with server(handle) as url, pytest.raises(UserError, match="as OpenAI's API does, .*text"):
+    with server(handle) as url, pytest.raises(UserError, match=r"as OpenAI's API does, .*text"):
         list(EndpointModel(url).answer([Prompt("a", {"max_new_tokens": 1})]))
