@@ -5,7 +5,7 @@
 A model of the 125M's shape with random weights answers four kinds of items of random words: pairs of sentences that
 differ in a word (as CrowS-Pairs), the last word of a passage (LAMBADA), four answers to a question (ARC), four
 endings behind a long passage (HellaSwag with examples). Both classes get the same requests in one list, and the same
---batch-size; tokenizing counts. Every answer is compared first. It takes some minutes.
+--batch-size; tokenizing counts. Every answer is compared afterwards. It takes some minutes.
 """
 
 import argparse

@@ -23,7 +23,7 @@ from metaseq_plugin.compat.errors import UserError, printable
 from metaseq_plugin.evaluate.comparing import compare
 from metaseq_plugin.evaluate.data_folder import DataFolder, MissingData
 from metaseq_plugin.evaluate.listing import listing
-from metaseq_plugin.evaluate.opening import add_model_arguments, open_model
+from metaseq_plugin.evaluate.opening import add_model_arguments, is_url, open_model
 from metaseq_plugin.evaluate.output import output_of
 from metaseq_plugin.evaluate.rank_files import are_data_ranks, met, own_device
 from metaseq_plugin.evaluate.results import Results, as_text, items_of, read_results
@@ -101,7 +101,7 @@ def measure(args: argparse.Namespace) -> None:
     options = read_options(args)
     asked, left_out = read_tasks(args, options)
     output = output_of(args.output, args.path, args.tasks)
-    if are_data_ranks(args.model_parallel_size):
+    if are_data_ranks(args.model_parallel_size) and not is_url(args.path):
         args.device = own_device(args.device)
     model = open_model(args)
     plan = Plan(

@@ -12,6 +12,7 @@ texts, and it is the same whether they are asked together, apart, or after a res
 batch in their last bits; the same requests in one call give the same bits.
 """
 
+import hashlib
 import math
 from collections import Counter
 from typing import Any, Iterator, Mapping, Optional, Sequence, Union
@@ -78,6 +79,7 @@ class LocalModel:
             "dtype": str(weight.dtype).removeprefix("torch."),
             "device": weight.device.type,
             "longest": self.longest,
+            "tokenizer": digest_of(self.tokenizer),
             "whole": self.says_of_whole,
             **(about or {}),
         }
@@ -174,6 +176,14 @@ class LocalModel:
                 f"{asked.max_new_tokens}. Set {self.longest // 2}, say."
             )
         return room
+
+
+def digest_of(tokenizer: Tokenizer) -> str:
+    """SHA-256 of a tokenizer's files and symbols: with another one, the same weights read something else."""
+    found = hashlib.sha256("\n".join(tokenizer.dictionary.symbols).encode())
+    for name, content in sorted(tokenizer.files().items()):
+        found.update(name.encode() + content)
+    return found.hexdigest()
 
 
 def answer_of(

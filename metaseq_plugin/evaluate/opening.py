@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.requests import Model
+from metaseq_plugin.generation.generator import MAX_BATCH_TOKENS
 
 VALUES_LOOKED_AT = 16  # of each tensor
 
@@ -27,7 +28,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model-parallel-size", type=int, default=1, metavar="N",
         help="devices over which each matrix is cut (1)")  # fmt: skip
     add("--batch-tokens", type=int, metavar="N",
-        help="most tokens of a batch, padding and new ones included (16,384)")  # fmt: skip
+        help=f"most tokens of a batch, padding and new ones included ({MAX_BATCH_TOKENS:,})")  # fmt: skip
     add("--trust-pickle", action="store_true",
         help="read files that can run any program on this machine")  # fmt: skip
     add("--served-model", metavar="NAME", help="of a server with several models: which")

@@ -83,7 +83,8 @@ class Model(Protocol):
 
     Attributes:
         about: what results say of it, in JSON: path, checkpoint, num_parameters, dtype, device, fingerprint
-            (of config and weights' names, sizes and first bytes), longest (tokens that it reads).
+            (of config and weights' names, shapes and first values), tokenizer (a digest), longest (tokens that it
+            reads), whole (how it reads a ``Whole``, which is part of a protocol).
     """
 
     about: Mapping[str, Any]

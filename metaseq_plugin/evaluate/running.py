@@ -35,6 +35,7 @@ from metaseq_plugin.evaluate.requests import (
     Prompt,
     PromptAnswer,
     Request,
+    Whole,
 )
 from metaseq_plugin.evaluate.results import Results, TaskResult, digest, items_of, write_results
 from metaseq_plugin.evaluate.task import Item, Measure, Options, Task
@@ -243,6 +244,13 @@ def header_of(asked: Sequence[Asked], model: Model, plan: Plan) -> Header:
     }
 
 
+def of_whole(asked: Asked, model: Model) -> Mapping[str, Any]:
+    """What a protocol must add where whole texts are read: windows and ``</s>``, which are the model's."""
+    requests = (request for item in asked.items for request in item.requests)
+    is_asked = any(isinstance(request, Whole) for request in requests)
+    return {"whole": model.about["whole"]} if is_asked else {}
+
+
 def results_of(asked: Sequence[Asked], model: Model, plan: Plan, items: ItemsFile) -> Results:
     """The figures over what is recorded."""
     tasks = {}
@@ -252,7 +260,7 @@ def results_of(asked: Sequence[Asked], model: Model, plan: Plan, items: ItemsFil
         tasks[one.task.name] = TaskResult(
             title=one.task.title,
             source=one.task.source,
-            protocol=one.protocol,
+            protocol={**one.protocol, **of_whole(one, model)},
             data=one.data,
             n=len(entries),
             ncut=sum(of.ncut for of in entries),

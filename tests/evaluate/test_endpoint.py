@@ -233,6 +233,15 @@ def test_no_more_requests_than_a_few_are_under_way(pauses: list[float]) -> None:
         (MODELS, b"<html>", "must answer in JSON"),
         ({"data": [{"id": "a"}, {"id": "b"}]}, {}, "`--served-model` must be one of a, b"),
         ({"data": []}, {}, "`--served-model` must be one of the models"),
+        ({"status": "ok"}, {}, "must answer `/v1/models` as OpenAI's API does"),
+        (["a"], {}, "must answer `/v1/models` as OpenAI's API does"),
+        (MODELS, {"content": "ab!"}, "must answer `/v1/completions` as OpenAI's API does"),
+        (MODELS, {"choices": []}, "must answer `/v1/completions` as OpenAI's API does"),
+        (
+            MODELS,
+            {"choices": [{"text": "ab!", "logprobs": {"token_logprobs": [-1.0]}}]},
+            r"must answer `/v1/completions` as OpenAI's API does, .*text_offset",
+        ),
     ],
 )
 def test_servers_that_are_no_use(
@@ -268,3 +277,33 @@ def test_a_first_token_without_score_cannot_be_asked_for() -> None:
     assert scored(echoed("ab", None), "ab", 1) == PairAnswer(-1.0, 1, True)
     with pytest.raises(UserError, match="A continuation must have at least one token"):
         scored(echoed("ab"), "ab", 2)
+
+
+def test_a_separator_that_a_server_shows_is_no_part_of_the_text() -> None:
+    """Its letters move the offsets of all that follow, and its score is none."""
+    told = {
+        "tokens": ["</s>", "the", " cat", "!"],
+        "token_logprobs": [None, -1.0, -2.0, -4.0],
+        "top_logprobs": [None, {"the": -1.0}, {" dog": -1.5}, {"!": -4.0}],
+        "text_offset": [0, 4, 7, 11],
+    }
+    answer = {"choices": [{"index": 0, "text": "the cat!", "logprobs": told}]}
+    assert scored(answer, "the cat", 3) == PairAnswer(-2.0, 1, False)
+    assert scored(answer, "the cat", 0) == PairAnswer(-3.0, 2, False)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://[::1", "http://a:port", "http://a b", "http://ä"]
+)
+def test_addresses_that_are_none(pauses: list[float], url: str) -> None:
+    with pytest.raises(UserError, match="`--path` must be an address such as"):
+        EndpointModel(url)
+    assert pauses == []
+
+
+def test_an_answer_without_its_texts(pauses: list[float]) -> None:
+    def handle(path: str, body: Mapping[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        return 200, MODELS if path.endswith("models") else {"choices": [{"index": 0}]}, {}
+
+    with server(handle) as url, pytest.raises(UserError, match=r"as OpenAI's API does, .*text"):
+        list(EndpointModel(url).answer([Prompt("a", {"max_new_tokens": 1})]))

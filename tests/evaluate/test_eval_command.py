@@ -289,3 +289,18 @@ def test_a_rank_takes_a_gpu_of_its_own(
     monkeypatch.setattr("torch.cuda.is_available", lambda: is_there)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert own_device(device) == expected
+
+
+def test_ranks_that_ask_a_server_take_no_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def opened(args: Any) -> FakeModel:
+        asked.append(args.device)
+        return FakeModel()
+
+    monkeypatch.setattr(command, "open_model", opened)
+    monkeypatch.setattr(command, "are_data_ranks", lambda size: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for path in ("http://127.0.0.1:6010", "model-hf"):
+        metaseq("tiny-pairs", "--path", path, "--data", "sets", "--output", f"{len(asked)}.json")
+    assert asked == [None, "cuda:0"]

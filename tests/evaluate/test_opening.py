@@ -53,6 +53,25 @@ def test_a_fingerprint_is_of_what_the_files_hold(folder: Path, tmp_path: Path) -
     assert opened("--path", write_model(opt, other)).about["fingerprint"] != first
 
 
+def test_another_tokenizer_is_another_model(folder: Path, tmp_path: Path) -> None:
+    """With it the same weights give other numbers, which must not be mixed with recorded ones."""
+    opt = tiny_opt(tmp_path)
+    assert opt.tokenizer is not None
+    first = opened("--path", folder).about
+    model, same, other = (tmp_path / name for name in ("model", "same", "other"))
+    for made in (model, same, other):
+        made.mkdir()
+    write_model(opt, model)
+    opt.tokenizer.save(same)
+    opt.tokenizer.save(other)
+    merges = (other / "merges.txt").read_text().splitlines(keepends=True)
+    (other / "merges.txt").write_text("".join([*merges[:-2], *reversed(merges[-2:])]))
+    assert opened("--path", model, "--tokenizer", same).about["tokenizer"] == first["tokenizer"]
+    changed = opened("--path", model, "--tokenizer", other).about
+    assert changed["fingerprint"] == first["fingerprint"]
+    assert changed["tokenizer"] != first["tokenizer"]
+
+
 def test_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = []
     monkeypatch.setattr(endpoint, "EndpointModel", lambda *given: made.append(given))

@@ -11,10 +11,11 @@ import pytest
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.data_folder import DataFolder
-from metaseq_plugin.evaluate.requests import PairAnswer
+from metaseq_plugin.evaluate.items_file import FORMAT, Entry, opened_items
+from metaseq_plugin.evaluate.requests import PairAnswer, Whole
 from metaseq_plugin.evaluate.results import Results, items_of, read_results
-from metaseq_plugin.evaluate.running import Asked, Plan, chunks, evaluate, prepare
-from metaseq_plugin.evaluate.task import Options
+from metaseq_plugin.evaluate.running import Asked, Plan, chunks, evaluate, prepare, results_of
+from metaseq_plugin.evaluate.task import Item, Options
 from metaseq_plugin.layout.peers import ALONE, Ranks
 from tests.evaluate.lookalike import (
     ROWS,
@@ -75,6 +76,23 @@ def test_chunks_hold_all_items_in_order_and_about_a_batch(asked: list[Asked]) ->
     assert len(work) > 10
     assert len({chunk.asked.task.name for chunk in work}) == 2
     assert len(list(chunks(asked, 10**9))) == 2
+
+
+def test_how_a_model_reads_whole_texts_is_part_of_their_protocol(
+    asked: list[Asked], tmp_path: Path
+) -> None:
+    """Windows and </s> before the text change perplexities, so that --compare must see them."""
+    model = FakeModel()
+    pairs, *_ = asked
+    texts = [Item("article", (Whole("the cat"),), {"half": 0})]
+    model.about = {**model.about, "whole": "windows of 96 tokens"}
+    record = {"more": 1.0, "less": 0.0, "half": 0}
+    for one, added in ((pairs, {}), (pairs._replace(items=texts), {"whole": model.about["whole"]})):
+        with opened_items(tmp_path / "out.items.jsonl", fresh=True) as items:
+            items.begin({"format": FORMAT})
+            items.append([Entry("tiny-pairs", item.id, 0, 0, record) for item in one.items])
+            (found,) = results_of([one], model, plan(tmp_path / "out.json"), items).tasks.values()
+        assert found.protocol == {**one.protocol, **added}
 
 
 @pytest.mark.parametrize("seed", range(8))
