@@ -5,7 +5,17 @@ window (``Whole``), and how a text goes on (``Prompt``). ``Model`` is whoever an
 (``model.py``), one behind HTTP (``endpoint.py``), or a test's.
 """
 
-from typing import Any, Iterator, Mapping, NamedTuple, Protocol, Sequence, Union
+from typing import (
+    Any,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Union,
+    runtime_checkable,
+)
 
 
 class Pair(NamedTuple):
@@ -83,7 +93,8 @@ class Model(Protocol):
 
     Attributes:
         about: what results say of it, in JSON: path, checkpoint, num_parameters, dtype, device, fingerprint
-            (of config and weights' names, sizes and first bytes), longest (tokens that it reads).
+            (of config and weights' names, sizes and first bytes), longest (tokens that it reads), whole (how it
+            reads a ``Whole``, which changes perplexities).
     """
 
     about: Mapping[str, Any]
@@ -94,4 +105,13 @@ class Model(Protocol):
         Raises:
             UserError: a request that this model cannot answer.
         """
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A model that can tell beforehand what it cannot answer."""
+
+    def obstacle(self, request: Request) -> Optional[str]:
+        """Why it cannot answer ``request``, in words; None: it can."""
         ...
