@@ -1,4 +1,4 @@
-"""Standard errors and intervals of figures over items.
+"""Standard errors and intervals of figures over items, perplexities, and the ranks of two samples.
 
 Legend: N items.
 """
@@ -6,6 +6,7 @@ Legend: N items.
 import math
 import random
 import statistics
+from itertools import groupby
 from typing import Callable, Optional, Sequence, TypeVar
 
 T = TypeVar("T")
@@ -46,3 +47,19 @@ def perplexity(nats: float) -> float:
         return math.exp(nats)
     except OverflowError:
         return math.inf
+
+
+def mann_whitney(sample: Sequence[float], other: Sequence[float]) -> tuple[float, int]:
+    """U of two samples (Mann and Whitney 1947), from ranks, and the sum of t^3 - t over ties of t values.
+
+    U counts the pairs of one value each in which that of ``sample`` is the greater, a tie half.
+    """
+    pooled = sorted([(value, 1) for value in sample] + [(value, 0) for value in other])
+    rank_sum, nranked, ties = 0.0, 0, 0
+    for _, group in groupby(pooled, key=lambda pair: pair[0]):
+        members = [own for _, own in group]
+        size = len(members)
+        rank_sum += sum(members) * (nranked + (size + 1) / 2)
+        nranked += size
+        ties += size**3 - size
+    return rank_sum - len(sample) * (len(sample) + 1) / 2, ties
