@@ -307,9 +307,8 @@ def figures(setting: str, group: str, records: Sequence[Record], seed: int) -> l
     parsed = [pair for pair in pairs if pair[1] is not None]
     unparsed, error = mean_and_error([float(read is None) for _, read in pairs])
     likeliest = [(row["label"], row["likeliest"][setting]) for row in records]
-    left_out = f"{len(pairs) - len(parsed)} of {len(pairs)} answers could not be read"
     return [
-        measure_f1(f"f1 {setting}", group, parsed, seed, left_out),
+        measure_f1(f"f1 {setting}", group, parsed, seed, "of answers that could be read"),
         measure_f1(f"f1 {setting} likelihood", group, likeliest, seed, "the likeliest answer"),
         Measure(f"unparsed {setting}", unparsed, error, len(pairs), group),
     ]
