@@ -209,22 +209,24 @@ def evaluate(asked: Sequence[Asked], model: Model, plan: Plan, ranks: Ranks) -> 
 
 
 def as_read(one: Asked, model: Model) -> Asked:
-    """A task as ``model`` reads it: how it reads whole texts is in the protocol of a task that asks for them.
+    """A task as ``model`` reads it: how it reads whole texts is in the protocol of a task that asks for them."""
+    if isinstance(model, Foreseeing):
+        check_answerable(one, model)
+    if any(isinstance(request, Whole) for item in one.items for request in item.requests):
+        return one._replace(protocol={**one.protocol, "whole": model.about["whole"]})
+    return one
 
-    Raises:
-        UserError: the model foresees that it cannot answer an item.
-    """
+
+def check_answerable(one: Asked, model: Foreseeing) -> None:
+    """Raises UserError where the model foresees that it cannot answer an item."""
     for item in one.items:
-        for request in item.requests if isinstance(model, Foreseeing) else ():
+        for request in item.requests:
             why = model.obstacle(request)
             if why is not None:
                 raise UserError(
                     f"`TASK` must be one that the model can answer, but of {one.task.name}, item {item.id}, {why}. "
                     "Name other tasks, or set a model that reads more."
                 )
-    if any(isinstance(request, Whole) for item in one.items for request in item.requests):
-        return one._replace(protocol={**one.protocol, "whole": model.about["whole"]})
-    return one
 
 
 def count(work: Sequence[Chunk]) -> int:
