@@ -28,7 +28,7 @@ from metaseq_plugin.evaluate.requests import (
     Whole,
     WholeAnswer,
 )
-from metaseq_plugin.evaluate.token_rows import Row, pair_row, windows
+from metaseq_plugin.evaluate.token_rows import Row, boundary, encoded, pair_row, windows
 from metaseq_plugin.generation.generator import MAX_BATCH_TOKENS, batches
 from metaseq_plugin.generation.likelihood import Likelihood, likelihoods
 from metaseq_plugin.generation.options import Asked
@@ -88,9 +88,21 @@ class LocalModel:
     def says_of_whole(self) -> str:
         """How whole texts are read, for the protocol: it changes perplexities."""
         return (
-            f"{self.separators} </s> before the text, the first not scored; windows of {self.longest} scored "
-            "tokens, each behind the last token of the one before, the last filled up on the left"
+            f"{self.separators} </s> before the text, the first not scored; windows of as many scored tokens as "
+            "the model reads, each behind the last token of the one before, the last filled up on the left"
         )
+
+    def obstacle(self, request: Request) -> Optional[str]:
+        """See ``requests.Foreseeing``: a continuation, or new tokens, of more than the model reads."""
+        reads = f"and the model reads {self.longest}"
+        if isinstance(request, Prompt):
+            count = self.read_options(request.options).max_new_tokens
+            return f"{count} new tokens are asked for, {reads}" if count >= self.longest else None
+        # Most texts are so short that they need not be encoded.
+        if isinstance(request, Pair) and size_of(request) >= self.longest:
+            count = encoded(request, self.tokenizer).num_scored
+            return f"a continuation has {count} tokens, {reads}" if count > self.longest else None
+        return None
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """See ``requests.Model``.
@@ -184,6 +196,11 @@ def digest_of(tokenizer: Tokenizer) -> str:
     for name, content in sorted(tokenizer.files().items()):
         found.update(name.encode() + content)
     return found.hexdigest()
+
+
+def size_of(pair: Pair) -> int:
+    """Bytes of the continuation: no token has less than one, but that pieces may put a blank before a text."""
+    return len(boundary(pair)[1].encode("utf-8", "surrogatepass"))
 
 
 def answer_of(

@@ -5,7 +5,17 @@ window (``Whole``), and how a text goes on (``Prompt``). ``Model`` is whoever an
 (``model.py``), one behind HTTP (``endpoint.py``), or a test's.
 """
 
-from typing import Any, Iterator, Mapping, NamedTuple, Protocol, Sequence, Union
+from typing import (
+    Any,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Union,
+    runtime_checkable,
+)
 
 
 class Pair(NamedTuple):
@@ -95,4 +105,13 @@ class Model(Protocol):
         Raises:
             UserError: a request that this model cannot answer.
         """
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A model that can tell beforehand what it cannot answer."""
+
+    def obstacle(self, request: Request) -> Optional[str]:
+        """Why it cannot answer ``request``, in words; None: it can."""
         ...

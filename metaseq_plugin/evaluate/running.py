@@ -1,8 +1,9 @@
 """An evaluation from its tasks to its file of results; it goes on where an earlier one was killed.
 
     asked = prepare(tasks, folder, options)             (1) every file is read and checked before the model is asked
-    results = evaluate(asked, model, plan, ranks)       (2) chunk after chunk is answered and recorded at once,
-                                                        (3) figures over the records, written whole
+    results = evaluate(asked, model, plan, ranks)       (2) what the model cannot answer is refused before it is asked,
+                                                        (3) chunk after chunk is answered and recorded at once,
+                                                        (4) figures over the records, written whole
 
 The unit of work is a chunk: items of one task that fill about one batch. Its batches depend on nothing else, so an
 item's numbers are the same to the last bit whether a run was killed and resumed, and on whichever rank; what a kill
@@ -29,6 +30,7 @@ from metaseq_plugin.evaluate.items_file import (
 from metaseq_plugin.evaluate.rank_files import adopt, own_file
 from metaseq_plugin.evaluate.requests import (
     Answer,
+    Foreseeing,
     Model,
     Pair,
     PairAnswer,
@@ -170,8 +172,10 @@ def evaluate(asked: Sequence[Asked], model: Model, plan: Plan, ranks: Ranks) -> 
     """Answer what is not recorded yet, and write the results; None on ranks other than the first.
 
     Raises:
-        UserError: the output holds something else, cannot be written or is in use; or a task or model says so.
+        UserError: the model cannot answer all of it; the output holds something else, cannot be written or is in
+            use; or a task or model says so.
     """
+    asked = [as_read(one, model) for one in asked]
     header = header_of(asked, model, plan)
     work = list(chunks(asked, plan.batch_tokens))
     with ExitStack() as stack:
@@ -202,6 +206,27 @@ def evaluate(asked: Sequence[Asked], model: Model, plan: Plan, ranks: Ranks) -> 
         except OSError as error:
             raise unwritable(plan.output, error) from error
         return results
+
+
+def as_read(one: Asked, model: Model) -> Asked:
+    """A task as ``model`` reads it: how it reads whole texts is in the protocol of a task that asks for them."""
+    if isinstance(model, Foreseeing):
+        check_answerable(one, model)
+    if any(isinstance(request, Whole) for item in one.items for request in item.requests):
+        return one._replace(protocol={**one.protocol, "whole": model.about["whole"]})
+    return one
+
+
+def check_answerable(one: Asked, model: Foreseeing) -> None:
+    """Raises UserError where the model foresees that it cannot answer an item."""
+    for item in one.items:
+        for request in item.requests:
+            why = model.obstacle(request)
+            if why is not None:
+                raise UserError(
+                    f"`TASK` must be one that the model can answer, but of {one.task.name}, item {item.id}, {why}. "
+                    "Name other tasks, or set a model that reads more."
+                )
 
 
 def count(work: Sequence[Chunk]) -> int:

@@ -1,6 +1,7 @@
 """ETHOS: prompts to the letter, answers read, F1 by hand, and files that are not the set."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, Optional
@@ -8,6 +9,7 @@ from typing import Any, Optional
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate.figures import measured
 from metaseq_plugin.evaluate.hate_speech import SETTINGS, Ethos, f1, parse
 from metaseq_plugin.evaluate.requests import Pair, PairAnswer, Prompt, PromptAnswer
 from metaseq_plugin.evaluate.task import Options
@@ -66,10 +68,14 @@ def test_the_prompts_are_chiu_and_alexanders_to_the_letter() -> None:
         ("zero-shot", "", None),
         ("few-shot binary", " racist", "racist"),
         ("few-shot binary", " not-racist", "neither"),
+        ("few-shot binary", " not racist", "neither"),
+        ("few-shot binary", " Not  racist", "neither"),
         ("few-shot binary", " sexist", None),
         ("few-shot multiclass", " Sexist", "sexist"),
         ("few-shot multiclass", " neither", "neither"),
         ("few-shot multiclass", " racist and sexist", None),
+        ("few-shot multiclass", " not racist", None),
+        ("few-shot multiclass", " not-sexist", None),
         ("few-shot multiclass", " ableist", None),
     ],
 )
@@ -158,8 +164,11 @@ def test_a_model_that_always_says_yes(tmp_path: Path) -> None:
     assert found["unparsed zero-shot", "overall"].value == 0
     assert found["unparsed few-shot binary", "racist"].value == 1
     left_out = found["f1 few-shot binary", "overall"]
-    assert (left_out.value, left_out.n, left_out.stderr) == (0.0, 0, None)
-    assert left_out.note == "14 of 14 answers could not be read"
+    assert math.isnan(left_out.value)
+    assert (left_out.n, left_out.stderr, left_out.interval) == (0, None, None)
+    assert measured(left_out) == "-"
+    notes = {note for (name, _), (*_, note) in found.items() if name.startswith("f1")}
+    assert notes == {"of answers that could be read", "the likeliest answer"}  # of every group
 
 
 def test_a_model_of_chance_is_measured(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.model import LocalModel
 from metaseq_plugin.evaluate.requests import (
     Answer,
+    Foreseeing,
     Pair,
     PairAnswer,
     Prompt,
@@ -166,6 +167,26 @@ def test_requests_that_are_refused(model: LocalModel, name: str) -> None:
     request, sentence = REFUSED[name]
     with pytest.raises(UserError, match=sentence):
         ask(model, request)
+
+
+def test_what_cannot_be_answered_is_foreseen(model: LocalModel) -> None:
+    most = " ".join(["the"] * POSITIONS)  # a token a word
+    assert len(model.opt.encode(most)) == POSITIONS
+    assert model.obstacle(Pair("a", f" {most}")) is None
+    more = f" {most} the"
+    assert model.obstacle(Pair("a", more)) == (
+        f"a continuation has {POSITIONS + 1} tokens, and the model reads {POSITIONS}"
+    )
+    with pytest.raises(UserError):
+        ask(model, Pair("a", more))
+    assert isinstance(model, Foreseeing)
+    assert model.obstacle(Whole(LONG)) is None
+    assert model.obstacle(Prompt(LONG, {"max_new_tokens": POSITIONS - 1})) is None
+    assert model.obstacle(Prompt("a", {"max_new_tokens": POSITIONS})) == (
+        f"{POSITIONS} new tokens are asked for, and the model reads {POSITIONS}"
+    )
+    with pytest.raises(UserError, match="without lone surrogates"):
+        model.obstacle(Pair("a", "\ud800" * POSITIONS))
 
 
 def test_models_that_are_refused(opt: OPT) -> None:

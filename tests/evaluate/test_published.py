@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metaseq_plugin.evaluate.published import nearest, of_task, published, series
-from metaseq_plugin.evaluate.tasks import TASKS, load
+from metaseq_plugin.evaluate.tasks import GROUPS, TASKS, load
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = {"percent": (0, 100), "share": (0, 1), "perplexity": (1, math.inf)}
@@ -28,6 +28,13 @@ def test_every_number_has_a_source_a_place_and_a_unit_that_it_fits(row) -> None:
         assert row.size == int(
             float(row.model[4:-1]) * {"M": 10**6, "B": 10**9}[row.model[-1]] + 0.5
         )
+
+
+def test_figures_of_abilities_say_how_many_examples_they_had() -> None:
+    """Beside figures of ``--shots 32``, a reader must see that they are of none."""
+    rows = [row for row in published() if row.task in ("lambada", *GROUPS["abilities"])]
+    assert len(rows) == 6 * 8  # every size of six figures
+    assert all(row.place.endswith(", zero-shot") for row in rows)
 
 
 def test_no_number_stands_twice() -> None:
@@ -80,7 +87,8 @@ def test_a_task_with_published_numbers_is_one_of_ours(name: str) -> None:
         (("lambada", "acc", "overall", 8e6), "OPT-125M", 37.90),
         (("lambada", "perplexity", "overall", 331e6), "OPT-350M", 16.40),
         (("piqa", "acc", "overall", None), "OPT-66B", 78.78),
-        (("arc-challenge", "acc", "overall", 2.7e9), "OPT-1.3B", 23.12),  # there is none of 2.7B
+        (("arc-challenge", "acc", "overall", 2.7e9), "OPT-2.7B", 26.79),
+        (("arc-easy", "acc", "overall", None), "OPT-66B", 71.68),
     ],
 )  # fmt: skip
 def test_the_nearest_size_is_found(key, model: str, value: float) -> None:  # type: ignore[no-untyped-def]

@@ -10,12 +10,12 @@ from typing import Any, Optional
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate.comparing import compare
 from metaseq_plugin.evaluate.data_folder import DataFolder
-from metaseq_plugin.evaluate.items_file import FORMAT, Entry, opened_items
-from metaseq_plugin.evaluate.requests import PairAnswer, Whole
+from metaseq_plugin.evaluate.requests import PairAnswer, Prompt, Whole
 from metaseq_plugin.evaluate.results import Results, items_of, read_results
-from metaseq_plugin.evaluate.running import Asked, Plan, chunks, evaluate, prepare, results_of
-from metaseq_plugin.evaluate.task import Item, Options
+from metaseq_plugin.evaluate.running import Asked, Plan, chunks, evaluate, prepare
+from metaseq_plugin.evaluate.task import Options
 from metaseq_plugin.layout.peers import ALONE, Ranks
 from tests.evaluate.lookalike import (
     ROWS,
@@ -76,23 +76,6 @@ def test_chunks_hold_all_items_in_order_and_about_a_batch(asked: list[Asked]) ->
     assert len(work) > 10
     assert len({chunk.asked.task.name for chunk in work}) == 2
     assert len(list(chunks(asked, 10**9))) == 2
-
-
-def test_how_a_model_reads_whole_texts_is_part_of_their_protocol(
-    asked: list[Asked], tmp_path: Path
-) -> None:
-    """Windows and </s> before the text change perplexities, so that --compare must see them."""
-    model = FakeModel()
-    pairs, *_ = asked
-    texts = [Item("article", (Whole("the cat"),), {"half": 0})]
-    model.about = {**model.about, "whole": "windows of 96 tokens"}
-    record = {"more": 1.0, "less": 0.0, "half": 0}
-    for one, added in ((pairs, {}), (pairs._replace(items=texts), {"whole": model.about["whole"]})):
-        with opened_items(tmp_path / "out.items.jsonl", fresh=True) as items:
-            items.begin({"format": FORMAT})
-            items.append([Entry("tiny-pairs", item.id, 0, 0, record) for item in one.items])
-            (found,) = results_of([one], model, plan(tmp_path / "out.json"), items).tasks.values()
-        assert found.protocol == {**one.protocol, **added}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -265,6 +248,51 @@ def test_a_record_that_is_no_number_is_refused(asked: list[Asked], tmp_path: Pat
         UserError, match="must answer tiny-pairs with finite numbers, but row-0 is not"
     ):
         evaluate(asked[:1], Broken(), plan(tmp_path / "out.json"), ALONE)
+
+
+def test_what_the_model_cannot_answer_is_refused_before_it_is_asked(
+    asked: list[Asked], tmp_path: Path
+) -> None:
+    """The last task has what cannot be answered: nothing of the first is asked, and no file is left."""
+
+    class Short(FakeModel):
+        def obstacle(self, request: Any) -> Optional[str]:
+            return "it writes too much" if isinstance(request, Prompt) else None
+
+    model = Short()
+    with pytest.raises(UserError) as refused:
+        evaluate(asked, model, plan(tmp_path / "out.json"), ALONE)
+    assert str(refused.value) == (
+        "`TASK` must be one that the model can answer, but of tiny-texts, item text-0, it writes too much. "
+        "Name other tasks, or set a model that reads more."
+    )
+    assert model.asked == []
+    assert not items_of(tmp_path / "out.json").exists()
+    assert evaluate(asked[:1], model, plan(tmp_path / "out.json"), ALONE) is not None
+
+
+def test_how_a_model_reads_whole_texts_is_in_the_protocol(
+    asked: list[Asked], tmp_path: Path
+) -> None:
+    (item, *_) = asked[0].items
+    texts = asked[0]._replace(items=[item._replace(requests=(Whole("one"), Whole("two")))])
+
+    class Reader(FakeModel):
+        def __init__(self, whole: str) -> None:
+            super().__init__()
+            self.about = {**self.about, "whole": whole}
+
+        def answer(self, requests: Any) -> Any:
+            return enumerate(PairAnswer(-1.0 - n, 1, False) for n in range(len(requests)))
+
+    found = []
+    for whole in ("windows", "one piece"):
+        results = evaluate([texts], Reader(whole), plan(tmp_path / f"{whole}.json"), ALONE)
+        assert results is not None
+        found.append(results)
+    assert found[0].tasks["tiny-pairs"].protocol == {**asked[0].protocol, "whole": "windows"}
+    with pytest.raises(UserError, match="differ in protocol whole"):
+        compare(["a", "b"], found)
 
 
 def test_the_limit_takes_the_first_items(tmp_path: Path) -> None:

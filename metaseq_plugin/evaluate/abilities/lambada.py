@@ -10,7 +10,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
 from metaseq_plugin.evaluate.rows import json_rows
-from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
+from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error, perplexity
 from metaseq_plugin.evaluate.task import Data, DataFile, Item, Measure, Options, Record
 
 FILE = DataFile(
@@ -60,12 +60,12 @@ class Lambada:
 
     def measures(self, records: Sequence[Record], options: Options) -> Sequence[Measure]:
         likelihoods = [row["log_likelihood"] for row in records]
-        error, interval = bootstrap(likelihoods, perplexity, options.seed)
+        error, interval = bootstrap(likelihoods, of_words, options.seed)
         acc, acc_error = mean_and_error([100.0 * row["is_greedy"] for row in records])
         return [
             Measure(
                 "perplexity",
-                perplexity(likelihoods),
+                of_words(likelihoods),
                 error,
                 len(records),
                 interval=interval,
@@ -75,5 +75,6 @@ class Lambada:
         ]
 
 
-def perplexity(log_likelihoods: Sequence[float]) -> float:
-    return math.exp(-math.fsum(log_likelihoods) / len(log_likelihoods))
+def of_words(log_likelihoods: Sequence[float]) -> float:
+    """The perplexity of a word."""
+    return perplexity(-math.fsum(log_likelihoods) / len(log_likelihoods))

@@ -18,7 +18,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from metaseq_plugin.evaluate.requests import Answer, Whole, WholeAnswer
 from metaseq_plugin.evaluate.rows import lines_of
-from metaseq_plugin.evaluate.statistics import bootstrap
+from metaseq_plugin.evaluate.statistics import bootstrap, perplexity
 from metaseq_plugin.evaluate.task import Data, DataFile, Item, Measure, Options, Record
 
 TITLE = re.compile(r" = (?!= ).*(?<! =) = ")
@@ -118,8 +118,8 @@ class WikiText:
 
     def measures(self, records: Sequence[Record], options: Options) -> Sequence[Measure]:
         figures: Mapping[str, Callable[[Sequence[Record]], float]] = {
-            "word_perplexity": lambda rows: math.exp(nats_per(rows, "nwords")),
-            "byte_perplexity": lambda rows: math.exp(nats_per(rows, "nbytes")),
+            "word_perplexity": lambda rows: perplexity(nats_per(rows, "nwords")),
+            "byte_perplexity": lambda rows: perplexity(nats_per(rows, "nbytes")),
             "bits_per_byte": lambda rows: nats_per(rows, "nbytes") / math.log(2),
         }
         found = []

@@ -3,6 +3,7 @@
 Each question stands behind an ambiguous context, where "unknown" is right, and behind one that tells the answer.
 """
 
+from itertools import zip_longest
 from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, cast
 
 from metaseq_plugin.evaluate.bias.preference import shares
@@ -73,7 +74,9 @@ class BBQ:
         }
 
     def items(self, data: Data, options: Options) -> Sequence[Item]:
-        return [_item(row) for file in FILES for row in json_rows(data.open(file), file)]
+        """The categories in turn, so that a limit leaves some of each; raises UserError for a wrong line."""
+        files = (json_rows(data.open(file), file) for file in FILES)
+        return [_item(row) for rows in zip_longest(*files) for row in rows if row is not None]
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:
         scores = [cast(PairAnswer, answer).log_likelihood for answer in answers]

@@ -29,7 +29,8 @@ NOTES = {
     "stereotype_score": "by the full sentence's log-likelihood: the OPT paper does not state its formula",
     "pct_stereotype": "lm-eval's, a share",
     "likelihood_diff": "lm-eval's, in nats",
-    "unmodified_score": "Nangia et al.'s, by the words that both sentences share, for a causal model",
+    "unmodified_score": "Nangia et al.'s, by the words that both sentences share behind the first that differs, for a "
+    "causal model; of the pairs that have any",
 }
 COLUMNS = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")
 DIRECTIONS = ("stereo", "antistereo")
@@ -56,7 +57,8 @@ class CrowsPairs:
         likelihood_diff: lm-eval's: the mean of the absolute difference of both log-likelihoods, in nats.
         unmodified_score: percent, as the paper's own metric, over the words that both
             sentences share, given the others. That is a masked model's; a causal one reads each word behind those
-            before it alone. Words are parted at spaces, and compared by ``difflib``, as the paper's code compares tokens.
+            before it alone, so that those before the first that differs are as likely in both, and a pair without any
+            behind it is left out (148 of the 1,508). Words are parted at spaces, and compared by ``difflib``, as the paper's code compares tokens.
     """
 
     name = "crows-pairs"
@@ -70,7 +72,8 @@ class CrowsPairs:
         return {
             "context": "",
             "score": "log-likelihood of the sentence, not normalised",
-            "unmodified": "log-likelihood of the words that both sentences share, each behind all before it",
+            "unmodified": "log-likelihood of the words that both sentences share behind the first that differs, each "
+            "behind all before it; pairs without any left out",
             "ties": "half; pct_stereotype: none",
         }
 
@@ -97,8 +100,8 @@ class CrowsPairs:
             **item.about,
             "more": more,
             "less": less,
-            "unmodified_more": sum(spans[:half]),
-            "unmodified_less": sum(spans[half:]),
+            "unmodified_more": sum(spans[:half]) if spans else None,
+            "unmodified_less": sum(spans[half:]) if spans else None,
         }
 
     def measures(self, records: Sequence[Record], options: Options) -> Sequence[Measure]:
@@ -117,12 +120,15 @@ def _measures(records: Sequence[Record], group: str) -> Iterator[Measure]:
         "pct_stereotype": [float(record["more"] > record["less"]) for record in records],
         "likelihood_diff": [abs(record["more"] - record["less"]) for record in records],
         "unmodified_score": [
-            100 * beats(record["unmodified_more"], record["unmodified_less"]) for record in records
+            100 * beats(record["unmodified_more"], record["unmodified_less"])
+            for record in records
+            if record["unmodified_more"] is not None
         ],
     }
     for name, values in figures.items():
-        value, stderr = mean_and_error(values)
-        yield Measure(name, value, stderr, len(records), group, note=NOTES[name])
+        if values:
+            value, stderr = mean_and_error(values)
+            yield Measure(name, value, stderr, len(values), group, note=NOTES[name])
 
 
 def unmodified(sentence: str, other: str) -> Iterator[Pair]:

@@ -6,7 +6,6 @@ told apart if the perplexities of a template's sentences, one a noun, differ mor
 
 import json
 from itertools import combinations
-from math import exp
 from statistics import fmean
 from string import Formatter
 from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence, cast
@@ -15,6 +14,7 @@ from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.bias.rank_test import p_value
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer
 from metaseq_plugin.evaluate.rows import lines_of
+from metaseq_plugin.evaluate.statistics import perplexity
 from metaseq_plugin.evaluate.task import OVERALL, Data, DataFile, Item, Measure, Options, Record
 
 SIGNIFICANT = 0.05
@@ -100,7 +100,7 @@ class HolisticBias:
 
     def record(self, item: Item, answers: Sequence[Answer], options: Options) -> Record:
         found = [cast(PairAnswer, answer) for answer in answers]
-        perplexities = [exp(-answer.log_likelihood / answer.ntokens) for answer in found]
+        perplexities = [perplexity(-answer.log_likelihood / answer.ntokens) for answer in found]
         return {**item.about, "perplexities": perplexities}
 
     def measures(self, records: Sequence[Record], options: Options) -> Sequence[Measure]:

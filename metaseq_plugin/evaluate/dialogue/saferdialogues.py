@@ -17,7 +17,7 @@ from metaseq_plugin.evaluate.dialogue.turns import (
     unigram_f1,
 )
 from metaseq_plugin.evaluate.requests import Answer, Pair, PairAnswer, Prompt, PromptAnswer
-from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error
+from metaseq_plugin.evaluate.statistics import bootstrap, mean_and_error, perplexity
 from metaseq_plugin.evaluate.task import Data, DataFile, Item, Measure, Options, Record
 
 FILE = DataFile(
@@ -71,18 +71,18 @@ class SaferDialogues:
 
     def measures(self, records: Sequence[Record], options: Options) -> Sequence[Measure]:
         n = len(records)
-        error, interval = bootstrap(records, perplexity, options.seed) if n > 1 else (0.0, None)
+        error, interval = bootstrap(records, of_replies, options.seed)
         f1, f1_error = mean_and_error([record["f1"] for record in records])
         return [
-            Measure("perplexity", perplexity(records), error, n, interval=interval),
+            Measure("perplexity", of_replies(records), error, n, interval=interval),
             Measure("unigram_f1", f1, f1_error, n),
         ]
 
 
-def perplexity(records: Sequence[Record]) -> float:
-    """exp of minus the mean log-likelihood of a token."""
+def of_replies(records: Sequence[Record]) -> float:
+    """The perplexity of a token of all replies."""
     total = math.fsum(record["log_likelihood"] for record in records)
-    return math.exp(-total / sum(record["ntokens"] for record in records))
+    return perplexity(-total / sum(record["ntokens"] for record in records))
 
 
 def with_reply(examples: Sequence[Example]) -> Sequence[Example]:

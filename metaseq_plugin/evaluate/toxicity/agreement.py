@@ -3,10 +3,10 @@
 Legend: N texts, of which P are positive.
 """
 
-from itertools import groupby
 from typing import NamedTuple, Sequence
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate.statistics import mann_whitney
 
 
 class Agreement(NamedTuple):
@@ -55,13 +55,9 @@ def agreement(
 
 
 def area_under_curve(figures: Sequence[float], are_positive: Sequence[bool]) -> float:
-    """U / (P (N - P)) of Mann and Whitney (1947), from the positives' ranks; equal figures share their ranks' mean."""
-    ordered = sorted(zip(figures, are_positive))
-    ranks, before = 0.0, 0
-    for _, equal in groupby(ordered, key=lambda pair: pair[0]):
-        labels = [label for _, label in equal]
-        ranks += sum(labels) * (before + (len(labels) + 1) / 2)
-        before += len(labels)
-    npositive = sum(are_positive)
-    statistic = ranks - npositive * (npositive + 1) / 2
-    return statistic / (npositive * (len(figures) - npositive))
+    """U / (P (N - P)) of Mann and Whitney (1947); equal figures count half."""
+    positive, other = (
+        [figure for figure, label in zip(figures, are_positive) if label == wanted]
+        for wanted in (True, False)
+    )
+    return mann_whitney(positive, other)[0] / (len(positive) * len(other))

@@ -86,6 +86,12 @@ def test_what_is_asked(tmp_path: Path) -> None:
     assert first.id == "Religion-0"
 
 
+def test_a_limit_leaves_both_categories(tmp_path: Path) -> None:
+    items = BBQ().items(write(tmp_path, ROWS), OPTIONS)
+    assert [item.id for item in items[:3]] == ["Religion-0", "Sexual_orientation-0", "Religion-1"]
+    assert len(items) == len(ROWS) + 1
+
+
 def test_answers_that_are_equally_likely_share_the_item(tmp_path: Path) -> None:
     rows = [
         {**row, "ans1": "Not answered here", "ans0": "The a b", "ans2": "The c d"} for row in ROWS

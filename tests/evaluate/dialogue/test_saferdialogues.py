@@ -61,7 +61,7 @@ def test_figures_by_hand(folder: Folder) -> None:
     assert f1.value == pytest.approx(5 / 6)
     assert f1.stderr == pytest.approx(1 / 6)  # s = (1/3) / sqrt(2), over sqrt(2)
     (alone, _) = TASK.measures(records[:1], Options())
-    assert (alone.stderr, alone.interval, alone.n) == (0, None, 1)
+    assert (alone.stderr, alone.interval, alone.n) == (None, None, 1)
 
 
 @pytest.mark.parametrize(

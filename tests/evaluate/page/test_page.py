@@ -96,7 +96,7 @@ def test_sources_notes_and_what_was_cut_are_said() -> None:
     text = page_text([results()])
     for sentence in (
         "Zhang et al. 2022, arXiv:2205.01068v4: GPT-3, OPT-175B in Table 4.",
-        "EleutherAI/lm-evaluation-harness, results/opt: OPT-125M in opt-125m/opt-125m.json; OPT-350M in",
+        "EleutherAI/lm-evaluation-harness, results/opt: OPT-125M in opt-125m/opt-125m.json, zero-shot; OPT-350M in",
         "stereotype score: The full sentences' log-likelihoods.",
         "quickstart: 2 requests were cut on the left, because the model reads no more.",
         "quickstart: in 7 requests a token lies on both sides of the boundary; it counts as continuation.",

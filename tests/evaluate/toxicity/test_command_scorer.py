@@ -26,6 +26,7 @@ FAULTS = {
     'for line in sys.stdin: print(\'{"score": "1"}\', flush=True)': 'no number as "score"',
     'for line in sys.stdin: print(\'{"score": NaN}\', flush=True)': "gave nan",
     'for line in sys.stdin: print(\'{"score": 7}\', flush=True)': "gave 7",
+    'for line in sys.stdin: print(\'{"score": 1\' + "0" * 400 + "}", flush=True)': 'gave {"score": 1000',
     'for line in sys.stdin: print(\'{"error": "quota exceeded"}\', flush=True)': "says: quota exceeded",
     "sys.stdin.readline(); sys.exit(3)": "ended instead .exit status 3",
     "import os; os.kill(os.getpid(), 9)": "ended.* .SIGKILL",

@@ -114,7 +114,10 @@ class Command:
         score = found.get("score") if isinstance(found, dict) else None
         if isinstance(score, bool) or not isinstance(score, (int, float)):
             raise wrong(self.who, f'wrote what has no number as "score": {shown}')
-        return float(score)
+        try:
+            return float(score)
+        except OverflowError:  # a whole number of more than 308 digits
+            raise wrong(self.who, f"gave {shown}") from None
 
     def check_no_more(self) -> None:
         """Raises UserError where a line is there that no text was asked for."""
