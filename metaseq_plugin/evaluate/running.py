@@ -269,13 +269,6 @@ def header_of(asked: Sequence[Asked], model: Model, plan: Plan) -> Header:
     }
 
 
-def of_whole(asked: Asked, model: Model) -> Mapping[str, Any]:
-    """What a protocol must add where whole texts are read: windows and ``</s>``, which are the model's."""
-    requests = (request for item in asked.items for request in item.requests)
-    is_asked = any(isinstance(request, Whole) for request in requests)
-    return {"whole": model.about["whole"]} if is_asked else {}
-
-
 def results_of(asked: Sequence[Asked], model: Model, plan: Plan, items: ItemsFile) -> Results:
     """The figures over what is recorded."""
     tasks = {}
@@ -285,7 +278,7 @@ def results_of(asked: Sequence[Asked], model: Model, plan: Plan, items: ItemsFil
         tasks[one.task.name] = TaskResult(
             title=one.task.title,
             source=one.task.source,
-            protocol={**one.protocol, **of_whole(one, model)},
+            protocol=one.protocol,
             data=one.data,
             n=len(entries),
             ncut=sum(of.ncut for of in entries),
