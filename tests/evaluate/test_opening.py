@@ -53,6 +53,22 @@ def test_a_fingerprint_is_of_what_the_files_hold(folder: Path, tmp_path: Path) -
     assert opened("--path", write_model(opt, other)).about["fingerprint"] != first
 
 
+def test_another_tokenizer_is_another_model(folder: Path, tmp_path: Path) -> None:
+    first, second = (
+        opened("--path", write_model(tiny_opt(tmp_path), tmp_path)).about for _ in range(2)
+    )
+    assert first["tokenizer"] == second["tokenizer"]
+    merges = tmp_path / "merges.txt"
+    merges.write_text(merges.read_text().rsplit("\n", 2)[0] + "\n")  # without its last merge
+    assert opened("--path", tmp_path).about["tokenizer"] != first["tokenizer"]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_here(folder: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"^`--device` must be .* but is {name}. Set cpu.$"):
+        opened("--path", folder, "--device", name)
+
+
 def test_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = []
     monkeypatch.setattr(endpoint, "EndpointModel", lambda *given: made.append(given))
