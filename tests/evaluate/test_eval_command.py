@@ -244,6 +244,14 @@ def test_a_file_that_is_none_of_results(home: Path, capsys: pytest.CaptureFixtur
 
 
 # part of a file of results -> what somebody made of it
+OF_TASK: dict[str, Any] = {
+    **{"title": None, "source": ["x"], "protocol": ["x"], "data": None},
+    **{"items": 1, "n": "40", "ncut": "x", "measures": {}},
+}
+OF_MEASURE: dict[str, Any] = {
+    **{"name": 3, "group": None, "note": 5},
+    **{"n": "40", "value": "high", "interval": [1]},
+}
 EDITED: dict[tuple[Any, ...], Any] = {
     ("order",): "tiny-pairs",
     ("versions",): [["torch", "2"]],
@@ -251,17 +259,9 @@ EDITED: dict[tuple[Any, ...], Any] = {
     ("model", "num_parameters"): 0,
     ("options", "limit"): "few",
     ("options", "scorer"): "lexicon",
-    **{
-        ("tasks", "tiny-pairs", part): value
-        for part, value in {
-            "title": None, "source": ["x"], "protocol": ["x"], "data": None, "items": 1, "n": "40", "ncut": "x", "measures": {},
-        }.items()
-    },
-    **{
-        ("tasks", "tiny-pairs", "measures", 0, part): value
-        for part, value in {"name": 3, "group": None, "note": 5, "n": "40", "value": "high", "interval": [1]}.items()
-    },
-}  # fmt: skip
+    **{("tasks", "tiny-pairs", part): value for part, value in OF_TASK.items()},
+    **{("tasks", "tiny-pairs", "measures", 0, part): value for part, value in OF_MEASURE.items()},
+}
 
 
 @pytest.mark.parametrize("place", EDITED, ids=lambda place: " ".join(map(str, place)))
