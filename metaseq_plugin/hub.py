@@ -78,6 +78,21 @@ def dictionary_of(model: Model) -> Dictionary:
     return numbered_dictionary(model.vocab_size)
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that is not here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(
+            f"`--device` must be cpu, cuda or cuda:N, but is {name}. Set cpu."
+        ) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"`--device` must be one of this machine's {torch.cuda.device_count()} GPUs or cpu, "
+            f"but is {name}. Set cpu."
+        )
+
+
 def tokenizer_of(model: Model) -> Optional[Tokenizer]:
     """The model's tokenizer, where its folder holds one."""
     if model.data is None or not has_tokenizer(model.data):
@@ -186,6 +201,7 @@ class OPT:
             locate(Path(path))  # before other processes are started for it
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        check_device(str(device))
         asked = {
             "path": str(path), "data": None if data is None else str(data), "device": str(device),
             "dtype": dtype, "trust_pickle": trust_pickle, "model_parallel_size": model_parallel_size,

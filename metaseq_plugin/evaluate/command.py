@@ -25,6 +25,7 @@ from metaseq_plugin.evaluate.data_folder import DataFolder, MissingData
 from metaseq_plugin.evaluate.listing import listing
 from metaseq_plugin.evaluate.opening import add_model_arguments, is_url, open_model
 from metaseq_plugin.evaluate.output import output_of
+from metaseq_plugin.evaluate.plot import check_plot, known_size, write_plot
 from metaseq_plugin.evaluate.rank_files import are_data_ranks, met, own_device
 from metaseq_plugin.evaluate.results import Results, as_text, items_of, read_results
 from metaseq_plugin.evaluate.running import Asked, Plan, evaluate, prepare
@@ -37,6 +38,8 @@ from metaseq_plugin.launch.decoding_ranks import own_rank
 
 PACKAGES = ("metaseq-plugin", "fairseq", "torch")
 DEFAULTS = Options()
+# The options that mean nothing to --compare.
+OF_MEASURING = ("tasks", "path", "data", "limit", "shots", "scorer", "output", "fresh", "json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,10 +83,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def compare_files(args: argparse.Namespace) -> None:
-    if args.tasks or args.path is not None or args.json:
+    given = [name for name in OF_MEASURING if vars(args)[name] not in (None, False, [])]
+    if given:
+        words = ", ".join("tasks" if name == "tasks" else f"--{name}" for name in given)
         raise UserError(
-            "`--compare` must come without tasks, --path and --json, but does not. Leave them out."
+            f"`--compare` must come without tasks and options of measuring, but comes with {words}. Leave it out."
         )
+    check_pictures(args)
     results = [read_results(path) for path in args.compare]
     found = compare(model_names(results), results)
     say(found.lines)
@@ -99,11 +105,14 @@ def measure(args: argparse.Namespace) -> None:
     any, share the work; (4) the first one prints.
     """
     options = read_options(args)
+    check_pictures(args)
     asked, left_out = read_tasks(args, options)
     output = output_of(args.output, args.path, args.tasks)
     if are_data_ranks(args.model_parallel_size) and not is_url(args.path):
         args.device = own_device(args.device)
     model = open_model(args)
+    if args.plot is not None:
+        known_size(model.about)
     plan = Plan(
         options=options,
         about=about(options),
@@ -187,6 +196,14 @@ def about(options: Options) -> dict[str, Any]:
     return {**vars(options), "scorer": None if scorer is None else dict(scorer.about)}
 
 
+def check_pictures(args: argparse.Namespace) -> None:
+    """Raises UserError for a page or plot that cannot be written: before anything is measured."""
+    if args.page is not None and args.page.is_dir():
+        raise UserError(f"`--page` must be a file, but {args.page} is a folder. Add a name.")
+    if args.plot is not None:
+        check_plot(args.plot)
+
+
 def write_pictures(args: argparse.Namespace, results: Sequence[Results]) -> None:
     """The page and the plot, where they are wanted."""
     if args.page is not None:
@@ -195,8 +212,6 @@ def write_pictures(args: argparse.Namespace, results: Sequence[Results]) -> None
         write_page(results, args.page)
         tell(f"page     {args.page}")
     if args.plot is not None:
-        from metaseq_plugin.evaluate.plot import write_plot
-
         write_plot(results, args.plot)
         tell(f"plot     {args.plot}")
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Iterator, Mapping, NamedTuple, Optional, Seque
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.storage.atomic import replacing
-from metaseq_plugin.storage.locks import Lock, opened, try_lock
+from metaseq_plugin.storage.locks import Lock, is_at, opened, try_lock
 
 Header = Mapping[str, Any]
 FORMAT = 1
@@ -39,6 +39,9 @@ class Entry(NamedTuple):
     def line(self) -> bytes:
         """Raises ValueError for a number that JSON does not have."""
         return as_line(self._asdict())
+
+
+OF_ENTRY: Mapping[str, type] = {"task": str, "id": str, "ncut": int, "nmerged": int, "record": dict}
 
 
 class ItemsFile:
@@ -76,7 +79,7 @@ class ItemsFile:
         row = parsed(line)
         if row is not None and isinstance(row.get("header"), dict):
             self.header = row["header"]
-        elif row is not None and self.header is not None and row.keys() == set(Entry._fields):
+        elif row is not None and self.header is not None and is_entry(row):
             self.entries[row["task"], row["id"]] = Entry(**row)
         else:
             raise UserError(
@@ -171,6 +174,12 @@ def parsed(line: bytes) -> Optional[dict[str, Any]]:
     return row if isinstance(row, dict) else None
 
 
+def is_entry(row: Mapping[str, Any]) -> bool:
+    return row.keys() == OF_ENTRY.keys() and all(
+        isinstance(row[name], kind) for name, kind in OF_ENTRY.items()
+    )
+
+
 def is_beginning(line: bytes) -> bool:
     """Whether a line without an end may be the beginning of one of ours."""
     return any(line[: len(begin)] == begin[: len(line)] for begin in (b'{"header": ', b'{"id": '))
@@ -202,6 +211,12 @@ def opened_items(path: Path, fresh: bool) -> Iterator[ItemsFile]:
             raise UserError(
                 f"`--output` must be written by one process, but another writes {path}. "
                 "Wait for it, or set another file."
+            )
+        # Whoever had it may have ended between the two, and put another in its place.
+        if not is_at(stream, path):
+            raise UserError(
+                f"`--output` must be written by one process, but another has just replaced {path}. "
+                "Give the same command again."
             )
         try:
             if fresh:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.evaluate.results import SUFFIX, digest
+from metaseq_plugin.evaluate.results import SUFFIX, digest, read_results
 from metaseq_plugin.formats.locate import IN_FOLDER, is_hf, locate
 
 FOLDER = "eval"  # in a run folder
@@ -20,7 +20,7 @@ IS_ADDRESS = re.compile(r"https?://")
 
 
 def output_of(output: Optional[Path], path: str, tasks: Sequence[str]) -> Path:
-    """The file of results; its folder is there.
+    """The file of results; its folder is there, and no other file is in its place.
 
     Args:
         output: as it was asked for.
@@ -28,8 +28,26 @@ def output_of(output: Optional[Path], path: str, tasks: Sequence[str]) -> Path:
         tasks: as they were asked for.
 
     Raises:
-        UserError: no file can be made there, or there is no model at ``path``.
+        UserError: no file can be made there, another one is there, or there is no model at ``path``.
     """
+    found = place_of(output, path, tasks)
+    check_replaced(found)
+    return found
+
+
+def check_replaced(output: Path) -> None:
+    """Refuse to replace what is no file of results: a checkpoint whose name was typed, say."""
+    if not output.exists() or (output.is_file() and output.stat().st_size == 0):
+        return
+    try:
+        read_results(output)
+    except UserError as error:
+        raise UserError(
+            f"`--output` must be new or hold results that this version knows, but {output} does not. Set another."
+        ) from error
+
+
+def place_of(output: Optional[Path], path: str, tasks: Sequence[str]) -> Path:
     if output is not None:
         if output.is_dir():
             raise UserError(f"`--output` must be a file, but {output} is a folder. Add a name.")

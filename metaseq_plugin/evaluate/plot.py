@@ -8,7 +8,7 @@ logarithmic axis. matplotlib is the extra ``plot``. The same results give the sa
 
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Optional, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.figures import parameters, spoken
@@ -49,19 +49,11 @@ def write_plot(results: Sequence[Results], path: Path) -> None:
     Raises:
         UserError: not .svg or .png, no matplotlib, a model of unknown size, nothing to draw, or a file that cannot be written.
     """
-    if path.suffix not in FORMS:
-        raise UserError(
-            f"`{OPTION}` must end in {' or '.join(FORMS)}, but is {path}. Set another name."
-        )
+    check_plot(path)
     found = panels(results)
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(
-            f"`{OPTION}` must find matplotlib, but it cannot be imported ({error}). "
-            "Install it: pip install 'metaseq-plugin[plot]'."
-        ) from error
+    import matplotlib
+    from matplotlib.figure import Figure
+
     rows = -(-len(found) // COLUMNS)
     columns = min(COLUMNS, len(found))
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
@@ -84,6 +76,32 @@ def write_plot(results: Sequence[Results], path: Path) -> None:
         ) from error
 
 
+def check_plot(path: Path) -> None:
+    """Raises UserError where no plot can be written to ``path``: before hours of measuring."""
+    if path.suffix not in FORMS:
+        raise UserError(
+            f"`{OPTION}` must end in {' or '.join(FORMS)}, but is {path}. Set another name."
+        )
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"`{OPTION}` must find matplotlib, but it cannot be imported ({error}). "
+            "Install it: pip install 'metaseq-plugin[plot]'."
+        ) from error
+
+
+def known_size(model: Mapping[str, Any]) -> int:
+    """The parameters of a model, by its ``about``; raises UserError where they are not known."""
+    size = model.get("num_parameters")
+    if not isinstance(size, int):
+        raise UserError(
+            f"`{OPTION}` must have results of models whose size is known, but that of {model.get('path')} "
+            "is not. Measure it from its files instead of through a server."
+        )
+    return size
+
+
 def panels(results: Sequence[Results]) -> list[Panel]:
     """Of every figure over all items, in the tasks' order.
 
@@ -92,12 +110,7 @@ def panels(results: Sequence[Results]) -> list[Panel]:
     """
     points: dict[tuple[str, str, str], list[Point]] = {}
     for each in results:
-        size = each.model.get("num_parameters")
-        if not isinstance(size, int):
-            raise UserError(
-                f"`{OPTION}` must have results of models whose size is known, but that of {each.model.get('path')} "
-                "is not. Measure it from its files instead of through a server."
-            )
+        size = known_size(each.model)
         for name, task in each.tasks.items():
             for measure in task.measures:
                 if measure.group == OVERALL:

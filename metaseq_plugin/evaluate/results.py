@@ -22,6 +22,19 @@ from metaseq_plugin.storage.json_lines import finite
 FORMAT = 1
 SUFFIX, ITEMS_SUFFIX = ".json", ".items.jsonl"
 MAX_BYTES = 64 * 2**20
+# Of what kind the parts of a file are, which somebody may have edited.
+KINDS: Mapping[str, type] = {
+    "model": dict,
+    "options": dict,
+    "versions": dict,
+    "left_out": dict,
+    "order": list,
+}
+OF_TASK: Mapping[str, type] = {
+    **{"title": str, "source": str, "protocol": dict, "data": dict, "items": str},
+    **{"n": int, "ncut": int, "nmerged": int, "measures": list},
+}  # fmt: skip
+OF_MEASURE: Mapping[str, type] = {"name": str, "group": str, "note": str, "n": int}
 
 
 @dataclass(frozen=True)
@@ -113,8 +126,10 @@ def read_results(path: Path) -> Results:
             raise not_results(
                 path, f"is of format {content['format']!r}, which this version does not know"
             )
+        check_kinds(content, KINDS)
+        check_told(content)
         tasks = {name: read_task(content["tasks"][name]) for name in content["order"]}
-        rest = {name: dict(content[name]) for name in ("model", "options", "versions", "left_out")}
+        rest = {name: content[name] for name in ("model", "options", "versions", "left_out")}
         return Results(**rest, tasks=tasks)
     except OSError as error:
         raise not_results(path, f"cannot be read ({error.strerror})") from error
@@ -124,13 +139,33 @@ def read_results(path: Path) -> Results:
         raise not_results(path, f"is not ({brief(str(error), 80)})") from error
 
 
+def check_kinds(content: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """Raises KeyError or TypeError for a part that is missing or of another kind."""
+    for name, kind in kinds.items():
+        if not isinstance(content[name], kind):
+            raise TypeError(f"{name} is {content[name]!r}")
+
+
+def check_told(content: Mapping[str, Any]) -> None:
+    """The same for what tables tell of the model and the options."""
+    size, limit = content["model"].get("num_parameters"), content["options"].get("limit")
+    for name, value in {"num_parameters": size, "limit": limit}.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise TypeError(f"{name} is {value!r}")
+    if not isinstance(content["options"].get("scorer") or {}, dict):
+        raise TypeError(f"scorer is {content['options']['scorer']!r}")
+    check_kinds(content["left_out"], dict.fromkeys(content["left_out"], str))
+
+
 def read_task(content: Mapping[str, Any]) -> TaskResult:
     """Raises what a wrong ``content`` leads to."""
+    check_kinds(content, OF_TASK)
     measures = tuple(read_measure(measure) for measure in content["measures"])
     return TaskResult(**{**content, "measures": measures})
 
 
 def read_measure(content: Mapping[str, Any]) -> Measure:
+    check_kinds(content, OF_MEASURE)
     measure = Measure(**content)
     interval = (
         None

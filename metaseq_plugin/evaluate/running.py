@@ -43,6 +43,7 @@ from metaseq_plugin.evaluate.results import Results, TaskResult, digest, items_o
 from metaseq_plugin.evaluate.task import Item, Measure, Options, Task
 from metaseq_plugin.layout.peers import Ranks, on_first
 
+PLACES = ("path", "checkpoint")  # where a model lies
 CHARACTERS_PER_TOKEN = 4  # of English text in OPT's tokens, about
 
 
@@ -258,10 +259,17 @@ def record(
             bar.update(len(chunk.items))
 
 
+def identity(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is; where it lies is no part of it, if its fingerprint is known."""
+    if about.get("fingerprint") is None:
+        return dict(about)
+    return {name: value for name, value in about.items() if name not in PLACES}
+
+
 def header_of(asked: Sequence[Asked], model: Model, plan: Plan) -> Header:
     return {
         "format": FORMAT,
-        "model": dict(model.about),
+        "model": identity(model.about),
         "options": dict(plan.about),
         "versions": dict(plan.versions),
         "batch_tokens": plan.batch_tokens,

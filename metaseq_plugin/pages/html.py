@@ -8,6 +8,8 @@ The page's own policy (Content-Security-Policy) lets apply and run what is in th
 else; it cannot ask any host for anything.
 """
 
+import errno
+import os
 import re
 from base64 import b64encode
 from hashlib import sha256
@@ -56,6 +58,8 @@ def write(path: Path, text: str, option: str) -> None:
         UserError: the file, which ``option`` named, cannot be written.
     """
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.replacing(path) as unfinished:
             # A lone surrogate, as in a path that is not UTF-8, is shown as an escape.

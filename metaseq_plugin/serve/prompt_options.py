@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
-import torch
-
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.formats.tensors import DTYPES
 from metaseq_plugin.generation.options import (
@@ -106,28 +104,11 @@ def check(args: argparse.Namespace, prompt: Optional[str]) -> None:
     if args.batch_size is not None and args.batch_size < 1:
         raise UserError(f"`--batch-size` must be at least 1, but is {args.batch_size}. Set 8, say.")
     check_options(given_options(args), WRITTEN)
-    if args.device is not None:
-        check_device(args.device)
 
 
 def check_options(options: Mapping[str, Any], spelled: Mapping[str, str] = SPELLED) -> None:
     """Refuse options that no model could follow."""
     read_options(options, sys.maxsize, True, spelled)
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that is not here."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(
-            f"`--device` must be cpu, cuda or cuda:N, but is {name}. Set cpu."
-        ) from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"`--device` must be one of this machine's {torch.cuda.device_count()} GPUs or cpu, "
-            f"but is {name}. Set cpu."
-        )
 
 
 def is_one_sample(options: Mapping[str, Any]) -> bool:

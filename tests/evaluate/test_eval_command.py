@@ -117,7 +117,11 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("tiny-texts", "--path", "model-hf", "--data", "sets"), "`--scorer` must say who judges"),
     (("tiny-pairs", "--path", "nowhere", "--data", "sets"), "The model must exist, but nowhere does not."),
     (("--compare", "a.json"), "a.json must be results of `metaseq eval --output`, but cannot be read"),
-    (("--compare", "a.json", "--path", "model-hf"), "`--compare` must come without tasks"),
+    (("--compare", "a.json", "--path", "model-hf"), "`--compare` must come without tasks and options of measuring, but comes with --path."),
+    (("--compare", "a.json", "--output", "b.json", "--fresh"), "`--compare` must come without tasks and options of measuring, but comes with --output, --fresh."),
+    ((*GOOD, "--output", "model-hf/config.json"), "`--output` must be new or hold results that this version knows, but model-hf/config.json does not."),
+    ((*GOOD, "--page", "sets"), "`--page` must be a file, but sets is a folder."),
+    ((*GOOD, "--plot", "sizes.pdf"), "`--plot` must end in .svg or .png, but is sizes.pdf."),
 ]  # fmt: skip
 
 
@@ -237,6 +241,58 @@ def test_a_file_that_is_none_of_results(home: Path, capsys: pytest.CaptureFixtur
         Path("bad.json").write_text(content)
         assert metaseq("--compare", "bad.json", "bad.json") == 2
         assert "bad.json must be results of `metaseq eval --output`, but" in capsys.readouterr().err
+
+
+# part of a file of results -> what somebody made of it
+OF_TASK: dict[str, Any] = {
+    **{"title": None, "source": ["x"], "protocol": ["x"], "data": None},
+    **{"items": 1, "n": "40", "ncut": "x", "measures": {}},
+}
+OF_MEASURE: dict[str, Any] = {
+    **{"name": 3, "group": None, "note": 5},
+    **{"n": "40", "value": "high", "interval": [1]},
+}
+EDITED: dict[tuple[Any, ...], Any] = {
+    ("order",): "tiny-pairs",
+    ("versions",): [["torch", "2"]],
+    ("left_out",): {"ethos": 3},
+    ("model", "num_parameters"): 0,
+    ("options", "limit"): "few",
+    ("options", "scorer"): "lexicon",
+    **{("tasks", "tiny-pairs", part): value for part, value in OF_TASK.items()},
+    **{("tasks", "tiny-pairs", "measures", 0, part): value for part, value in OF_MEASURE.items()},
+}
+
+
+@pytest.mark.parametrize("place", EDITED, ids=lambda place: " ".join(map(str, place)))
+def test_results_that_somebody_edited_are_told_and_not_shown(
+    home: Path, capsys: pytest.CaptureFixture[str], place: tuple[Any, ...]
+) -> None:
+    assert metaseq(*GOOD, "--output", "good.json") == 0
+    capsys.readouterr()
+    content = json.loads(Path("good.json").read_bytes())
+    part = content
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = EDITED[place]
+    Path("bad.json").write_text(json.dumps(content))
+    assert metaseq("--compare", "good.json", "bad.json", "--page", "page.html") == 2
+    printed, error = capsys.readouterr()
+    assert error.startswith(
+        "metaseq eval: error: bad.json must be results of `metaseq eval --output`, but is not ("
+    )
+    assert not printed
+
+
+def test_a_plot_of_a_model_of_unknown_size_is_refused_before_it_is_asked(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FakeModel()
+    model.about = {**model.about, "num_parameters": None}
+    monkeypatch.setattr(command, "open_model", lambda args: model)
+    assert metaseq(*GOOD, "--plot", "sizes.svg", "--output", "out.json") == 2
+    assert "`--plot` must have results of models whose size is known" in capsys.readouterr().err
+    assert not model.asked
 
 
 def test_the_list_names_files_and_where_to_get_them(

@@ -72,6 +72,12 @@ def test_another_tokenizer_is_another_model(folder: Path, tmp_path: Path) -> Non
     assert changed["tokenizer"] != first["tokenizer"]
 
 
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_here(folder: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"^`--device` must be .* but is {name}. Set cpu.$"):
+        opened("--path", folder, "--device", name)
+
+
 def test_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = []
     monkeypatch.setattr(endpoint, "EndpointModel", lambda *given: made.append(given))

@@ -5,11 +5,12 @@ import random
 import threading
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, BinaryIO, Optional
 
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate import items_file
 from metaseq_plugin.evaluate.comparing import compare
 from metaseq_plugin.evaluate.data_folder import DataFolder
 from metaseq_plugin.evaluate.requests import PairAnswer, Prompt, Whole
@@ -17,6 +18,8 @@ from metaseq_plugin.evaluate.results import Results, items_of, read_results
 from metaseq_plugin.evaluate.running import Asked, Plan, chunks, evaluate, prepare
 from metaseq_plugin.evaluate.task import Options
 from metaseq_plugin.layout.peers import ALONE, Ranks
+from metaseq_plugin.storage.atomic import replacing
+from metaseq_plugin.storage.locks import Lock
 from tests.evaluate.lookalike import (
     ROWS,
     FakeModel,
@@ -204,6 +207,40 @@ def test_records_of_something_else_are_refused(
     assert evaluate(asked, FakeModel(fingerprint), fresh, ALONE) is not None
 
 
+def test_a_model_that_was_moved_is_the_same_one(asked: list[Asked], tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    evaluate(asked, FakeModel(), plan(output), ALONE)
+    moved = FakeModel()
+    moved.about = {**moved.about, "path": "elsewhere/", "checkpoint": "elsewhere/best.pt"}
+    evaluate(asked, moved, plan(output), ALONE)
+    assert not moved.asked
+    served = FakeModel()
+    served.about = {**served.about, "fingerprint": None, "path": "http://a"}
+    evaluate(asked, served, plan(output, fresh=True), ALONE)
+    served.about = {**served.about, "path": "http://b"}
+    with pytest.raises(UserError, match="differs in model path"):
+        evaluate(asked, served, plan(output), ALONE)
+
+
+def test_items_that_another_process_has_just_replaced_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.items.jsonl"
+
+    def lock(stream: BinaryIO) -> Lock:
+        with replacing(path) as unfinished:
+            unfinished.write_bytes(b"")
+        return Lock.ours
+
+    monkeypatch.setattr(items_file, "try_lock", lock)
+    with (
+        pytest.raises(UserError, match="another has just replaced"),
+        items_file.opened_items(path, fresh=False),
+    ):
+        raise AssertionError("it was opened")
+    assert path.is_file()
+
+
 def test_other_items_are_refused_and_more_tasks_are_not(asked: list[Asked], tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     evaluate(asked[:1], FakeModel(), plan(output), ALONE)
@@ -224,6 +261,7 @@ def test_other_items_are_refused_and_more_tasks_are_not(asked: list[Asked], tmp_
         (b"hello\n", "has something else in line 1"),
         (b"hello", "has something else in line 1"),
         (b'{"id": "a", "ncut": 0, "nmerged": 0, "record": {}, "task": "t"}\n', "something else in line 1"),
+        (b'{"header": {}}\n{"id": "a", "ncut": "x", "nmerged": 0, "record": {}, "task": "t"}\n', "something else in line 2"),
     ],
 )  # fmt: skip
 def test_a_file_of_something_else_is_refused_and_left_as_it_is(

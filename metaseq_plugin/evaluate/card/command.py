@@ -6,7 +6,7 @@
 
 PATH is a run folder, a checkpoint, a Hugging Face folder or metaseq's files. Training, energy and carbon are the
 account of the ledger beside it (`metaseq report` shows all of it); figures are those of `metaseq eval`, with the
-published number of the nearest OPT. What is not known is said to be unknown. No weights are read.
+published number of the nearest OPT. What is not known is said to be unknown.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""What a card is about: the model on disk, its run's account, and what was measured of it. No weights are read.
+"""What a card is about: the model on disk, its run's account, and what was measured of it. Of weights, only
+the few are read by which results are known to be of this model, where there are any.
 
     facts = read_facts(Path("runs/a"), name=None, results=[Path("results.json")])
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
+from metaseq_plugin.evaluate.opening import fingerprint
 from metaseq_plugin.evaluate.output import FOLDER
 from metaseq_plugin.evaluate.results import SUFFIX, Results, read_results
 from metaseq_plugin.formats.locate import is_hf
@@ -32,6 +34,7 @@ class Facts(NamedTuple):
         account: of its run; None: no ledger is beside it.
         results: file's name -> what was measured of it; no task is in two.
         digests: file's name -> its SHA-256.
+        strangers: files of other weights or settings of the same size, by their fingerprints.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Facts(NamedTuple):
     account: Optional[Account]
     results: Mapping[str, Results]
     digests: Mapping[str, str]
+    strangers: Sequence[str]
 
 
 def read_facts(
@@ -79,6 +83,7 @@ def read_facts(
         dtypes=dtypes,
         account=None if is_hf(path) else account_of(folder),
         results=found,
+        strangers=strangers(model, found),
         digests={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
     )
 
@@ -100,6 +105,15 @@ def account_of(folder: Path) -> Optional[Account]:
             "Check its rights."
         ) from error
     return read_account(folder, launch_events)
+
+
+def strangers(model: Model, found: Mapping[str, Results]) -> list[str]:
+    """The files that say another fingerprint than that of ``model``; one of a server says none."""
+    said = {file: results.model.get("fingerprint") for file, results in found.items()}
+    if not any(said.values()):
+        return []
+    own = fingerprint(model)
+    return [file for file, their in said.items() if their not in (None, own)]
 
 
 def check_results(found: Mapping[str, Results], num_parameters: int) -> None:

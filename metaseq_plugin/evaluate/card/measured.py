@@ -102,6 +102,11 @@ def sentences(facts: Facts) -> Iterator[str]:
             "metaseq-plugin's docs/harms.md says what each measures, and what it does not."
         )
         yield "Published numbers were measured by others; their prompts, formulas and data may differ."
+    for file in facts.strangers:
+        yield (
+            f"The figures of {code(file)} were measured of other weights or settings than those here, as of an "
+            "earlier checkpoint."
+        )
     for file, results in facts.results.items():
         yield from of_results(file, results)
     yield "Memorised texts and personal data in what it writes were not measured."

@@ -10,8 +10,10 @@ import yaml
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.evaluate.card import command
+from metaseq_plugin.evaluate.opening import fingerprint
 from metaseq_plugin.evaluate.results import Results, write_results
 from metaseq_plugin.evaluate.task import Measure
+from metaseq_plugin.formats.model import read_model
 from tests.evaluate.told_results import crows_pairs, ethos, lambada, results, task
 
 
@@ -214,6 +216,14 @@ def test_without_output_it_is_printed(hf: Path, capsys: pytest.CaptureFixture[st
     command.add_arguments(parser)
     command.run(parser.parse_args([str(hf)]))
     assert capsys.readouterr().out == made(hf)
+
+
+def test_results_of_other_weights_are_named(hf: Path, num_parameters: int, tmp_path: Path) -> None:
+    ours, others = results("x", num_parameters, ethos=ethos()), results("x", num_parameters, lambada=lambada())  # fmt: skip
+    ours = replace(ours, model={**ours.model, "fingerprint": fingerprint(read_model(hf))})
+    limits = section(made(hf, "--results", *put(tmp_path, ours=ours, others=others)), "Limits")
+    assert "The figures of `others.json` were measured of other weights or settings" in limits
+    assert "The figures of `ours.json`" not in limits
 
 
 def test_what_cannot_be_is_refused(hf: Path, num_parameters: int, tmp_path: Path) -> None:

@@ -162,5 +162,7 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^`--page` must be a file that can be written, but .* Set another\.$"):  # fmt: skip
         write_page([results()], tmp_path / "file" / "page.html")
+    with pytest.raises(UserError, match="cannot \\(Is a directory\\)"):
+        write_page([results()], Path("."))
     write_page([results()], tmp_path / "new" / "page.html")
     assert (tmp_path / "new" / "page.html").read_text("utf-8").startswith("<!doctype html>")
