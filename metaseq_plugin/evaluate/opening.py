@@ -93,7 +93,6 @@ def open_local(args: argparse.Namespace) -> Model:
         "checkpoint": source.label,
         "num_parameters": sum(twin.numel() for twin in source.tensors.twins.values()),
         "fingerprint": fingerprint(source),
-        "tokenizer": None if source.data is None else tokenizer_digest(source.data),
     }
     return LocalModel(opt, args.batch_tokens, about=about)
 
@@ -117,17 +116,6 @@ def fingerprint(source: Any) -> str:
         piece = piece.narrow(twin.dim() - 1, 0, min(VALUES_LOOKED_AT, twin.shape[-1]))
         values = source.tensors.piece(name, piece).flatten().float().tolist()
         found.update(f"{name} {list(twin.shape)} {values}".encode())
-    return found.hexdigest()
-
-
-def tokenizer_digest(folder: Path) -> str:
-    """SHA-256 of the tokenizer's files in ``folder``: other ones make other tokens of the same text."""
-    from metaseq_plugin.tokenizers.open import TOKENIZER_FILES
-
-    found = hashlib.sha256()
-    for path in (folder / name for name in TOKENIZER_FILES):
-        if path.is_file():
-            found.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return found.hexdigest()
 
 
