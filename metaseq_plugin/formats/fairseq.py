@@ -132,7 +132,7 @@ def fairseq_cfg(cfg: Any, data: Path) -> Dict[str, Any]:
         convert_namespace_to_omegaconf(parsed), resolve=True, enum_to_str=True
     )
     assert isinstance(container, dict)
-    container["model"] = {**OmegaConf.to_container(cfg), "_name": arch_of(cfg)}
+    container["model"] = {**OmegaConf.to_container(cfg, enum_to_str=True), "_name": arch_of(cfg)}
     container["task"]["data"] = str(data.resolve())
     container["task"]["tokens_per_sample"] = cfg.decoder_max_positions
     return container
