@@ -4,10 +4,12 @@ the few are read by which results are known to be of this model, where there are
     facts = read_facts(Path("runs/a"), name=None, results=[Path("results.json")])
 
 (1) ``read_model`` maps the tensors: names and shapes are all that is wanted; (2) the account is that of the ledger in the
-folder of the checkpoint; (3) results are those that are named, else those that ``metaseq eval`` left in a run's folder.
+folder of the checkpoint; (3) results are those that are named, else those that ``metaseq eval`` left in a run's folder,
+of each task those of most items.
 """
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Mapping, NamedTuple, Optional, Sequence
 
@@ -63,7 +65,8 @@ def read_facts(
         data: as ``read_model`` takes it, with ``trust_pickle``.
 
     Raises:
-        UserError: no model, an unreadable ledger, or results that are none, of another model, or of one task twice.
+        UserError: no model, an unreadable ledger, or results that are none, of another model, or, where they
+            are named, of one task twice.
     """
     model = read_model(path, data, trust_pickle)
     num_parameters, dtypes = count_parameters(model.tensors.twins)
@@ -74,7 +77,11 @@ def read_facts(
         raise UserError(
             f"`--results` must be files of different names, but are {', '.join(map(str, files))}. Rename one."
         )
-    check_results(found, num_parameters)
+    check_sizes(found, num_parameters)
+    if results is None:
+        found = of_most_items(found)
+    else:
+        check_tasks(found)
     return Facts(
         name=name or folder.resolve().name,
         path=path,
@@ -116,9 +123,8 @@ def strangers(model: Model, found: Mapping[str, Results]) -> list[str]:
     return [file for file, their in said.items() if their not in (None, own)]
 
 
-def check_results(found: Mapping[str, Results], num_parameters: int) -> None:
-    """Refuse results of a model of another size, and a task that two files have."""
-    holders: dict[str, str] = {}
+def check_sizes(found: Mapping[str, Results], num_parameters: int) -> None:
+    """Refuse results of a model of another size."""
     for file, results in found.items():
         size = results.model.get("num_parameters")
         if size not in (None, num_parameters):
@@ -126,6 +132,12 @@ def check_results(found: Mapping[str, Results], num_parameters: int) -> None:
                 f"`--results` must be of this model of {num_parameters:,} parameters, but {file} is of one of "
                 f"{size:,}. Measure this one."
             )
+
+
+def check_tasks(found: Mapping[str, Results]) -> None:
+    """Refuse a task that two files have."""
+    holders: dict[str, str] = {}
+    for file, results in found.items():
         for task in results.tasks:
             if task in holders:
                 raise UserError(
@@ -133,3 +145,18 @@ def check_results(found: Mapping[str, Results], num_parameters: int) -> None:
                     "Name those that the card is to show."
                 )
             holders[task] = file
+
+
+def of_most_items(found: Mapping[str, Results]) -> dict[str, Results]:
+    """The same without tasks that another file has of more items, or, of as many, a file further down."""
+    best: dict[str, tuple[int, str]] = {}
+    for file, results in found.items():
+        for name, task in results.tasks.items():
+            best[name] = max(best.get(name, (0, "")), (task.n, file))
+    return {
+        file: replace(
+            results,
+            tasks={name: task for name, task in results.tasks.items() if best[name][1] == file},
+        )
+        for file, results in found.items()
+    }

@@ -1,6 +1,7 @@
 """The model card: what it tells of a run, of a folder without a past, and of results; and what it refuses."""
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,23 @@ def test_results_of_other_weights_are_named(hf: Path, num_parameters: int, tmp_p
     limits = section(made(hf, "--results", *put(tmp_path, ours=ours, others=others)), "Limits")
     assert "The figures of `others.json` were measured of other weights or settings" in limits
     assert "The figures of `ours.json`" not in limits
+
+
+def test_of_a_task_in_two_files_of_the_run_the_one_of_most_items_is_shown(
+    hf: Path, num_parameters: int, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(hf, tmp_path / "model"))
+    few = task(Measure("acc", 11.25, None, 20), title="LAMBADA")
+    put(
+        model / "eval",
+        harms=results("x", num_parameters, ethos=ethos(), lambada=few),
+        lambada=results("x", num_parameters, lambada=lambada()),
+        more=results("x", num_parameters, lambada=few),
+    )
+    card = made(model)
+    assert "33.25" in card
+    assert "11.25" not in card
+    assert ethos().title in card
 
 
 def test_what_cannot_be_is_refused(hf: Path, num_parameters: int, tmp_path: Path) -> None:
