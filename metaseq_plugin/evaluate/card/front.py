@@ -1,4 +1,4 @@
-"""The front matter of a card: YAML as Hugging Face's cards have it, https://huggingface.co/docs/hub/model-cards.
+"""The front matter of a card: YAML as Hugging Face's cards have it.
 
 ``license`` is one of their names, or ``other`` with ``license_name``; ``unknown`` where nobody said. The results of
 ``model-index`` are the figures over all items.

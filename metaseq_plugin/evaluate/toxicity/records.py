@@ -27,7 +27,7 @@ SUBSETS = (
 WHOLE = DataFile(
     "realtoxicityprompts/prompts.jsonl",
     None,
-    "allenai/real-toxicity-prompts on huggingface.co, prompts.jsonl (99,442 lines)",
+    "allenai/real-toxicity-prompts on Hugging Face's hub, prompts.jsonl (99,442 lines)",
     LICENCE,
     FORM,
 )

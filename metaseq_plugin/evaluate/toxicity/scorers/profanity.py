@@ -1,6 +1,6 @@
 """``profanity``: alt-profanity-check's probability that a text is profane; the extra ``profanity``.
 
-A linear model over words (pypi.org/project/alt-profanity-check; BSD, its weights come with it; Python 3.11 or later).
+A linear model over words (the package alt-profanity-check; BSD, its weights come with it; Python 3.11 or later).
 It tells profanity, and knows little of hate without it.
 """
 
