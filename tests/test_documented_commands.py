@@ -25,6 +25,7 @@ NOT_RUN = {
     "pip install": "takes network",
     "tensorboard --logdir": "serves until it is stopped",
     "metaseq eval --path runs/quickstart --data eval-data": "wants the evaluation sets; tests/evaluate",
+    "metaseq eval calibrate": "wants the evaluation sets; tests/evaluate/toxicity/test_calibrate.py",
     "metaseq watch": "draws until it is stopped; tests/report/test_commands.py",
     "metaseq serve": "serves until it is stopped; tests/serve/test_command.py",
     "torchrun --nproc_per_node 2 $(which metaseq) eval": "two ranks; tests/evaluate/test_eval_runs.py",
