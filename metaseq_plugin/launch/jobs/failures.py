@@ -27,6 +27,7 @@ HARDWARE = re.compile(
     r"CUDA error: (?:unknown error|hardware|device-side|initialization error)|NVML|"
     r"NCCL error: unhandled (?:system|cuda) error|ibv_|Input/output error|Bus error|Stale file handle"
 )
+SILENT = "it said nothing"
 OUT_OF_MEMORY = "ran out of memory: the kernel ended it by SIGKILL"
 KILLED = "was ended by SIGKILL, and the kernel has ended no process for want of memory"
 
@@ -99,7 +100,7 @@ def last_words(log: Path, begin: int) -> str:
         text = stream.read().decode("utf-8", "replace")
     lines = [RANK_PREFIX.sub("", line.strip()) for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR.match(line)]
-    return (errors or lines or ["it said nothing"])[-1][:MAX_CHARACTERS]
+    return (errors or lines or [SILENT])[-1][:MAX_CHARACTERS]
 
 
 def why(rank: int, status: int, words: str, node: str, update: int, kills: int) -> Failure:
@@ -122,6 +123,11 @@ def why(rank: int, status: int, words: str, node: str, update: int, kills: int) 
 
 
 def first_of(failures: Sequence[Failure]) -> Failure:
-    """The one that the others followed: not of a rank that lost another."""
-    own = [failure for failure in failures if not failure.is_lost_rank]
-    return (own or list(failures))[0]
+    """The one that the others followed: not of a rank that lost another.
+
+    Of ranks that ended in the same way it is one with a reason: a mistake that all meet only one of them says, which
+    need not be the first to end.
+    """
+    own = [failure for failure in failures if not failure.is_lost_rank] or list(failures)
+    alike = [failure for failure in own if failure.status == own[0].status]
+    return next((failure for failure in alike if failure.reason != SILENT), own[0])

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from metaseq_plugin.launch.jobs.failures import Failure, first_of, last_words, memory_kills, why
+from metaseq_plugin.launch.jobs.failures import (
+    SILENT,
+    Failure,
+    first_of,
+    last_words,
+    memory_kills,
+    why,
+)
 
 TRACEBACK = """\
 2026-01-01 | INFO | fairseq_cli.train | ok
@@ -61,3 +68,11 @@ def test_who_lost_a_rank_is_not_the_one_that_failed() -> None:
     own = Failure("RuntimeError: x", 1, 3)
     assert first_of([lost, own]) == own
     assert first_of([lost]) == lost
+
+
+def test_of_ranks_with_the_same_mistake_the_one_that_says_it_is_asked() -> None:
+    silent, said = Failure(SILENT, status=2, rank=1), Failure("`--arch` must be", status=2, rank=0)
+    assert first_of([silent, said]) == said
+    assert first_of([silent, silent]) == silent
+    other = Failure("ValueError: x", status=1, rank=0)
+    assert first_of([silent, other]) == silent
