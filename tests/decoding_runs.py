@@ -5,6 +5,7 @@
 Forks share what the test has imported already: four ranks start in a second.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.launch.decoding_ranks import DecodingRanks
 from tests.opt_models import config, decoder, hf_twin
-from tests.rank_runs import torchrun_environment, wait_for
+from tests.rank_runs import STUCK_SECONDS, torchrun_environment, wait_for
 
 GRACE_SECONDS = 30.0
 
@@ -38,6 +39,7 @@ def _rank(
     sys.stdout = sys.stderr = (folder / f"rank{rank}.log").open("w", buffering=1)
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stdout.fileno(), 2)
+    faulthandler.dump_traceback_later(STUCK_SECONDS)  # a rank that hangs says where
     opt = OPT.from_pretrained(path, model_parallel_size=num_ranks, **asked)
     assert rank == 0
     found = scenario(opt)

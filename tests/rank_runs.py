@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from tests.fairseq_runs import TIMEOUT_SECONDS, Ended, _child, training_arguments
 
+STUCK_SECONDS = TIMEOUT_SECONDS - 20
 GRACE_SECONDS = 30.0  # as torchrun, before it kills the rest of a run that has failed
 
 

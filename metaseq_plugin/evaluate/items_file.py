@@ -13,14 +13,13 @@ one before it is written behind it. One process writes a file; its lock says so 
 """
 
 import json
-import os
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.storage.atomic import replacing
-from metaseq_plugin.storage.locks import Lock, is_at, opened, try_lock
+from metaseq_plugin.storage.output_file import opened_output, unwritable
 
 Header = Mapping[str, Any]
 FORMAT = 1
@@ -185,13 +184,6 @@ def is_beginning(line: bytes) -> bool:
     return any(line[: len(begin)] == begin[: len(line)] for begin in (b'{"header": ', b'{"id": '))
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"`--output` must be a file that can be written, but {path} is not ({error.strerror}). "
-        "Set another, or make room; the same command then goes on."
-    )
-
-
 @contextmanager
 def opened_items(path: Path, fresh: bool) -> Iterator[ItemsFile]:
     """The file at ``path``, for this process alone; one that is new is gone again if nothing came.
@@ -202,26 +194,7 @@ def opened_items(path: Path, fresh: bool) -> Iterator[ItemsFile]:
     Raises:
         UserError: it cannot be written, another process writes it, or it holds something else.
     """
-    with ExitStack() as stack:
-        try:
-            stream = stack.enter_context(opened(path))
-        except OSError as error:
-            raise unwritable(path, error) from error
-        if try_lock(stream) is Lock.held:
-            raise UserError(
-                f"`--output` must be written by one process, but another writes {path}. "
-                "Wait for it, or set another file."
-            )
-        # Whoever had it may have ended between the two, and put another in its place.
-        if not is_at(stream, path):
-            raise UserError(
-                f"`--output` must be written by one process, but another has just replaced {path}. "
-                "Give the same command again."
-            )
-        try:
-            if fresh:
-                stream.truncate(0)
-            yield ItemsFile(path, stream)
-        finally:
-            if stream.seek(0, os.SEEK_END) == 0:
-                path.unlink(missing_ok=True)
+    with opened_output(path) as stream:
+        if fresh:
+            stream.truncate(0)
+        yield ItemsFile(path, stream)

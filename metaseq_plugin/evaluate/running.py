@@ -25,7 +25,6 @@ from metaseq_plugin.evaluate.items_file import (
     Header,
     ItemsFile,
     opened_items,
-    unwritable,
 )
 from metaseq_plugin.evaluate.rank_files import adopt, own_file
 from metaseq_plugin.evaluate.requests import (
@@ -42,6 +41,7 @@ from metaseq_plugin.evaluate.requests import (
 from metaseq_plugin.evaluate.results import Results, TaskResult, digest, items_of, write_results
 from metaseq_plugin.evaluate.task import Item, Measure, Options, Task
 from metaseq_plugin.layout.peers import Ranks, on_first
+from metaseq_plugin.storage.output_file import unwritable
 
 PLACES = ("path", "checkpoint")  # where a model lies
 CHARACTERS_PER_TOKEN = 4  # of English text in OPT's tokens, about

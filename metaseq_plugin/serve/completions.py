@@ -27,6 +27,7 @@ from metaseq_plugin.serve.protocol import (
 )
 from metaseq_plugin.serve.service import Service
 
+DONE = "[DONE]"
 SPELLED = {
     "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "num_samples": "n",
     "num_top_scores": "logprobs",
@@ -35,10 +36,32 @@ SPELLED = {
         "frequency_penalty", "prompt_presence_penalty", "prompt_frequency_penalty", "logit_bias",
     )},
 }  # fmt: skip
+# What one event of a stream holds; OpenAPI 3.2's word, which FastAPI's own event streams use in 3.1 too.
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}},
+    "oneOf": [
+        {"properties": {"data": {"const": DONE}}},
+        {
+            "properties": {
+                "data": {
+                    "contentMediaType": "application/json",
+                    "contentSchema": {
+                        "anyOf": [
+                            {"$ref": "#/components/schemas/Chunk"},
+                            {"$ref": "#/components/schemas/ErrorResponse"},
+                        ]
+                    },
+                }
+            }
+        },
+    ],
+}
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "the choices; with `stream`, events `data: ‹Chunk›` and at last `data: [DONE]`",
-        "content": {EventStream.media_type: {"schema": {"type": "string"}}},
+        "content": {EventStream.media_type: {"itemSchema": EVENT}},
     },
     **responses(400, 401, 404, 408, 413, 429, 500, 503, 504),
 }
@@ -115,7 +138,7 @@ async def events(run: Run, model: str, request: CompletionRequest) -> AsyncItera
         return
     if request.stream_options.include_usage:
         yield event(Chunk(**head, choices=[], usage=usage_of(run)).model_dump_json())
-    yield event("[DONE]")
+    yield event(DONE)
 
 
 def check_stream(request: CompletionRequest) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from metaseq_plugin.serve.protocol import Chunk
+
 DESCRIPTION = (
     "An OPT model as OpenAI's completions API, and as metaseq's service. Errors are OpenAI's."
 )
@@ -39,6 +41,11 @@ def made(app: FastAPI, needs_key: bool) -> dict[str, Any]:
             if path == "/health":
                 operation["security"] = []
     schemas = found["components"]["schemas"]
+    # FastAPI lists what a whole body may be, and a chunk is the content of an event.
+    chunk = Chunk.model_json_schema(
+        mode="serialization", ref_template="#/components/schemas/{model}"
+    )
+    schemas.update(chunk.pop("$defs"), Chunk=chunk)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -9,15 +9,14 @@ all of it: so the rest is continued in the same batches, and comes out the same 
 """
 
 import json
-import os
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Iterator, Mapping, Optional, Sequence
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.generation.completion import Completion
 from metaseq_plugin.generation.options import Prompt
-from metaseq_plugin.storage.locks import Lock, opened, try_lock
+from metaseq_plugin.storage.output_file import opened_output, unwritable
 
 BEGIN = b'{"line": '  # of every record
 
@@ -99,13 +98,6 @@ def is_torn(line: bytes) -> bool:
     return not line.endswith(b"\n") and line[: len(BEGIN)] == BEGIN[: len(line)]
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"`--output` must be a file that can be written, but {path} is not ({error.strerror}). "
-        "Set another, or make room; the same command then goes on."
-    )
-
-
 @contextmanager
 def opened_results(path: Path) -> Iterator[ResultsFile]:
     """The file at ``path``, for this process alone; one that is new is gone again if nothing came.
@@ -113,18 +105,5 @@ def opened_results(path: Path) -> Iterator[ResultsFile]:
     Raises:
         UserError: it cannot be written, or another process writes it.
     """
-    with ExitStack() as stack:
-        try:
-            stream = stack.enter_context(opened(path))
-        except OSError as error:
-            raise unwritable(path, error) from error
-        if try_lock(stream) is Lock.held:
-            raise UserError(
-                f"`--output` must be written by one process, but another writes {path}. "
-                "Wait for it, or set another file."
-            )
-        try:
-            yield ResultsFile(path, stream)
-        finally:
-            if stream.seek(0, os.SEEK_END) == 0:
-                path.unlink()
+    with opened_output(path) as stream:
+        yield ResultsFile(path, stream)

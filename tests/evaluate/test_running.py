@@ -5,12 +5,11 @@ import random
 import threading
 import time
 from pathlib import Path
-from typing import Any, BinaryIO, Optional
+from typing import Any, Optional
 
 import pytest
 
 from metaseq_plugin.compat.errors import UserError
-from metaseq_plugin.evaluate import items_file
 from metaseq_plugin.evaluate.comparing import compare
 from metaseq_plugin.evaluate.data_folder import DataFolder
 from metaseq_plugin.evaluate.requests import PairAnswer, Prompt, Whole
@@ -18,8 +17,6 @@ from metaseq_plugin.evaluate.results import Results, items_of, read_results
 from metaseq_plugin.evaluate.running import Asked, Plan, chunks, evaluate, prepare
 from metaseq_plugin.evaluate.task import Options
 from metaseq_plugin.layout.peers import ALONE, Ranks
-from metaseq_plugin.storage.atomic import replacing
-from metaseq_plugin.storage.locks import Lock
 from tests.evaluate.lookalike import (
     ROWS,
     FakeModel,
@@ -220,25 +217,6 @@ def test_a_model_that_was_moved_is_the_same_one(asked: list[Asked], tmp_path: Pa
     served.about = {**served.about, "path": "http://b"}
     with pytest.raises(UserError, match="differs in model path"):
         evaluate(asked, served, plan(output), ALONE)
-
-
-def test_items_that_another_process_has_just_replaced_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "out.items.jsonl"
-
-    def lock(stream: BinaryIO) -> Lock:
-        with replacing(path) as unfinished:
-            unfinished.write_bytes(b"")
-        return Lock.ours
-
-    monkeypatch.setattr(items_file, "try_lock", lock)
-    with (
-        pytest.raises(UserError, match="another has just replaced"),
-        items_file.opened_items(path, fresh=False),
-    ):
-        raise AssertionError("it was opened")
-    assert path.is_file()
 
 
 def test_other_items_are_refused_and_more_tasks_are_not(asked: list[Asked], tmp_path: Path) -> None:

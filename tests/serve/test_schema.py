@@ -10,7 +10,9 @@ import pytest
 
 from metaseq_plugin.generation.engine import Engine
 from metaseq_plugin.hub import OPT
+from metaseq_plugin.serve import completions
 from metaseq_plugin.serve.app import build_app
+from metaseq_plugin.serve.completions import event
 from metaseq_plugin.serve.loading import make_batch
 from metaseq_plugin.serve.options import Options
 from tests.serve.tiny import NAME
@@ -35,10 +37,35 @@ def schema(opt: OPT) -> Iterator[Any]:
     engine.close(drains=False)
 
 
+def test_a_stream_is_what_the_document_says(schema: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    operation = schema["/v1/completions"]["POST"]
+    asked = {"prompt": "the cat", "stream": True, "max_tokens": 3, "logprobs": 1}
+
+    def hold() -> None:
+        case = operation.Case(body=asked, media_type="application/json")
+        response = case.call()
+        assert response.headers["content-type"][0].startswith("text/event-stream")
+        case.validate_response(response, checks=checks_of(*CHECKS))
+
+    hold()
+    for right, wrong in (
+        ("text_completion", "chat"),
+        ('"choices":', '"choice":'),
+        ("[DONE]", "DONE"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                completions,
+                "event",
+                lambda text, found=right, put=wrong: event(text.replace(found, put)),
+            )
+            with pytest.raises(schemathesis.core.failures.FailureGroup, match="event"):
+                hold()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_the_document_is_true(schema: Any, mode: str) -> None:
-    schemathesis.checks.load_all_checks()
     seen: set[tuple[str, int]] = set()
     for result in schema.get_all_operations():
         operation = result.ok()
@@ -47,10 +74,15 @@ def test_the_document_is_true(schema: Any, mode: str) -> None:
     assert ("POST /v1/completions", 200 if mode == "positive" else 400) in seen
 
 
+def checks_of(*names: str) -> Any:
+    schemathesis.checks.load_all_checks()
+    return schemathesis.checks.CHECKS.get_by_names(names)
+
+
 def statuses(operation: Any, mode: str) -> set[tuple[str, int]]:
     """What was answered to requests made for ``operation``, each answer checked."""
     strict = ["negative_data_rejection"] if operation.label in STRICT else []
-    checks = schemathesis.checks.CHECKS.get_by_names([*CHECKS, *strict])
+    checks = checks_of(*CHECKS, *strict)
     seen = set()
 
     @hypothesis.settings(
