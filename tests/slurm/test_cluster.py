@@ -47,7 +47,10 @@ def test_submitit_picks_slurm_by_itself_and_returns_a_result(
     executor.update_parameters(timeout_min=5, cpus_per_task=1)
     job = executor.submit(pow, 3, 4)
     assert job.result() == 81
-    assert run("sacct", "-n", "-X", "-P", "-j", job.job_id, "--format=State").strip() == "COMPLETED"
+    books = ("sacct", "-n", "-X", "-P", "-j", job.job_id, "--format=State")
+    # The result is there before the job ends, and the books are written after.
+    assert script.wait_until(lambda: run(*books).strip() not in ("PENDING", "RUNNING"), 60)
+    assert run(*books).strip() == "COMPLETED"
 
 
 def test_every_port_is_of_the_loopback(cluster: Cluster) -> None:
