@@ -14,11 +14,10 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from metaseq_plugin.layout.piece import Piece
@@ -65,7 +64,9 @@ def blocks_of(matrix: Matrix) -> Iterator[Block]:
         row += taken
 
 
-def draw_block(seed: int, name: str, number: int, std: float, values: NDArray[np.float32]) -> None:
+def draw_block(
+    seed: int, name: str, number: int, std: float, values: "np.ndarray[Any, np.dtype[np.float32]]"
+) -> None:
     """Fill ``values``, all rows of block ``number`` of the matrix ``name``, from N(0, std²)."""
     digest = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
@@ -73,7 +74,7 @@ def draw_block(seed: int, name: str, number: int, std: float, values: NDArray[np
     np.multiply(values, np.float32(std), out=values)
 
 
-def put(values: NDArray[np.float32], held: Tensor) -> None:
+def put(values: "np.ndarray[Any, np.dtype[np.float32]]", held: Tensor) -> None:
     """Copy ``values`` into ``held``, on its device and in its type."""
     if held.device.type == "cpu" and held.dtype == torch.float32:
         np.copyto(held.numpy(), values)
