@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import List, Mapping, NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ class Spent(NamedTuple):
 
 def commands() -> Mapping[str, Mapping[str, List[str]]]:
     """What is compared -> contender -> its command."""
-    train = [sys.executable, "-m", "fairseq_cli.train"]
+    train = [str(Path(sys.executable).with_name("fairseq-train"))]
     ours = ["--user-dir", "metaseq_plugin"]
     run = list(
         map(

@@ -149,6 +149,8 @@ SEAMS = (
     Seam("fairseq_cli.train", "after", "update_clock", "telling_each_update", "validate_and_save"),
     Seam("fairseq_cli.train", "after", "update_clock", "telling_it_is_busy", "validate"),
     Seam("fairseq.checkpoint_utils", "after", "update_clock", "telling_it_is_busy", "save_checkpoint"),
+    # first_update inside recorded_run, which tells the ledger of the update before.
+    Seam("fairseq_cli.train", "after", "first_update", "having_updated", "validate_and_save"),
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_each_update", "validate_and_save"),
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_of_validation", "validate"),
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_what_was_found", "get_valid_stats"),
@@ -164,6 +166,10 @@ SEAMS = (
     Seam("fairseq.logging.progress_bar", "after", "aim_values", "telling_numbers", "AimProgressBarWrapper._log_to_aim"),
     Seam("fairseq_cli.train", "after", "trackers", "requiring_installed", "main"),
     Seam("fairseq_cli.train", "after", "quiet_start", "quietly", "main"),
+    # around all others of main, load_checkpoint and train
+    Seam("fairseq_cli.train", "after", "first_update", "clocking", "main"),
+    Seam("fairseq_cli.train", "after", "first_update", "having_loaded", "train"),
+    Seam("fairseq.checkpoint_utils", "after", "first_update", "having_built", "load_checkpoint"),
     Seam("lm_eval.models", "after", "lm_eval_command", "naming_our_model"),
     Seam("lm_eval.__main__", "after", "lm_eval_command", "in_one_sentence", "cli_evaluate"),
 )
