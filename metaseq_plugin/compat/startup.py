@@ -131,6 +131,8 @@ SEAMS = (
     Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors", "sharding", "fsdp_wrap"),
     Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"),
     Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors", "mark_copies"),
+    Seam("fairseq.distributed.utils", "after", "process_groups", "leaving_together", "distributed_main"),
+    Seam("fairseq.distributed.utils", "after", "process_groups", "leaving_alone", "call_main"),
     Seam("fairseq.distributed.utils", "after", "spawned_ranks", "passing_on", "call_main"),
     Seam("fairseq_cli.train", "after", "watched_updates", "going_back", "main"),
     Seam("fairseq_cli.train", "after", "log_lines", "metering", "main"),
