@@ -43,6 +43,7 @@ NOT_RUN = {
     "OMP_NUM_THREADS=1 python -m benchmarks.parallel": "times for minutes",
     "python -m benchmarks.data": "times for minutes",
     "python -m benchmarks.launch": "times for minutes",
+    "python -m benchmarks.start": "times for minutes",
     "OMP_NUM_THREADS=2 python -m benchmarks.ledger": "times for minutes",
     "OMP_NUM_THREADS=1 python -m benchmarks.evaluate": "times for minutes",
     "metaseq launch opt_125m --data data --save-dir runs/125m": "submits to a cluster; tests/slurm",

@@ -131,6 +131,8 @@ SEAMS = (
     Seam("fairseq.distributed.fully_sharded_data_parallel", "after", "parallel_doors", "sharding", "fsdp_wrap"),
     Seam("fairseq.models.distributed_fairseq_model", "after", "parallel_doors", "leave_sharded_alone"),
     Seam("fairseq.optim.fp16_optimizer", "after", "parallel_doors", "mark_copies"),
+    Seam("fairseq.distributed.utils", "after", "process_groups", "leaving_together", "distributed_main"),
+    Seam("fairseq.distributed.utils", "after", "process_groups", "leaving_alone", "call_main"),
     Seam("fairseq.distributed.utils", "after", "spawned_ranks", "passing_on", "call_main"),
     Seam("fairseq_cli.train", "after", "watched_updates", "going_back", "main"),
     Seam("fairseq_cli.train", "after", "log_lines", "metering", "main"),
@@ -149,6 +151,8 @@ SEAMS = (
     Seam("fairseq_cli.train", "after", "update_clock", "telling_each_update", "validate_and_save"),
     Seam("fairseq_cli.train", "after", "update_clock", "telling_it_is_busy", "validate"),
     Seam("fairseq.checkpoint_utils", "after", "update_clock", "telling_it_is_busy", "save_checkpoint"),
+    # first_update inside recorded_run, which tells the ledger of the update before.
+    Seam("fairseq_cli.train", "after", "first_update", "having_updated", "validate_and_save"),
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_each_update", "validate_and_save"),
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_of_validation", "validate"),
     Seam("fairseq_cli.train", "after", "recorded_run", "telling_what_was_found", "get_valid_stats"),
@@ -164,6 +168,10 @@ SEAMS = (
     Seam("fairseq.logging.progress_bar", "after", "aim_values", "telling_numbers", "AimProgressBarWrapper._log_to_aim"),
     Seam("fairseq_cli.train", "after", "trackers", "requiring_installed", "main"),
     Seam("fairseq_cli.train", "after", "quiet_start", "quietly", "main"),
+    # around all others of main, load_checkpoint and train
+    Seam("fairseq_cli.train", "after", "first_update", "clocking", "main"),
+    Seam("fairseq_cli.train", "after", "first_update", "having_loaded", "train"),
+    Seam("fairseq.checkpoint_utils", "after", "first_update", "having_built", "load_checkpoint"),
     Seam("lm_eval.models", "after", "lm_eval_command", "naming_our_model"),
     Seam("lm_eval.__main__", "after", "lm_eval_command", "in_one_sentence", "cli_evaluate"),
 )
