@@ -75,23 +75,24 @@ class View:
         return self.recipe.make().as_strided(*self.place)
 
 
-class Forgetting(saved_tensors_hooks):
+class Forgetting:
     """While it is entered, outputs of norms and masks of dropout are not kept for backward."""
 
     current: ClassVar[Optional["Forgetting"]] = None
 
     def __init__(self) -> None:
-        super().__init__(self._pack, self._unpack)
         # By the storage, and valid while its tensor lives: afterwards the address may be another's.
         self.recipes: dict[int, tuple[weakref.ref[Tensor], Recipe]] = {}
+        self.hooks = saved_tensors_hooks(self._pack, self._unpack)
 
     def __enter__(self) -> None:
         Forgetting.current = self
-        super().__enter__()
+        self.hooks.__enter__()
 
     def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
+        self.hooks.__exit__(*error)
         Forgetting.current = None
+        self.recipes.clear()  # it and its hooks hold each other, and must not hold activations meanwhile
 
     def tell(self, made: Tensor, recipe: Recipe) -> None:
         """``made`` is what ``recipe`` makes."""
