@@ -12,6 +12,7 @@ from metaseq_plugin.ledger.flops import (
     VOCAB_SIZE,
     megatron_flops,
     model_flops,
+    recomputed_share,
     multiplied_weights,
 )
 from metaseq_plugin.ledger.rates import device
@@ -34,19 +35,29 @@ def counted(model: opt.OPTDecoder, tokens: Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["125m", "350m", "1.3b", "6.7b", "175b"])
-@pytest.mark.parametrize(("recomputes", "dropout"), [(False, 0.1), (True, 0.1), (True, 0.0)])
+@pytest.mark.parametrize(
+    ("options", "dropout"),
+    [
+        ({}, 0.1),
+        ({"checkpoint_activations": True}, 0.1),
+        ({"checkpoint_activations": True}, 0.0),
+        ({"checkpoint_activations": True, "checkpoint_layers": 5}, 0.1),
+        ({"checkpoint_activations": True, "recompute": "selective"}, 0.1),
+    ],
+)
 def test_flops_are_those_that_pytorch_counts(
-    name: str, recomputes: bool, dropout: float, monkeypatch: pytest.MonkeyPatch
+    name: str, options: dict[str, Any], dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whether there is padding is asked of the tokens' values, which meta tensors have not.
     monkeypatch.setattr(
         opt, "positions_and_mask", lambda tokens, *_: (torch.zeros_like(tokens), None)
     )
-    settings = {"checkpoint_activations": recomputes, "dropout": dropout}
+    settings = config(f"opt_{name}", **options, dropout=dropout)
     with torch.device("meta"):
-        model = opt.OPTDecoder(config(f"opt_{name}", **settings), dictionary(VOCAB_SIZE)).train()
+        model = opt.OPTDecoder(settings, dictionary(VOCAB_SIZE)).train()
         tokens = torch.zeros(1, MAX_POSITIONS, dtype=torch.long)
-    ours = model_flops(SIZES[name], dropout=dropout).hardware(recomputes)
+    share = recomputed_share(settings, settings.decoder_layers)
+    ours = model_flops(SIZES[name], dropout=dropout).hardware(share)
     assert counted(model, tokens) == pytest.approx(ours, rel=1e-12)
 
 

@@ -84,7 +84,7 @@ def candidates(planned: Planned) -> Iterator[Planned]:
                 reshard_after_forward=zero == 3,
                 checkpoint_activations=recomputes is not None,
                 checkpoint_layers=None,
-                recompute=recomputes or settings.recompute,
+                recompute=recomputes or MemorySettings().recompute,
                 sequence_parallel=cuts,
             ),
         )
