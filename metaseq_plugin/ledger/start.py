@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from metaseq_plugin.checkpoint.run_lock import process_start
 from metaseq_plugin.compat.stop_on_signal import command_line
 from metaseq_plugin.layout.held import pieces_of
-from metaseq_plugin.ledger.flops import model_flops
+from metaseq_plugin.ledger.flops import model_flops, recomputed_share
 from metaseq_plugin.ledger.git_state import look
 from metaseq_plugin.ledger.surroundings import cpu_model, versions
 from metaseq_plugin.sizes import size_of

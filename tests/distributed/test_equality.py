@@ -94,7 +94,13 @@ VARIANTS = [
     (kind, name, extra)
     for kind in KINDS
     for name in LAYOUTS
-    for extra in (CHECKPOINTING, SEQUENCE, (*SEQUENCE, *CHECKPOINTING), SELECTIVE, (*SEQUENCE, *SELECTIVE))
+    for extra in (
+        CHECKPOINTING,
+        SEQUENCE,
+        (*SEQUENCE, *CHECKPOINTING),
+        SELECTIVE,
+        (*SEQUENCE, *SELECTIVE),
+    )
     if "tp" in name or extra in (CHECKPOINTING, SELECTIVE)
 ] + [("350m", name, ()) for name in LAYOUTS]
 

@@ -12,8 +12,8 @@ from metaseq_plugin.ledger.flops import (
     VOCAB_SIZE,
     megatron_flops,
     model_flops,
-    recomputed_share,
     multiplied_weights,
+    recomputed_share,
 )
 from metaseq_plugin.ledger.rates import device
 from metaseq_plugin.models import opt

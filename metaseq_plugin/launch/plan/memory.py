@@ -126,7 +126,14 @@ class RankPlan:
         """In the order of an update."""
         yield from self.forward()
         layers = self.shape.layers
-        turns = {layers, layers - 1, self.checkpointed + 1, self.checkpointed, self.checkpointed - 1, 1}
+        turns = {
+            layers,
+            layers - 1,
+            self.checkpointed + 1,
+            self.checkpointed,
+            self.checkpointed - 1,
+            1,
+        }
         for layer in sorted(turns, reverse=True):  # between them it is linear
             if 1 <= layer <= layers:
                 yield from self.backward(layer)
