@@ -146,6 +146,8 @@ def _model(size: OPTSize, grid: Grid, settings: MemorySettings) -> fully_sharded
         dropout=settings.dropout,
         attention_dropout=settings.attention_dropout,
         checkpoint_activations=settings.checkpoint_activations,
+        checkpoint_layers=settings.checkpoint_layers,
+        recompute=settings.recompute,
         sequence_parallel=settings.sequence_parallel,
     )
     with torch.device("meta"):
