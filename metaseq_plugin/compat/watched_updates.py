@@ -37,11 +37,8 @@ class Update:
 
     def __init__(self, trainer: Any, samples: List[Any]) -> None:
         self.trainer, self.samples = trainer, samples
+        self.number = int(trainer.get_num_updates()) + 1
         self.logged: List[Dict[str, Any]] = []  # added up, that of all data-parallel ranks
-
-    @property
-    def number(self) -> int:
-        return int(self.trainer.get_num_updates()) + 1
 
 
 class Watcher(Protocol):
@@ -49,6 +46,9 @@ class Watcher(Protocol):
 
     def measuring(self, update: Update) -> ContextManager[None]:
         """For the time of the block, ``update`` is computed."""
+
+    def may_wait(self) -> bool:
+        """Whether the update that is being measured may be judged behind its step: a finite one is made anyway."""
 
     def judge(self, update: Update, grad_norm: float) -> None:
         """Raise what is to happen with ``update``, whose gradients are known; or return, and it is made."""
@@ -65,6 +65,21 @@ _update: ContextVar[Optional[Update]] = ContextVar("update", default=None)
 def watcher() -> Optional[Any]:
     """Who watches the run that this process trains."""
     return _watcher.get()
+
+
+def update_being_made() -> Optional[Update]:
+    """As the watcher sees it; None where nobody watches."""
+    return _update.get()
+
+
+@contextmanager
+def making(update: Optional[Update]) -> Iterator[None]:
+    """Within, ``update`` is being made."""
+    token = _update.set(update)
+    try:
+        yield
+    finally:
+        _update.reset(token)
 
 
 @contextmanager
@@ -129,15 +144,13 @@ def showing_updates(train_step: Callable[..., Any]) -> Callable[..., Any]:
         if found is None:
             return train_step(trainer, samples, raise_oom)
         update = Update(trainer, samples)
-        token = _update.set(update)
-        try:
-            with found.measuring(update):
-                return train_step(trainer, samples, raise_oom)
-        except Skip:
-            pass_over(trainer)
-            return None
-        finally:
-            _update.reset(token)
+        with making(update):
+            try:
+                with found.measuring(update):
+                    return train_step(trainer, samples, raise_oom)
+            except Skip:
+                pass_over(trainer)
+                return None
 
     return wrapper
 
