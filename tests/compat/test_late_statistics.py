@@ -252,7 +252,8 @@ class Device(TorchDispatchMode):
         is_device = any(tensor in self.held for tensor in tensors)
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._local_scalar_dense.default:
-            self.reads += is_device
+            # The loss asks whether it is multiplied by 1 where asking is free.
+            self.reads += is_device and not torch._C._current_graph_task_id() >= 0
         elif func is torch.ops.aten.copy_.default and args[0] not in self.held:
             self.copies += is_device
         elif is_device:
@@ -262,7 +263,7 @@ class Device(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize(("prepare", "reads", "copies"), [(lambda: None, 6, 0), (late, 0, 1)])
+@pytest.mark.parametrize(("prepare", "reads", "copies"), [(lambda: None, 8, 0), (late, 0, 1)])
 def test_what_is_read_of_an_update(
     prepare: Callable[[], None], reads: int, copies: int, data: Path, tmp_path: Path
 ) -> None:
