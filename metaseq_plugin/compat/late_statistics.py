@@ -1,7 +1,8 @@
 """On a GPU, the numbers of an update are read while the next one is computed, not while the GPU waits for it.
 
-fairseq asks the device six times in an update of one rank what it has found: the host stands still until all that it
-has queued is done, and then the device until more is queued. Here an update is read once, behind the next one:
+The device is asked eight times in an update of one rank what it has found, by fairseq and by who watches the run: the
+host stands still until all that it has queued is done, and then the device until more is queued. Here an update is read
+once, behind the next one:
 
 (1) the norm that ``Trainer.clip_grad_norm`` finds stays where it is, and says of itself that it is finite;
 (2) ``_check_grad_norms`` looks at it on the device: an update whose norm or loss is not finite changes no weight and no
@@ -189,11 +190,11 @@ def left_unread(clip_grad_norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(clip_grad_norm)
     def wrapper(trainer: Any, clip_norm: float) -> Tensor:
         norm = clip_grad_norm(trainer, clip_norm)
+        if late_of(trainer).refuse_if is None:
+            return norm
         found, update = watcher(), update_being_made()
         must_know = found is not None and update is not None and not found.may_wait()
-        if must_know or late_of(trainer).refuse_if is None:
-            return norm
-        return norm.as_subclass(Unread)
+        return norm if must_know else norm.as_subclass(Unread)
 
     return wrapper
 

@@ -5,6 +5,7 @@
 (2) Within ``Trainer.train_step``, what the criterion logged is kept, summed over the ranks where there are several.
 (3) The trainer checks the gradient's norm before the optimizer's step. There the watcher is asked, and may raise
     ``Skip`` (nothing is changed but the number of the update), ``GoBack``, or a UserError.
+    On a GPU, where whatever the watcher finds changes no finite update, it is asked one update later (``late_statistics``).
 (4) On ``GoBack``, ``main`` begins anew in the same processes. The host loads the checkpoint that the watcher names,
     and the data go past what it says, as if the run had been started again with ``--skip-batches``.
 (5) The learning rate of an update is the schedule's, times the watcher's factor.
