@@ -50,7 +50,7 @@ class Peak:
     def __init__(self) -> None:
         self.before, self._reset = 0, torch.cuda.reset_peak_memory_stats
         self._reset()
-        torch.cuda.reset_peak_memory_stats = self._keep_and_reset
+        torch.cuda.reset_peak_memory_stats = self._keep_and_reset  # type: ignore[assignment]
 
     def _keep_and_reset(self, *device: Any) -> None:
         self.before = self.bytes

@@ -249,11 +249,9 @@ def holding(reduce_and_log: Reduce) -> Reduce:
         from fairseq.logging import metrics
 
         norms = trainer._grad_norm_buf
-        plain = [
-            value.as_subclass(Tensor) if torch.is_tensor(value) else value
-            for value in (sample_size, grad_norm)
-        ]
-        numbers = Numbers(list(logged or ()), *plain, None if norms is None else norms.clone())
+        size = sample_size.as_subclass(Tensor) if torch.is_tensor(sample_size) else sample_size
+        norm = grad_norm.as_subclass(Tensor)
+        numbers = Numbers(list(logged or ()), size, norm, None if norms is None else norms.clone())
         aggregators = tuple(name for name in metrics._active_aggregators if name != "default")
         arriving = Arriving(numbers.tensors())
         held = Held(update_being_made(), numbers, arriving, late.check, reduce_and_log, aggregators)

@@ -66,9 +66,8 @@ def test_values_are_fairseqs(frozen: bool, lost: Optional[int]) -> None:
 
 
 def test_one_call_each() -> None:
-    calls = []
+    calls, optimizer = [], optimizer_of(frozen=False, scale=1.5)
     for name in METHODS:
-        optimizer = optimizer_of(frozen=False, scale=1.5)
         with Counting() as counting:
             getattr(optimizer, name)()
         calls.append(counting.calls)
