@@ -36,6 +36,7 @@ NOT_RUN = {
     "curl http://127.0.0.1:6010/": "asks a server; tests/serve/test_examples.py",
     "from openai import": "asks a server; tests/serve/test_examples.py",
     "python -m benchmarks.train_step": "times for minutes",
+    "python -m benchmarks.gpu": "wants a GPU; tests/test_gpu_benchmark.py",
     "python -m benchmarks.decode": "times for minutes",
     "OMP_NUM_THREADS=2 python -m benchmarks.serve": "times for minutes",
     "python -m benchmarks.loss": "times for minutes",
