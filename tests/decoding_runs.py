@@ -6,20 +6,16 @@ Forks share what the test has imported already: four ranks start in a second.
 """
 
 import faulthandler
-import multiprocessing
 import os
 import pickle
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Callable
-
-import torch.distributed as dist
 
 from metaseq_plugin.hub import OPT
 from metaseq_plugin.launch.decoding_ranks import DecodingRanks
 from tests.opt_models import config, decoder, hf_twin
-from tests.rank_runs import STUCK_SECONDS, torchrun_environment, wait_for
+from tests.rank_runs import STUCK_SECONDS, fork_ranks, torchrun_environment, wait_for
 
 GRACE_SECONDS = 30.0
 
@@ -57,24 +53,18 @@ def on_ranks(
         asked: more arguments of ``from_pretrained``.
     """
     folder.mkdir(parents=True)
-    store = dist.TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
-    )
-    fork = multiprocessing.get_context("fork")
-    processes = [
-        fork.Process(
-            target=_rank, args=(rank, num_ranks, store.port, path, scenario, folder, asked)
-        )
-        for rank in range(num_ranks)
-    ]
-    for process in processes:
-        process.start()
+
+    def run(rank: int, port: int) -> None:
+        _rank(rank, num_ranks, port, path, scenario, folder, asked)
+
+    _store, processes = fork_ranks(num_ranks, run)
     in_time = wait_for(processes, GRACE_SECONDS)
+    statuses = [process.exitcode or 0 for process in processes]
     printed = [(folder / f"rank{rank}.log").read_text() for rank in range(num_ranks)]
-    assert in_time, "\n".join(printed)
+    assert in_time, "\n".join([f"{statuses} (-9: did not end)", *printed])
     found = folder / "found.pickle"
     result = pickle.loads(found.read_bytes()) if found.exists() else None
-    return [process.exitcode or 0 for process in processes], result, printed
+    return statuses, result, printed
 
 
 def counting_elements(folder: Path) -> Callable[[DecodingRanks, Any], None]:

@@ -4,13 +4,14 @@
     assert [rank.status for rank in ended] == [0, 0], ended
 
 The test itself holds the store that the ranks meet in, as torchrun's agent does: its port is free and
-stays taken, and the store outlives every rank.
+stays taken, and the store outlives every rank. It is opened once all ranks are forked (``fork_ranks``).
 """
 
 import multiprocessing
 import os
 import time
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -39,6 +40,30 @@ def torchrun_environment(rank: int, num_ranks: int, port: int) -> dict[str, str]
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
+
+
+def fork_ranks(
+    num_ranks: int, run: Callable[[int, int], None]
+) -> tuple[dist.TCPStore, list[BaseProcess]]:
+    """``run(rank, port)`` in a fork for every rank; they meet in the store, which must be kept.
+
+    The store comes last. Its thread looks up the name of each rank that connects, under a lock of the C library:
+    a rank that was forked at that moment would find the lock taken, and wait for ever when it connects itself.
+    """
+    fork = multiprocessing.get_context("fork")
+    ports = fork.SimpleQueue()
+    processes: list[BaseProcess] = [
+        fork.Process(target=lambda rank: run(rank, ports.get()), args=(rank,))
+        for rank in range(num_ranks)
+    ]
+    for process in processes:
+        process.start()
+    store = dist.TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
+    )
+    for _ in processes:
+        ports.put(store.port)
+    return store, processes
 
 
 def _rank(
@@ -87,17 +112,12 @@ def train_ranks(
     """
     save_dir.mkdir(parents=True, exist_ok=True)
     argv = [*training_arguments(data, save_dir, *options), "--distributed-backend", "gloo"]
-    store = dist.TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
-    )
     logs = [save_dir / f"train-rank{rank}.log" for rank in range(num_ranks)]
-    fork = multiprocessing.get_context("fork")
-    processes = [
-        fork.Process(target=_rank, args=(rank, num_ranks, store.port, argv, str(log), prepare))
-        for rank, log in enumerate(logs)
-    ]
-    for process in processes:
-        process.start()
+
+    def run(rank: int, port: int) -> None:
+        _rank(rank, num_ranks, port, argv, str(logs[rank]), prepare)
+
+    _store, processes = fork_ranks(num_ranks, run)
     in_time = wait_for(processes, grace)
     output = [log.read_text() for log in logs]
     assert in_time, f"fairseq-train ran longer than {TIMEOUT_SECONDS} s\n" + "\n".join(output)

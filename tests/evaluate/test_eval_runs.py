@@ -5,12 +5,10 @@ import os
 import signal
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Sequence
 
 import pytest
-import torch.distributed as dist
 
 from metaseq_plugin import cli
 from metaseq_plugin.evaluate import command
@@ -18,7 +16,7 @@ from metaseq_plugin.evaluate.results import items_of, read_results
 from tests.data.trained import write_jsonl
 from tests.evaluate.lookalike import ROWS, FakeModel, Vowels, register, write_data
 from tests.fairseq_runs import train
-from tests.rank_runs import torchrun_environment
+from tests.rank_runs import fork_ranks, torchrun_environment
 
 pytestmark = pytest.mark.slow
 FORK: Any = multiprocessing.get_context("fork")
@@ -57,8 +55,8 @@ def child(words: Sequence[str], log: Path, environment: dict[str, str]) -> None:
     os._exit(cli.main(["eval", *words]))
 
 
-def start(words: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> Any:
-    process = FORK.Process(target=child, args=(words, log, environment or {}))
+def start(words: Sequence[str], log: Path) -> Any:
+    process = FORK.Process(target=child, args=(words, log, {}))
     process.start()
     return process
 
@@ -103,14 +101,6 @@ def test_killed_twice_and_resumed_a_real_model_leaves_the_same_bytes(trained: Pa
     assert found.tasks["tiny-texts"].n == len(ROWS)
 
 
-@pytest.fixture
-def store() -> dist.TCPStore:
-    """Where ranks meet: torchrun's agent holds it, so it outlives each of them."""
-    return dist.TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
-    )
-
-
 class LostModel(FakeModel):
     """In rank 1 it takes the process down at the second chunk."""
 
@@ -120,19 +110,21 @@ class LostModel(FakeModel):
         return super().answer(requests)
 
 
-def on_ranks(words: Sequence[str], port: int) -> tuple[list[int], list[str]]:
+def on_ranks(words: Sequence[str]) -> tuple[list[int], list[str]]:
     logs = [Path(f"log{rank}") for rank in range(2)]
-    processes = [
-        start(words, log, torchrun_environment(rank, 2, port)) for rank, log in enumerate(logs)
-    ]
+
+    def run(rank: int, port: int) -> None:
+        child(words, logs[rank], torchrun_environment(rank, 2, port))
+
+    _store, processes = fork_ranks(2, run)
     return [finished(*one) for one in zip(processes, logs)], [log.read_text() for log in logs]
 
 
-def test_two_ranks_leave_the_bytes_of_one(trained: Path, store: dist.TCPStore) -> None:
+def test_two_ranks_leave_the_bytes_of_one(trained: Path) -> None:
     words = (*WORDS, "--path", "runs/a")
     log = Path("log")
     assert finished(start((*words, "--output", "whole.json"), log), log) == 0, log.read_text()
-    statuses, said = on_ranks((*words, "--output", "out.json"), store.port)
+    statuses, said = on_ranks((*words, "--output", "out.json"))
     assert statuses == [0, 0], said
     assert Path("out.json").read_bytes() == Path("whole.json").read_bytes()
     assert Path("out.items.jsonl").read_bytes() == Path("whole.items.jsonl").read_bytes()
@@ -142,13 +134,13 @@ def test_two_ranks_leave_the_bytes_of_one(trained: Path, store: dist.TCPStore) -
 
 
 def test_a_rank_that_is_lost_is_told_and_what_it_did_is_kept(
-    home: Path, store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "model-hf").mkdir()
     (home / "model-hf/config.json").write_text("{}")
     monkeypatch.setattr(command, "open_model", lambda args: LostModel())
     words = (*WORDS, "--path", "model-hf", "--output", "out.json")
-    statuses, said = on_ranks(words, store.port)
+    statuses, said = on_ranks(words)
     assert statuses == [1, -signal.SIGKILL], said
     assert said[0].splitlines()[-1] == (
         "metaseq eval: error: Another rank of this run ended, so this one must; see its output for the reason."
