@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.fit import check_finite, check_fits
 from metaseq_plugin.layout.piece import Piece
+from metaseq_plugin.modules.attention import attention
 from metaseq_plugin.modules.cached_attention import CachedAttention
 from metaseq_plugin.modules.checkpointing import Checkpointing, Recompute, checkpointing_problems
 from metaseq_plugin.modules.compile import compile_layers
@@ -184,10 +185,7 @@ class OPTAttention(JointLinear):
         if cache is not None:
             y = cache.attend(layer, q, k, v)  # (B, H, T, K)
         else:
-            dropout = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(
-                q, k, v, mask, dropout_p=dropout, is_causal=mask is None and q.size(2) > 1
-            )
+            y = attention(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
 
 

@@ -10,8 +10,9 @@ Read off ``models/opt.py`` line by line, with the tensors that each operation sa
       fc1's output, after ReLU in place                   ffn
       masks of two dropouts                               2·outside, a byte an element on a GPU
       flash attention: log-sum-exps                       4·B·H/t·T
-      attention with dropout on a CPU, in fp32: weights,
-        mask, product, for q, k, v: copies                3·4·B·H/t·T²
+      attention with dropout on a CPU, in fp32, by rows:
+        which entries stay, of those that a row sees      B·H/t·T·(T + r)/2
+        in 16 bits: weights, mask, product, and copies    3·4·B·H/t·T² + 3·4·B·H/t·T·K
 
     with --recompute selective it keeps neither outputs of norms nor masks; but what sequence parallelism gathered of
     the former, and of a layer that norms its sums (the 350M's) its input, which the layer before it made
@@ -19,7 +20,9 @@ Read off ``models/opt.py`` line by line, with the tensors that each operation sa
     the layer whose backward runs has besides
       after recomputation    fc2's output and what dropout left of it       2·outside
       at ReLU                gradients of ffn, before and after; of fc2     2·ffn + c·D·F/t
-      in attention           on a CPU: gradients of two matrices            2·4·B·H/t·T²
+      in attention           on a CPU, in fp32: weights and gradients of r  2·4·B·H/t·T·r + 5·heads
+                             rows; copies of q, k, v, the gradient (two)
+                             in 16 bits: gradients of two matrices          2·4·B·H/t·T²
 
 Compare Korthikanti et al. 2022 (arXiv:2205.05198), equation 2: 34·s·b·h bytes and 5·a·s²·b, for GELU, which keeps its
 input as well, and for attention that keeps its matrix. Here ReLU works in place and flash attention keeps no matrix.
@@ -29,6 +32,7 @@ from typing import NamedTuple
 
 from metaseq_plugin.launch.plan.memory_settings import MemorySettings
 from metaseq_plugin.launch.plan.rank_shape import RankShape
+from metaseq_plugin.modules.attention_rows import BLOCK_ELEMENTS
 
 
 class LayerActivations(NamedTuple):
@@ -82,8 +86,12 @@ def layer_activations(shape: RankShape, settings: MemorySettings) -> LayerActiva
 
 
 def _attention(shape: RankShape, settings: MemorySettings) -> tuple[int, int]:
-    """What attention keeps, and one of its matrices; flash attention has none."""
+    """What attention keeps, and what its backward makes besides the gradients; flash attention nothing."""
     if settings.on_gpu or settings.attention_dropout == 0:
         return 4 * shape.heads + 4 * shape.statistics, 0
+    if shape.compute == 4:
+        block = min(shape.scores, BLOCK_ELEMENTS)
+        kept = 4 * shape.heads + 4 * shape.statistics + (shape.scores + block) // 2
+        return kept, 2 * 4 * block + 5 * shape.heads
     in_fp32 = 4 * shape.heads // shape.compute
     return 3 * in_fp32 + shape.heads + 3 * 4 * shape.scores, 4 * shape.scores
