@@ -14,6 +14,14 @@ from typing import Any, Callable, Dict, Optional
 from metaseq_plugin.compat.parallel_doors import host_of_rank
 
 
+def wait_for_device() -> None:
+    """The host may be ahead of a GPU, which late_statistics lets it be; once a run it waits."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def process_seconds() -> float:
     """Since this process began."""
     import psutil
@@ -95,6 +103,7 @@ def having_updated(validate_and_save: Callable[..., Any]) -> Callable[..., Any]:
         clock = _clock.get()
         if clock is not None:
             _clock.set(None)
+            wait_for_device()
             clock.ends("step")
             clock.host.has_begun(clock.seconds, clock.parts)
         return validate_and_save(*args, **kwargs)
