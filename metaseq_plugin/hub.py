@@ -157,13 +157,17 @@ class OPT:
     """
 
     def __init__(
-        self, model: OPTLanguageModel, dictionary: Dictionary, tokenizer: Optional[Tokenizer]
+        self,
+        model: OPTLanguageModel,
+        dictionary: Dictionary,
+        tokenizer: Optional[Tokenizer],
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         self.model = model
         self.dictionary = dictionary
         self.tokenizer = tokenizer
         self.generator = Generator([model], dictionary)
-        self.dtype = model.output_weight.dtype
+        self.dtype = dtype or model.output_weight.dtype
         self.ranks = DecodingRanks(model.output_weight.device)
 
     @classmethod
@@ -185,8 +189,7 @@ class OPT:
                 the one the model was trained on.
             device: default: the accelerator, else the CPU.
             dtype: "float32", "float16" or "bfloat16"; default: float32 on CPUs, elsewhere as saved.
-                16 bits halve the weights. On a CPU float16 is for the weights only, which are multiplied
-                in float32; a CPU must have instructions for what is asked.
+                16 bits halve the weights. A CPU must have instructions for what is asked; of float16, see ``dtype``.
             trust_pickle: let metaseq's files hold more than plain data. Such a file can run any
                 program, so set this only if you trust who made it.
             model_parallel_size: over how many devices each matrix is cut. Under torchrun, which must
@@ -224,8 +227,7 @@ class OPT:
                 check_computed(chosen)
             dictionary, tokenizer = dictionary_of(source), tokenizer_of(source)
             model = build_model(source, dictionary, ranks.device, chosen, ranks.grid)
-            opt = cls(model, dictionary, tokenizer)
-            opt.dtype = chosen
+            opt = cls(model, dictionary, tokenizer, chosen)
         ranks.take_places([model])
         opt.ranks = ranks
         return opt

@@ -196,8 +196,9 @@ class Linear(nn.Linear):
     def hold_(self, weight: Stored) -> None:
         """Have another weight, which cannot be trained."""
         self.half_weight = weight if isinstance(weight, HalfWeight) else None
-        shown = torch.empty_like(self.weight, device="meta") if self.half_weight else weight
-        self.weight = nn.Parameter(shown, requires_grad=False)
+        if isinstance(weight, HalfWeight):
+            weight = torch.empty_like(self.weight, device="meta")
+        self.weight = nn.Parameter(weight, requires_grad=False)
 
     @torch.no_grad()
     def pack_(self) -> None:
