@@ -34,6 +34,7 @@ from metaseq_plugin.modules.attention import attention
 from metaseq_plugin.modules.cached_attention import CachedAttention
 from metaseq_plugin.modules.checkpointing import Checkpointing, Recompute, checkpointing_problems
 from metaseq_plugin.modules.compile import compile_layers
+from metaseq_plugin.modules.half_weight import HalfWeight, is_exact
 from metaseq_plugin.modules.initial_weights import fill_all
 from metaseq_plugin.modules.joint_linear import JointLinear
 from metaseq_plugin.modules.linear import Linear, linear
@@ -247,6 +248,7 @@ class OPTDecoder(FairseqDecoder):
         self.embed_positions = nn.Embedding(
             cfg.decoder_max_positions + POSITION_OFFSET, dim, self.padding_idx
         )
+        self.head: Optional[HalfWeight] = None  # the token embedding again, to be multiplied only
         has_projections = word_dim != dim
         self.project_in_dim = Linear(word_dim, dim, bias=False) if has_projections else None
         self.project_out_dim = Linear(dim, word_dim, bias=False) if has_projections else None
@@ -324,7 +326,19 @@ class OPTDecoder(FairseqDecoder):
 
     def output_layer(self, features: Tensor, **kwargs: Any) -> Tensor:
         """Features (…, E) → logits (…, V), through the token embedding itself."""
-        return linear(features, self.embed_tokens.weight)
+        return linear(features, self.embed_tokens.weight if self.head is None else self.head)
+
+    def pack_(self) -> None:
+        """Read the token embedding in 16 bits for the logits, where these hold it exactly: see ``half_weight.py``."""
+        weight = self.embed_tokens.weight
+        if self.head is None and weight.device.type == "cpu" and is_exact(weight):
+            self.head = HalfWeight(weight)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "OPTDecoder":
+        """``to``, ``half`` and the like: what was packed before is not of the new kind."""
+        self.head = None
+        super()._apply(fn, recurse)
+        return self
 
     def max_positions(self) -> int:
         """Longest input in tokens; fairseq's iterators and generators ask for it."""
