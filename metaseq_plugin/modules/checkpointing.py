@@ -83,6 +83,5 @@ def checkpointing_problems(cfg: Any) -> Iterator[str]:
             )
         if cfg.compile:
             yield (
-                "`--recompute` must be whole with --compile, but is selective. Leave "
-                "--checkpoint-activations out: compiled layers compute norms and dropout again by themselves."
+                "`--recompute` must be whole with --compile, but is selective. Set whole, or leave --compile out."
             )

@@ -20,7 +20,8 @@ once for all that ask. A gathered copy, as sequence parallelism hands on, is ano
 """
 
 import weakref
-from typing import Any, ClassVar, Optional, Union
+from contextvars import ContextVar
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,9 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """x (…, D) → (…, D)."""
         y = super().forward(x)
-        if Forgetting.current is not None:
-            Forgetting.current.tell(y, Recipe(self, x))
+        forgetting = current()
+        if forgetting is not None:
+            forgetting.tell(y, Recipe(self, x))
         return y
 
 
@@ -78,20 +80,18 @@ class View:
 class Forgetting:
     """While it is entered, outputs of norms and masks of dropout are not kept for backward."""
 
-    current: ClassVar[Optional["Forgetting"]] = None
-
     def __init__(self) -> None:
         # By the storage, and valid while its tensor lives: afterwards the address may be another's.
         self.recipes: dict[int, tuple[weakref.ref[Tensor], Recipe]] = {}
         self.hooks = saved_tensors_hooks(self._pack, self._unpack)
 
     def __enter__(self) -> None:
-        Forgetting.current = self
+        _current.set(self)
         self.hooks.__enter__()
 
     def __exit__(self, *error: object) -> None:
         self.hooks.__exit__(*error)
-        Forgetting.current = None
+        _current.set(None)
         self.recipes.clear()  # it and its hooks hold each other, and must not hold activations meanwhile
 
     def tell(self, made: Tensor, recipe: Recipe) -> None:
@@ -109,9 +109,17 @@ class Forgetting:
         return packed.make() if isinstance(packed, View) else packed
 
 
+_current: ContextVar[Optional[Forgetting]] = ContextVar("forgetting", default=None)
+
+
+def current() -> Optional[Forgetting]:
+    """What is entered; nothing is in compiled code, which is not to look."""
+    return None if torch.compiler.is_compiling() else _current.get()
+
+
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """x of any shape → the same shape: ``F.dropout``, whose mask can be forgotten."""
-    if not training or p == 0 or Forgetting.current is None:
+    if not training or p == 0 or current() is None:
         return F.dropout(x, p, training)
     result: Tensor = _ForgottenMask.apply(x, p)
     return result
