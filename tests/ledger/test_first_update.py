@@ -1,6 +1,7 @@
 """A run says, behind its first update, how long it took until then and on what."""
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +49,6 @@ def test_compiled_graphs_are_counted(
     counted: dict[str, int], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dynamo = SimpleNamespace(counters={"inductor": counted})
-    monkeypatch.setitem(first_update.sys.modules, "torch._dynamo.utils", dynamo)
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", dynamo)
     words = first_update.words(2.0, {"imports": 1.5, "step": 0.5}, first_update.compiled())
     assert words == f"first update after 2 s: imports 1.5, step 0.5{said}"
