@@ -47,9 +47,9 @@ MASKS: list[Callable[[], Optional[Tensor]]] = [lambda: None, documents]
 
 @pytest.mark.parametrize("mask", MASKS, ids=["causal", "documents"])
 def test_gradients(mask: Callable[[], Optional[Tensor]]) -> None:
-    def seeded(*qkv: Tensor) -> Tensor:
+    def seeded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         torch.manual_seed(1)
-        return dropped_attention(*qkv, mask(), 0.3)
+        return dropped_attention(q, k, v, mask(), 0.3)
 
     assert torch.autograd.gradcheck(seeded, inputs())
 
@@ -88,23 +88,29 @@ def test_the_share_that_stays(dropout: float) -> None:
 def test_recomputation_drops_the_same() -> None:
     gradients = []
     for recomputes in (False, True):
-        qkv = inputs()
+        q, k, v = inputs()
         torch.manual_seed(3)
         y = (
-            checkpoint(attention, *qkv, None, 0.3, use_reentrant=False)
+            checkpoint(attention, q, k, v, None, 0.3, use_reentrant=False)
             if recomputes
-            else attention(*qkv, None, 0.3)
+            else attention(q, k, v, None, 0.3)
         )
         torch.rand(1)  # what else draws between forward and backward
-        gradients.append(torch.autograd.grad(y.square().sum(), qkv))
+        gradients.append(torch.autograd.grad(y.square().sum(), (q, k, v)))
     assert all(torch.equal(one, other) for one, other in zip(*gradients))
 
 
 def test_no_matrix_of_all_rows_is_made() -> None:
     """Kept for the backward pass are inputs, output, a number a row, and a byte an entry."""
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
-        dropped_attention(*inputs(), None, 0.1)
+    q, k, v = inputs()
+    saved: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        saved.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        dropped_attention(q, k, v, None, 0.1)
     largest = max(x.numel() for x in saved if x.dtype != torch.bool)
     assert largest == BATCH * HEADS * TOKENS * DIM
     assert sum(x.numel() for x in saved if x.dtype == torch.bool) < 0.7 * BATCH * HEADS * TOKENS**2
