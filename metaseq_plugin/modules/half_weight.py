@@ -13,7 +13,7 @@ only, torch 2.13, pages of 2 MiB, where a sum over as many bytes of float32 took
     oneDNN's blocks, float32       18.3   25.9
     FBGEMM, held in float16        11.6   19.8
 
-Beside other work on the machine it took from 0.3 to 1.0 of the blocks' time at all numbers of rows from 1 to 1,024.
+Beside other work on the machine it took from 0.25 to 0.96 of the blocks' time at all numbers of rows from 1 to 1,024.
 
 FBGEMM's int8 took 6.9 and 10.1, but it measures one scale for the activations of all rows together: what a row is given
 would depend on the others. PyTorch's product of int8 weights and float32 (``_weight_int8pack_mm``) took 74 and 835.
