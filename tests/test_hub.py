@@ -80,7 +80,7 @@ def test_every_source_gives_the_same_model(run: Path, opt: OPT, tmp_path: Path) 
 @pytest.mark.skipif(not HAS_FBGEMM, reason="needs FBGEMM, whose blocks are of 16 bits")
 def test_float16_on_a_cpu_is_of_the_weights_only(run: Path, tmp_path: Path) -> None:
     run_convert(run, tmp_path / "half", "--to", "hf", "--dtype", "float16")
-    model = OPTForCausalLM.from_pretrained(tmp_path / "half", dtype=torch.float32)  # rounded
+    model: Any = OPTForCausalLM.from_pretrained(tmp_path / "half", dtype=torch.float32)  # rounded
     expected = model.generate(
         torch.tensor([[2, *PROMPTS[0]]]), max_new_tokens=8, min_new_tokens=8, do_sample=False,
         suppress_tokens=[1],
