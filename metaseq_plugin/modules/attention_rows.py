@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metaseq_plugin.modules.row_blocks import BLOCK_ELEMENTS
+
 # Elements of a block's scores: about what two cores' second-level caches hold in fp32.
-BLOCK_ELEMENTS = 1_048_576
 LEVELS = 1 << 16  # of a random number
 
 

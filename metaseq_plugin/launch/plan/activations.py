@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from metaseq_plugin.launch.plan.memory_settings import MemorySettings
 from metaseq_plugin.launch.plan.rank_shape import RankShape
-from metaseq_plugin.modules.attention_rows import BLOCK_ELEMENTS
+from metaseq_plugin.modules.row_blocks import BLOCK_ELEMENTS
 
 
 class LayerActivations(NamedTuple):
