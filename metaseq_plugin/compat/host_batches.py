@@ -26,6 +26,9 @@ def pinning(move_to_cuda: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(sample: Any, device: Any = None) -> Any:
         from fairseq.utils import apply_to_sample
 
+        # fairseq-eval-lm moves to the CPU, too.
+        if device is not None and torch.device(device).type != "cuda":
+            return move_to_cuda(sample, device)
         return move_to_cuda(apply_to_sample(pinned, sample), device)
 
     return wrapper

@@ -26,7 +26,6 @@ from torch.autograd.function import once_differentiable
 
 from metaseq_plugin.modules.row_blocks import BLOCK_ELEMENTS
 
-# Elements of a block's scores: about what two cores' second-level caches hold in fp32.
 LEVELS = 1 << 16  # of a random number
 
 

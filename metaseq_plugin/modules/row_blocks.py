@@ -1,5 +1,4 @@
 """How much of attention's scores ``attention_rows.py`` makes at a time; the plan of memory reads it without torch."""
 
-BLOCK_ELEMENTS = (
-    1_048_576  # of (B, H, r, T): 4 MiB in fp32, or one row of each head where that is more
-)
+# Of (B, H, r, T) in fp32: about what two cores' second-level caches hold.
+BLOCK_ELEMENTS = 1_048_576

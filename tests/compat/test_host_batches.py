@@ -21,15 +21,21 @@ def test_every_tensor_of_a_batch_is_pinned_before_it_is_moved(
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
 
     def move(sample: Any, device: Optional[Any] = None) -> Any:
-        assert device == "there"
+        assert device == "cuda:0"
         return sample
 
     sample = {"net_input": {"src_tokens": torch.arange(6)}, "target": torch.arange(3), "ntokens": 3}
-    moved = host_batches.pinning(move)(sample, "there")
+    moved = host_batches.pinning(move)(sample, "cuda:0")
     assert moved["target"] is pinned[1]
     assert moved["net_input"]["src_tokens"] is pinned[0]
     assert [tensor.tolist() for tensor in pinned] == [[0, 1, 2, 3, 4, 5], [0, 1, 2]]
     assert moved["ntokens"] == 3
+
+
+def test_what_is_moved_to_the_cpu_is_not_pinned() -> None:
+    sample = {"target": torch.arange(3)}
+    moved = host_batches.pinning(lambda given, device: given)(sample, torch.device("cpu"))
+    assert moved is sample
 
 
 def test_a_tensor_that_is_there_is_left_alone() -> None:
