@@ -46,11 +46,11 @@ class JointLinear(nn.Module):
         layers = self._layers()
         if not all(x.is_packed for x in layers) or any(x.bias.is_meta for x in layers):
             return
-        rows = torch.cat([layer.dense_weight() for layer in layers])
+        weights = [layer.dense_weight() for layer in layers]
         for layer in layers:
             layer.hold_(torch.empty_like(layer.weight, device="meta", layout=torch.strided))
-        self.joint_sizes = [layer.out_features for layer in layers]
-        self.joint = pack(rows), torch.cat([layer.bias for layer in layers])
+        self.joint_sizes = [weight.size(0) for weight in weights]  # a rank's part of out_features
+        self.joint = pack(torch.cat(weights)), torch.cat([layer.bias for layer in layers])
         self.register_state_dict_post_hook(_tell_own_weights)
 
     def part_(self) -> None:
