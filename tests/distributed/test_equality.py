@@ -39,7 +39,6 @@ LAYOUTS: dict[str, tuple[int, int, tuple[Any, ...]]] = {
     "tp2 x fsdp2": (4, 2, ("--model-parallel-size", 2, *FSDP)),
 }
 CHECKPOINTING = ("--checkpoint-activations",)
-SELECTIVE = (*CHECKPOINTING, "--recompute", "selective")
 SEQUENCE = ("--sequence-parallel",)
 
 Numbers = tuple[list[float], list[float], dict[str, Any]]
@@ -94,14 +93,8 @@ VARIANTS = [
     (kind, name, extra)
     for kind in KINDS
     for name in LAYOUTS
-    for extra in (
-        CHECKPOINTING,
-        SEQUENCE,
-        (*SEQUENCE, *CHECKPOINTING),
-        SELECTIVE,
-        (*SEQUENCE, *SELECTIVE),
-    )
-    if "tp" in name or extra in (CHECKPOINTING, SELECTIVE)
+    for extra in (CHECKPOINTING, SEQUENCE, (*SEQUENCE, *CHECKPOINTING))
+    if "tp" in name or extra == CHECKPOINTING
 ] + [("350m", name, ()) for name in LAYOUTS]
 
 

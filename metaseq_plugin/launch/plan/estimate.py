@@ -107,7 +107,9 @@ class Estimate(NamedTuple):
                 "model_per_token": flops.training,
                 "model_per_token_causal": causal.training,
                 "hardware_per_token": planned.hardware_flops,
-                "hardware_per_token_causal": causal.hardware(planned.recomputed_share),
+                "hardware_per_token_causal": causal.hardware(
+                    planned.settings.checkpoint_activations
+                ),
                 "total": self.total_flops,
             },
             "time": {
@@ -165,10 +167,9 @@ def variants(planned: Planned) -> dict[str, Memory]:
     settings = planned.settings
     others = {"planned": settings}
     recomputes = settings.checkpoint_activations
-    other = settings._replace(checkpoint_activations=not recomputes, checkpoint_layers=None)
-    others["kept" if recomputes else "recomputed"] = other._replace(recompute="whole")
-    if settings.is_selective or settings.checkpoint_layers is not None:
-        others["all whole"] = settings._replace(checkpoint_layers=None, recompute="whole")
+    others["kept" if recomputes else "recomputed"] = settings._replace(
+        checkpoint_activations=not recomputes
+    )
     if planned.model_parallel_size > 1:
         cuts = settings.sequence_parallel
         others["tokens whole" if cuts else "tokens cut"] = settings._replace(
