@@ -49,7 +49,7 @@ def test_submitit_picks_slurm_by_itself_and_returns_a_result(
     assert job.result() == 81
     books = ("sacct", "-n", "-X", "-P", "-j", job.job_id, "--format=State")
     # The result is there before the job ends, and the books are written after.
-    assert script.wait_until(lambda: run(*books).strip() not in ("PENDING", "RUNNING"), 60)
+    assert script.wait_until(lambda: run(*books).strip() not in ("", "PENDING", "RUNNING"), 60)
     assert run(*books).strip() == "COMPLETED"
 
 
