@@ -1,6 +1,7 @@
 """Greedy decoding, tokens a second: this plugin beside Hugging Face's ``generate()``.
 
     OMP_NUM_THREADS=2 python -m benchmarks.decode --results benchmarks/results/DATE-decode-cpu.md
+    OMP_NUM_THREADS=2 python -m benchmarks.decode --saved-as float16      # as all of OPT's releases are
     python -m benchmarks.decode --device cuda --dtype bfloat16
 
 The steps:
@@ -8,7 +9,7 @@ The steps:
 (2) both contenders load it in this process, whose imports take most of the time where a GPU computes;
 (3) they take turns at the same prompts, round by round, and must give the same tokens;
 (4) in between, the machine's reading bandwidth is measured, by a sum over memory beyond every cache, and with it the
-    bound: every step reads all matrices once, so tokens/s ≤ batch · bandwidth / bytes of the matrices;
+    bound: every step reads all matrices once, so tokens/s ≤ batch · bandwidth / bytes of the matrices in --dtype;
 (5) each loads and generates once more in a process of its own, whose peak memory is told.
 
 Rates and bandwidth are the best of all rounds; ratios are the median over rounds of the same turn: other work on the
@@ -33,6 +34,7 @@ from benchmarks.turns import resident_bytes
 
 # (layers, model dim, heads)
 SHAPES = {"125m": (12, 768, 12), "1.3b": (24, 2048, 32), "6.7b": (32, 4096, 32), "tiny": (2, 64, 2)}
+DTYPES = ("float32", "float16", "bfloat16")
 VOCAB_SIZE = 50272
 READ_FLOATS = 64 * 1024 * 1024  # 256 MiB, beyond every cache
 
@@ -206,7 +208,7 @@ def report(results: list[Result], peaks: dict[str, int], args: argparse.Namespac
     lines = [
         f"# {date.today()}, greedy decoding",
         "",
-        f"OPT {args.shape}, {args.dtype} on {where}, torch {torch.__version__}, {args.prompt_tokens} prompt and "
+        f"OPT {args.shape}, saved as {args.saved_as or args.dtype}, {args.dtype} on {where}, torch {torch.__version__}, {args.prompt_tokens} prompt and "
         f"{args.new_tokens} new tokens.",
         f"Load averages of the machine at the end, these contenders included: {os.getloadavg()}.",
         "",
@@ -230,7 +232,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=8, help="most turns of each contender")
     parser.add_argument("--seconds", type=float, default=15.0, help="of rounds per batch size")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--saved-as", choices=DTYPES, help="the model's files (default: --dtype)")
     parser.add_argument("--results", type=Path, help="Markdown file to write")
     return parser.parse_args()
 
@@ -238,7 +241,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     args = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
-        write_model(folder, args.shape, args.dtype)
+        write_model(folder, args.shape, args.saved_as or args.dtype)
         runs = {name: load(folder, args) for name, load in LOADERS.items()}
         results = []
         for batch in args.batches:  # told as they come: whoever ends it early has something

@@ -5,7 +5,8 @@ other for a round, so that only one computes at a time and a busy machine slows 
 answers with the round's seconds and its peak memory.
 
 Memory is what the process holds at its highest above what it held before it was prepared, when all
-libraries were imported: the resident set on CPU, ``torch.cuda.max_memory_allocated`` on CUDA.
+libraries were imported: the resident set on CPU; on CUDA what is allocated, though fairseq's trainer begins PyTorch's
+own account of the highest anew at every update (``Peak``).
 """
 
 import argparse
@@ -14,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import torch
 
@@ -43,10 +44,31 @@ def resident_bytes(which: str) -> int:
     raise ValueError(f"/proc/self/status must have {which}, but has not")
 
 
+class Peak:
+    """The most bytes allocated on CUDA since this was made, whoever resets PyTorch's account in between."""
+
+    def __init__(self) -> None:
+        self.before, self._reset = 0, torch.cuda.reset_peak_memory_stats
+        self._reset()
+        torch.cuda.reset_peak_memory_stats = self._keep_and_reset  # type: ignore[assignment]
+
+    def _keep_and_reset(self, *device: Any) -> None:
+        self.before = self.bytes
+        self._reset(*device)
+
+    @property
+    def bytes(self) -> int:
+        return max(self.before, torch.cuda.max_memory_allocated())
+
+    def close(self) -> None:
+        torch.cuda.reset_peak_memory_stats = self._reset
+
+
 def _child(pipe: Connection, prepare: Prepare, name: str, options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     is_cuda = options.device == "cuda"
     before = 0 if is_cuda else resident_bytes("VmRSS")
+    highest = Peak() if is_cuda else None
     run = prepare(name, options)
     pipe.send(True)
     while pipe.recv():
@@ -57,7 +79,7 @@ def _child(pipe: Connection, prepare: Prepare, name: str, options: argparse.Name
         if is_cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        peak = torch.cuda.max_memory_allocated() if is_cuda else resident_bytes("VmHWM")
+        peak = highest.bytes if highest is not None else resident_bytes("VmHWM")
         pipe.send((seconds, peak - before))
 
 

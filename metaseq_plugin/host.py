@@ -5,7 +5,7 @@ Each answer is a line that leads to the room where the work is done; ``compat/ho
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ContextManager, Dict, List, Optional
+from typing import Any, ContextManager, Dict, List, Mapping, Optional
 
 from metaseq_plugin.checkpoint.architecture import flags_of_start
 from metaseq_plugin.checkpoint.load import load_checkpoint
@@ -26,6 +26,7 @@ from metaseq_plugin.formats.model import read_model
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.peers import all_ranks
 from metaseq_plugin.ledger import run_meter
+from metaseq_plugin.ledger.first_update import tell_of_first_update
 from metaseq_plugin.ledger.recorder import Recorder, current_recorder, recording
 from metaseq_plugin.ledger.watch import Watch, watching
 from metaseq_plugin.models.opt import OPTLanguageModel
@@ -100,6 +101,9 @@ class OPTHost:
 
     def recorded(self, cfg: Any) -> ContextManager[Optional[Recorder]]:
         return recording(cfg, all_ranks())
+
+    def has_begun(self, seconds: float, parts: Mapping[str, float]) -> None:
+        tell_of_first_update(seconds, parts)
 
     def watched(self, cfg: Any) -> Optional[Watch]:
         return watching(cfg, all_ranks())

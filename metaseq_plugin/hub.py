@@ -47,6 +47,7 @@ from metaseq_plugin.layout.grid import SINGLE, Grid
 from metaseq_plugin.layout.held import pieces_of
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
 from metaseq_plugin.modules.decoding_weights import store_for_decoding_
+from metaseq_plugin.modules.half_weight import HAS_FBGEMM
 from metaseq_plugin.modules.linear import computes_in
 from metaseq_plugin.storage.mapped import release
 from metaseq_plugin.tokenizers.base import Tokenizer
@@ -122,6 +123,8 @@ def build_model(
         tensor = source.tensors.piece(name, piece)
         placed = tensor.to(device=device, dtype=dtype)
         check_held(name, tensor, placed, "dtype")
+        if dtype == torch.float16 and device.type == "cpu" and HAS_FBGEMM:
+            placed = placed.float()  # rounded; ``store_for_decoding_`` holds it in 16 bits
         owner, _, own_name = name.rpartition(".")
         module = model.get_submodule(owner)
         setattr(module, own_name, nn.Parameter(placed, requires_grad=False))
@@ -149,16 +152,22 @@ class OPT:
 
     Attributes:
         tokenizer: None where no tokenizer files were found; then prompts must be token ids.
+        dtype: that the weights are of. On a CPU those of float16 are held in 16 bits and multiplied in 32.
         ranks: those that hold the model together; ``ranks.lost`` says why it can be used no more.
     """
 
     def __init__(
-        self, model: OPTLanguageModel, dictionary: Dictionary, tokenizer: Optional[Tokenizer]
+        self,
+        model: OPTLanguageModel,
+        dictionary: Dictionary,
+        tokenizer: Optional[Tokenizer],
+        dtype: Optional[torch.dtype] = None,
     ) -> None:
         self.model = model
         self.dictionary = dictionary
         self.tokenizer = tokenizer
         self.generator = Generator([model], dictionary)
+        self.dtype = dtype or model.output_weight.dtype
         self.ranks = DecodingRanks(model.output_weight.device)
 
     @classmethod
@@ -180,7 +189,7 @@ class OPT:
                 the one the model was trained on.
             device: default: the accelerator, else the CPU.
             dtype: "float32", "float16" or "bfloat16"; default: float32 on CPUs, elsewhere as saved.
-                bfloat16 halves the weights; a CPU must have instructions for what is asked.
+                16 bits halve the weights. A CPU must have instructions for what is asked; of float16, see ``dtype``.
             trust_pickle: let metaseq's files hold more than plain data. Such a file can run any
                 program, so set this only if you trust who made it.
             model_parallel_size: over how many devices each matrix is cut. Under torchrun, which must
@@ -218,7 +227,7 @@ class OPT:
                 check_computed(chosen)
             dictionary, tokenizer = dictionary_of(source), tokenizer_of(source)
             model = build_model(source, dictionary, ranks.device, chosen, ranks.grid)
-            opt = cls(model, dictionary, tokenizer)
+            opt = cls(model, dictionary, tokenizer, chosen)
         ranks.take_places([model])
         opt.ranks = ranks
         return opt

@@ -26,6 +26,7 @@ from metaseq_plugin.launch.plan.memory_settings import MemorySettings
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.held import give_memory, local
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
+from metaseq_plugin.modules import chunked_loss
 from metaseq_plugin.optim.adamw import Fp32StateAdamW
 from metaseq_plugin.sizes import OPTSize
 from tests.opt_models import PAD, config, dictionary
@@ -111,10 +112,13 @@ def _gpu_attention(
     )[0]
 
 
-def _gpu_log_softmax(x: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    if x.dtype == torch.float16:  # in one kernel, unlike bf16
-        return torch._log_softmax(x, dim, half_to_float=True)
-    return torch._log_softmax(x.to(dtype), dim, half_to_float=False)
+def _gpu_softmax(logits: Tensor, target: Tensor, *_: Any) -> Tensor:
+    """What the loss's softmax has beside 16-bit logits, which its kernel overwrites, and as much as it has in fp32."""
+    return logits.new_empty(logits.size(0), 1, dtype=torch.float32)
+
+
+def _gpu_add_product(total: Tensor, *_: Any, beta: float) -> None:
+    """The loss's products of 16 bits, summed in fp32, which a GPU takes as they are."""
 
 
 def _gpu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
@@ -123,14 +127,15 @@ def _gpu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 @contextmanager
 def kernels_of(on_gpu: bool) -> Iterator[None]:
-    """Attention and dropout as on a GPU, or as they are."""
+    """Attention, dropout and the loss as on a GPU, or as they are."""
     if not on_gpu:
         yield
         return
     with (
         patch.object(F, "scaled_dot_product_attention", _gpu_attention),
         patch.object(F, "dropout", _gpu_dropout),
-        patch.object(torch, "log_softmax", _gpu_log_softmax),
+        patch.object(chunked_loss, "softmax_", _gpu_softmax),
+        patch.object(chunked_loss, "_add_product", _gpu_add_product),
     ):
         yield
 
@@ -146,6 +151,8 @@ def _model(size: OPTSize, grid: Grid, settings: MemorySettings) -> fully_sharded
         dropout=settings.dropout,
         attention_dropout=settings.attention_dropout,
         checkpoint_activations=settings.checkpoint_activations,
+        checkpoint_layers=settings.checkpoint_layers,
+        recompute=settings.recompute,
         sequence_parallel=settings.sequence_parallel,
     )
     with torch.device("meta"):

@@ -170,6 +170,8 @@ def test_our_files_have_no_faults(check: Check, files: list[Path]) -> None:
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_module_imports(path: Path) -> None:
+    if path.name == "softmax_kernel.py":
+        pytest.importorskip("triton", reason="triton comes with PyTorch's CUDA builds only")
     parts = path.relative_to(ROOT).with_suffix("").parts
     name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
     assert importlib.import_module(name).__name__ == name

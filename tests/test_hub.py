@@ -9,10 +9,12 @@ import pytest
 import torch
 from fairseq.checkpoint_utils import load_checkpoint_to_cpu
 from torch import Tensor
+from transformers import OPTForCausalLM
 
 from metaseq_plugin import hub
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.hub import OPT
+from metaseq_plugin.modules.half_weight import HAS_FBGEMM
 from metaseq_plugin.tokenizers.open import from_folder
 from metaseq_plugin.tokenizers.train import train_byte_level_bpe
 from tests.fairseq_runs import train, write_data, write_split
@@ -73,6 +75,23 @@ def test_every_source_gives_the_same_model(run: Path, opt: OPT, tmp_path: Path) 
     sampled = opt.generate(PROMPTS, 8, seed=3)
     assert OPT.from_pretrained(tmp_path / "hf").generate(PROMPTS, 8, seed=3) == sampled
     assert len({t for completions in sampled for t in completions[0].tokens}) > 5
+
+
+@pytest.mark.skipif(not HAS_FBGEMM, reason="needs FBGEMM, whose blocks are of 16 bits")
+def test_float16_on_a_cpu_is_of_the_weights_only(run: Path, tmp_path: Path) -> None:
+    run_convert(run, tmp_path / "half", "--to", "hf", "--dtype", "float16")
+    model: Any = OPTForCausalLM.from_pretrained(tmp_path / "half", dtype=torch.float32)  # rounded
+    expected = model.generate(
+        torch.tensor([[2, *PROMPTS[0]]]), max_new_tokens=8, min_new_tokens=8, do_sample=False,
+        suppress_tokens=[1],
+    )[0, 4:].tolist()  # fmt: skip
+    for path, dtype in ((run, "float16"), (tmp_path / "half", None)):
+        opt = OPT.from_pretrained(path, device="cpu", dtype=dtype)
+        assert str(opt.dtype) == f"torch.{dtype or 'float32'}"
+        assert opt.model.decoder.head is not None
+        assert opt.model.output_weight.dtype == torch.float32
+        found = opt.generate(PROMPTS, 8, min_new_tokens=8, temperature=0.0)
+        assert found[0][0].tokens == expected
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@
 are not the host's, every function of fairseq does what it always did.
 """
 
-from typing import Any, ContextManager, Dict, List, Optional, Protocol
+from typing import Any, ContextManager, Dict, List, Mapping, Optional, Protocol
 
 
 class Host(Protocol):
@@ -45,6 +45,9 @@ class Host(Protocol):
 
     def recorded(self, cfg: Any) -> ContextManager[Optional[Any]]:
         """For the time of the block, the run is recorded; who observes it (``recorded_run``). Collective."""
+
+    def has_begun(self, seconds: float, parts: Mapping[str, float]) -> None:
+        """The first update of a start is over, ``seconds`` after the process began; ``parts`` add up to them."""
 
     def watched(self, cfg: Any) -> Optional[Any]:
         """Who watches the run on this rank (``watched_updates``). Collective."""

@@ -21,9 +21,14 @@ FILTERS: tuple[tuple[str, str, type[Warning]], ...] = (
     ("'pin_memory' argument is set as true but no", "torch.utils.data.dataloader", UserWarning),
     # fairseq gives DistributedDataParallel an argument that is about to get another name
     ("`broadcast_buffers` is deprecated", "metaseq_plugin.compat.cpu_ranks", FutureWarning),
+    # fairseq waits for all ranks at the end of a run, and has chosen each rank's GPU before
+    ("barrier(): using the device under current context", "torch.distributed", UserWarning),
     # fairseq's own transformer passes a boolean and a float mask
     ("Support for mismatched key_padding_mask and attn_mask", "torch.nn.functional", UserWarning),
 )
+
+# Packages whose files Python 3.12 warns of where it compiles them: escapes that are none. Such a warning names a path.
+COMPILED = ("fairseq", "fairseq_cli", "fairscale")
 
 
 def silence() -> None:
@@ -31,4 +36,6 @@ def silence() -> None:
         warnings.filterwarnings(
             "ignore", re.escape(message), category, rf"{re.escape(module)}(\.|$)", append=True
         )
+    folders = "|".join(COMPILED)
+    warnings.filterwarnings("ignore", "", SyntaxWarning, rf".*[/\\](?:{folders})[/\\]", append=True)
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)

@@ -73,6 +73,9 @@ class Observer(Protocol):
         """This rank ran out of memory."""
 
 
+# Of a trainer: the update whose numbers are told when they are read (``late_statistics``), if there is one.
+HELD = "held_update"
+
 # That of the run that this process trains, if it has one.
 _observer: ContextVar[Optional[Observer]] = ContextVar("observer", default=None)
 
@@ -154,12 +157,20 @@ def telling_each_update(validate_and_save: Callable[..., Any]) -> Callable[..., 
         found = _observer.get()
         if found is None:
             return validate_and_save(cfg, trainer, *args, **kwargs)
-        found.behind_update(trainer.get_num_updates(), trainer.get_lr(), loss_scale())
+        if vars(trainer).get(HELD) is None:
+            tell_made(trainer)
         result = validate_and_save(cfg, trainer, *args, **kwargs)
         found.waiting()
         return result
 
     return wrapper
+
+
+def tell_made(trainer: Any) -> None:
+    """Tell how many updates the run has made, behind what was reduced of the last."""
+    found = _observer.get()
+    if found is not None:
+        found.behind_update(trainer.get_num_updates(), trainer.get_lr(), loss_scale())
 
 
 def loss_scale() -> Optional[float]:

@@ -5,6 +5,7 @@
 (2) Within ``Trainer.train_step``, what the criterion logged is kept, summed over the ranks where there are several.
 (3) The trainer checks the gradient's norm before the optimizer's step. There the watcher is asked, and may raise
     ``Skip`` (nothing is changed but the number of the update), ``GoBack``, or a UserError.
+    On a GPU, where whatever the watcher finds changes no finite update, it is asked one update later (``late_statistics``).
 (4) On ``GoBack``, ``main`` begins anew in the same processes. The host loads the checkpoint that the watcher names,
     and the data go past what it says, as if the run had been started again with ``--skip-batches``.
 (5) The learning rate of an update is the schedule's, times the watcher's factor.
@@ -37,11 +38,8 @@ class Update:
 
     def __init__(self, trainer: Any, samples: List[Any]) -> None:
         self.trainer, self.samples = trainer, samples
+        self.number = int(trainer.get_num_updates()) + 1
         self.logged: List[Dict[str, Any]] = []  # added up, that of all data-parallel ranks
-
-    @property
-    def number(self) -> int:
-        return int(self.trainer.get_num_updates()) + 1
 
 
 class Watcher(Protocol):
@@ -49,6 +47,9 @@ class Watcher(Protocol):
 
     def measuring(self, update: Update) -> ContextManager[None]:
         """For the time of the block, ``update`` is computed."""
+
+    def may_wait(self) -> bool:
+        """Whether the update that is being measured may be judged behind its step: a finite one is made anyway."""
 
     def judge(self, update: Update, grad_norm: float) -> None:
         """Raise what is to happen with ``update``, whose gradients are known; or return, and it is made."""
@@ -65,6 +66,21 @@ _update: ContextVar[Optional[Update]] = ContextVar("update", default=None)
 def watcher() -> Optional[Any]:
     """Who watches the run that this process trains."""
     return _watcher.get()
+
+
+def update_being_made() -> Optional[Update]:
+    """As the watcher sees it; None where nobody watches."""
+    return _update.get()
+
+
+@contextmanager
+def making(update: Optional[Update]) -> Iterator[None]:
+    """Within, ``update`` is being made."""
+    token = _update.set(update)
+    try:
+        yield
+    finally:
+        _update.reset(token)
 
 
 @contextmanager
@@ -129,15 +145,13 @@ def showing_updates(train_step: Callable[..., Any]) -> Callable[..., Any]:
         if found is None:
             return train_step(trainer, samples, raise_oom)
         update = Update(trainer, samples)
-        token = _update.set(update)
-        try:
-            with found.measuring(update):
-                return train_step(trainer, samples, raise_oom)
-        except Skip:
-            pass_over(trainer)
-            return None
-        finally:
-            _update.reset(token)
+        with making(update):
+            try:
+                with found.measuring(update):
+                    return train_step(trainer, samples, raise_oom)
+            except Skip:
+                pass_over(trainer)
+                return None
 
     return wrapper
 

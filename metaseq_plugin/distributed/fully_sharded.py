@@ -23,13 +23,6 @@ from typing import Any, Dict, Mapping, Optional
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
-    MixedPrecisionPolicy,
-    OffloadPolicy,
-    fully_shard,
-)
-from torch.distributed.tensor import DTensor
 
 from metaseq_plugin.layout.cuts import shard_piece
 from metaseq_plugin.layout.fit import check_finite, check_fits
@@ -91,6 +84,8 @@ class FullyShardedModel(nn.Module):
 
     def _gathered(self, tensor: Tensor, parameter: Tensor) -> Optional[Tensor]:
         """All shards of ``tensor``, cut as ``parameter`` is, on the CPU of rank 0; None on the others."""
+        from torch.distributed.tensor import DTensor  # slow to import, and nothing else needs it
+
         assert isinstance(parameter, DTensor), f"a parameter that is not sharded: {parameter.shape}"
         if tensor.dim() == 0:  # a count of updates, alike on all ranks
             return tensor.cpu() if self.grid.data_parallel_rank == 0 else None
@@ -148,6 +143,14 @@ def cut_shards(
     cpu_offload: bool = False,
 ) -> None:
     """Leave this rank its shards of ``model``, marked with their pieces, still on the meta device."""
+    # Slow to import, and nothing but a sharded run needs it.
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        OffloadPolicy,
+        fully_shard,
+    )
+
     assert grid.mesh is not None, "sharding needs a mesh"
     mesh: DeviceMesh = grid.mesh[DATA_AXIS]
     # Forward casts nothing but weights: ids are integers, and activations follow from weights.

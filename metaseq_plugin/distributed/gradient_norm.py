@@ -11,10 +11,10 @@ from typing import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.held import is_model_part, local
+from metaseq_plugin.layout.shards import is_shard
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def total_norm(params: Sequence[Tensor], grid: Grid) -> Tensor:
     if counted:
         norms = torch._foreach_norm(counted, 2, dtype=torch.float32)
         norm = torch.linalg.vector_norm(torch.stack(norms))
-    is_sharded = any(isinstance(p, DTensor) for p in params)
+    is_sharded = any(is_shard(p) for p in params)
     if grid.mesh is None or (grid.model_parallel_size == 1 and not is_sharded):
         return norm
     square = norm.square().to(grid.mesh.device_type)

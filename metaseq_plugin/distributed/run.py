@@ -15,7 +15,6 @@ A process takes part in one run at a time, the ``current`` one; ``reset`` forget
 """
 
 import logging
-from contextlib import nullcontext
 from typing import Any, ContextManager, NamedTuple
 
 import torch
@@ -41,20 +40,18 @@ class Run(NamedTuple):
     reshard_after_forward: bool = True
     cpu_offload: bool = False
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether a rank will hold less than the whole model."""
-        return self.is_fully_sharded or self.grid.model_parallel_size > 1
-
     def building(self) -> ContextManager[Any]:
-        """The device to build the model on: none at all, if parts of it will get memory later."""
-        return torch.device("meta") if self.is_cut else nullcontext()
+        """The device to build the model on: none at all. Its parts get memory, and their values, later.
+
+        Else torch would draw values of its own first, tensor by tensor.
+        """
+        return torch.device("meta")
 
     def distribute(self, model: Any, sequence_parallel: bool) -> None:
         """Cut ``model``, just built, for this rank's part, and give it memory unless ``wrap`` will."""
         if self.grid.model_parallel_size > 1:
             tensor_parallel.cut(model, self.grid, sequence_parallel)
-        if self.is_cut and not self.is_fully_sharded:
+        if not self.is_fully_sharded:
             give_memory(model, "cpu")  # fairseq's trainer moves it to its device
             initialise(model)
 

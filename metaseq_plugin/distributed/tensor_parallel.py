@@ -54,7 +54,7 @@ class RowParallelLinear(Linear):
         self.weight, self.bias, self.region = inner.weight, inner.bias, region
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.region.leave(linear(x, self.weight))  # (…, O)
+        y = self.region.leave(linear(x, self.stored_weight))  # (…, O)
         return y if self.bias is None else y + self.bias
 
 

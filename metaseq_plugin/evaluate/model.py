@@ -76,7 +76,7 @@ class LocalModel:
         weight = opt.model.output_weight
         self.about: Mapping[str, Any] = {
             "num_parameters": sum(parameter.numel() for parameter in opt.model.parameters()),
-            "dtype": str(weight.dtype).removeprefix("torch."),
+            "dtype": str(opt.dtype).removeprefix("torch."),
             "device": weight.device.type,
             "longest": self.longest,
             "tokenizer": digest_of(self.tokenizer),

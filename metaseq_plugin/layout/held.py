@@ -4,14 +4,13 @@ The plans mark every parameter that they cut with its ``Piece`` (``mark``); a pa
 is held whole. Names are those of an uncut model, whatever wrapper stands around it.
 """
 
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from metaseq_plugin.layout.piece import Piece
+from metaseq_plugin.layout.shards import is_shard, is_sharding
 
 
 def mark(parameter: nn.Parameter, piece: Piece, is_model_part: bool) -> None:
@@ -36,7 +35,8 @@ def is_model_part(parameter: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of ``tensor``, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    held: Any = tensor
+    return held.to_local() if is_shard(tensor) else held
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -49,8 +49,9 @@ def unwrapped(module: nn.Module) -> nn.Module:
 def named_pieces(module: nn.Module) -> Iterator[Tuple[str, nn.Parameter, Piece]]:
     """(name, parameter, piece) of every parameter of ``module``, in the model's own order."""
     model = unwrapped(module)
+    part: Any
     for part in model.modules():
-        if isinstance(part, FSDPModule):
+        if is_sharding(part):
             part.reshard()  # show the shards, not what happens to be gathered
     for name, parameter in model.named_parameters():
         yield name, parameter, held_piece(parameter)

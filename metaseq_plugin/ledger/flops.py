@@ -16,14 +16,15 @@ biases, norms and softmax are left out, as everywhere. Attention multiplies each
     forward             2N + 4·L·D·T                attention as a full square: PaLM's convention
                         2N + 2·L·D·T                causal: only the half that a mask leaves
     training            three times as much: backward takes two products for each one of forward
-    recomputation       forward of the layers once more (--checkpoint-activations); the head is not recomputed
+    recomputation       forward of the layers once more (--checkpoint-activations), or of --checkpoint-layers of them;
+                        the head is not recomputed, and --recompute selective computes no product again
 
 6N + 12·L·D·T: Chowdhery et al. 2022 (PaLM, arXiv:2204.02311), appendix B. "Model" FLOPs leave recomputation out and
 "hardware" FLOPs have it; MFU and HFU are their rates over the peak. With F = 4D and E = D the hardware FLOPs of full
 recomputation are equation (3) of Narayanan et al. 2021 (arXiv:2104.04473), ``megatron_flops``.
 """
 
-from typing import NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 from metaseq_plugin.sizes import MAX_POSITIONS, OPTSize
 
@@ -58,12 +59,19 @@ class Flops(NamedTuple):
 
     @property
     def recomputed(self) -> float:
-        """What --checkpoint-activations adds."""
+        """What --checkpoint-activations adds, of all layers."""
         return self.layers + self.attention - self.not_again
 
-    def hardware(self, recomputes: bool) -> float:
-        """Hardware FLOPs: what is computed in training."""
-        return self.training + (self.recomputed if recomputes else 0.0)
+    def hardware(self, recomputed_share: float) -> float:
+        """Hardware FLOPs: what is computed in training, if it runs that share of the layers again."""
+        return self.training + recomputed_share * self.recomputed
+
+
+def recomputed_share(model: Mapping[str, Any], layers: int) -> float:
+    """Which share of ``layers`` a run of these options of a model runs again; older runs have not all of them."""
+    if not model["checkpoint_activations"] or model.get("recompute") == "selective":
+        return 0.0
+    return (model.get("checkpoint_layers") or layers) / layers
 
 
 def multiplied_weights(size: OPTSize, vocab_size: int = VOCAB_SIZE) -> int:

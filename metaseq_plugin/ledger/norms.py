@@ -19,10 +19,10 @@ from typing import Any, Dict, Iterator, List
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.held import is_model_part, local, named_pieces, unwrapped
+from metaseq_plugin.layout.shards import is_shard
 
 LAYERS = "decoder.layers."
 
@@ -80,7 +80,7 @@ class Norms:
         for name, p, _ in named_pieces(self.model):
             device = local(p).device
             is_alike = not (is_model_part(p) or grid.model_parallel_rank == 0)
-            is_copy = not isinstance(p, DTensor) and grid.data_parallel_rank > 0
+            is_copy = not is_shard(p) and grid.data_parallel_rank > 0
             if is_alike or is_copy:
                 continue
             inside = name.startswith(LAYERS)

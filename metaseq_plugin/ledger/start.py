@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from metaseq_plugin.checkpoint.run_lock import process_start
 from metaseq_plugin.compat.stop_on_signal import command_line
 from metaseq_plugin.layout.held import pieces_of
-from metaseq_plugin.ledger.flops import model_flops
+from metaseq_plugin.ledger.flops import model_flops, recomputed_share
 from metaseq_plugin.ledger.git_state import look
 from metaseq_plugin.ledger.surroundings import cpu_model, versions
 from metaseq_plugin.sizes import size_of
@@ -171,9 +171,10 @@ def model_facts(trainer: Any) -> Row:
     cfg = trainer.cfg
     pieces = pieces_of(trainer.get_model()).values()
     tokens, types = cfg.task.tokens_per_sample, len(trainer.task.target_dictionary)
-    settings = OmegaConf.to_container(cfg.model)
+    settings: Any = OmegaConf.to_container(cfg.model, enum_to_str=True)
+    size = size_of(settings)
     flops, causal = (
-        model_flops(size_of(settings), tokens, types, is_causal, cfg.model.dropout)
+        model_flops(size, tokens, types, is_causal, cfg.model.dropout)
         for is_causal in (False, True)
     )
     return {
@@ -182,7 +183,7 @@ def model_facts(trainer: Any) -> Row:
         "vocab_size": types,
         "flops_per_token": flops.training,
         "causal_flops_per_token": causal.training,
-        "hardware_flops_per_token": flops.hardware(bool(cfg.model.checkpoint_activations)),
+        "hardware_flops_per_token": flops.hardware(recomputed_share(settings, size.layers)),
     }
 
 

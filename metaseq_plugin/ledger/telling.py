@@ -65,6 +65,11 @@ def started(event: Event) -> str:
     return joined(f"start {event.get('start')}", plural(ranks, "rank"))
 
 
+def began_updating(event: Event) -> str:
+    parts = (took(event, name, f" {name}") for name in ("imports", "model", "data", "step"))
+    return joined(took(event), *parts)
+
+
 def saved(event: Event) -> str:
     stall = took(event, "stall", " of them the run stood")
     return joined(text(event, "path"), took(event), stall, number(event, "bytes", unit="bytes"))
@@ -107,6 +112,7 @@ TELLING: Mapping[str, Callable[[Event], str]] = MappingProxyType(
     {
         "start": started,
         "ready": took,
+        "first_update": began_updating,
         "resume": lambda event: joined(
             f"from {text(event, 'from')}", changed(event.get("changed"))
         ),

@@ -135,6 +135,10 @@ class Watch:
             finally:
                 self.norms = self.small = None
 
+    def may_wait(self) -> bool:
+        is_measured = self.norms is not None or self.small is not None
+        return self.policy is OnSpike.log and not (is_measured or self.options.find_nonfinite)
+
     def judge(self, update: Update, grad_norm: float) -> None:
         """Tell a spike, and raise what the policy does about it.
 

@@ -1,7 +1,7 @@
 """The numbers of a few updates in a row, as one line of updates.jsonl.
 
 What fairseq has reduced is kept as it is, and read once for the whole window, in one transfer from the device: the
-update that is last in it was waited for by fairseq itself, which reads every update's loss.
+update that is last in it was waited for before, when its loss was read (compat/late_statistics.py).
 """
 
 import math

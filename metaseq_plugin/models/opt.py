@@ -10,7 +10,6 @@ Read it top to bottom: settings (the sizes stand in ``sizes.py``) → attention 
 and parallelism are applied from outside; nothing here knows of them.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -27,18 +26,20 @@ from fairseq.models import (
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
-from torch.utils.checkpoint import checkpoint
 
 from metaseq_plugin.compat.errors import UserError
 from metaseq_plugin.layout.fit import check_finite, check_fits
 from metaseq_plugin.layout.piece import Piece
+from metaseq_plugin.modules.attention import attention
 from metaseq_plugin.modules.cached_attention import CachedAttention
+from metaseq_plugin.modules.checkpointing import Checkpointing, Recompute, checkpointing_problems
 from metaseq_plugin.modules.compile import compile_layers
+from metaseq_plugin.modules.half_weight import HalfWeight, is_exact
 from metaseq_plugin.modules.initial_weights import fill_all
 from metaseq_plugin.modules.joint_linear import JointLinear
 from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
+from metaseq_plugin.modules.recomputation import LayerNorm, dropout
 from metaseq_plugin.modules.vocab_shard import VocabShard
 from metaseq_plugin.sizes import MAX_POSITIONS, SIZES, fill_size
 
@@ -93,7 +94,20 @@ class OPTConfig(FairseqDataclass):
     )
     checkpoint_activations: bool = field(
         default=False,
-        metadata={"help": "keep only each layer's input for the backward pass, recompute the rest"},
+        metadata={"help": "keep less of each layer for the backward pass, recompute the rest"},
+    )
+    checkpoint_layers: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "with --checkpoint-activations: of only so many layers, the first (default: all)"
+        },
+    )
+    recompute: Recompute = field(
+        default=Recompute.whole,
+        metadata={
+            "help": "with --checkpoint-activations: keep only a layer's input, or (selective) the results "
+            "of products, attention and collectives too"
+        },
     )
     offload_activations: bool = field(
         default=False,
@@ -138,10 +152,7 @@ def check_config(cfg: DictConfig) -> None:
             )
     if cfg.init_std <= 0:
         problems.append(f"`--init-std` must be positive, but is {cfg.init_std}. OPT's is 0.006.")
-    if cfg.offload_activations and not cfg.checkpoint_activations:
-        problems.append(
-            "`--offload-activations` must come with --checkpoint-activations, but comes alone. Add it."
-        )
+    problems += checkpointing_problems(cfg)
     if problems:
         raise UserError(*problems)
 
@@ -175,10 +186,7 @@ class OPTAttention(JointLinear):
         if cache is not None:
             y = cache.attend(layer, q, k, v)  # (B, H, T, K)
         else:
-            dropout = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(
-                q, k, v, mask, dropout_p=dropout, is_causal=mask is None and q.size(2) > 1
-            )
+            y = attention(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(y.transpose(1, 2).flatten(2))  # (B, T, D)
 
 
@@ -192,10 +200,10 @@ class OPTDecoderLayer(nn.Module):
         self.post_norm = cfg.decoder_post_norm
         self.dropout = cfg.dropout
         self.self_attn = OPTAttention(dim, cfg.decoder_attention_heads, cfg.attention_dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.self_attn_layer_norm = LayerNorm(dim)
         self.fc1 = Linear(dim, cfg.decoder_ffn_embed_dim)
         self.fc2 = Linear(cfg.decoder_ffn_embed_dim, dim)
-        self.final_layer_norm = nn.LayerNorm(dim)
+        self.final_layer_norm = LayerNorm(dim)
 
     def forward(
         self, x: Tensor, mask: Optional[Tensor], cache: Optional[CachedAttention]
@@ -209,14 +217,14 @@ class OPTDecoderLayer(nn.Module):
 
     def attend(self, x: Tensor, mask: Optional[Tensor], cache: Optional[CachedAttention]) -> Tensor:
         y = self.self_attn(x, mask, cache, self.layer)
-        return F.dropout(y, self.dropout, self.training)
+        return dropout(y, self.dropout, self.training)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         # Two-dimensional, because a linear layer's (B, T, F) is a view, and writing into a view in
         # place costs autograd a copy of it.
         y = F.relu(self.fc1(x.flatten(0, 1)), inplace=True)  # (B·T, F)
         y = self.fc2(y).view_as(x)  # (B, T, D)
-        return F.dropout(y, self.dropout, self.training)
+        return dropout(y, self.dropout, self.training)
 
 
 class OPTDecoder(FairseqDecoder):
@@ -233,14 +241,14 @@ class OPTDecoder(FairseqDecoder):
         # Plain values: reading an omegaconf node costs microseconds, and these are read every step.
         self.init_std: float = cfg.init_std
         self.longest: int = cfg.decoder_max_positions
-        self.checkpoint_activations: bool = cfg.checkpoint_activations
-        self.offload_activations: bool = cfg.offload_activations
+        self.checkpointing = Checkpointing(cfg)
         self.padding_idx: int = dictionary.pad()
         self.separator: Optional[int] = dictionary.eos() if cfg.document_attention else None
         self.embed_tokens = nn.Embedding(len(dictionary), word_dim, self.padding_idx)
         self.embed_positions = nn.Embedding(
             cfg.decoder_max_positions + POSITION_OFFSET, dim, self.padding_idx
         )
+        self.head: Optional[HalfWeight] = None  # the token embedding again, to be multiplied only
         has_projections = word_dim != dim
         self.project_in_dim = Linear(word_dim, dim, bias=False) if has_projections else None
         self.project_out_dim = Linear(dim, word_dim, bias=False) if has_projections else None
@@ -305,12 +313,9 @@ class OPTDecoder(FairseqDecoder):
             # As numbers, once: of booleans each layer's attention would make its own, B·T·S numbers
             # that it keeps for the backward pass.
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -torch.inf)
-        offloads = self.offload_activations and x.device.type != "cpu"
-        for layer in self.layers:
-            if self.checkpoint_activations and self.training:
-                with save_on_cpu(pin_memory=True) if offloads else nullcontext():
-                    # By name: then the mask is not moved to CPU memory once for every layer.
-                    x = checkpoint(layer, x, mask=mask, cache=cache, use_reentrant=False)
+        for number, layer in enumerate(self.layers):
+            if self.training:
+                x = self.checkpointing.run(layer, number, x, mask, cache)
             else:
                 x = layer(x, mask, cache)
         if cache is not None:
@@ -321,7 +326,19 @@ class OPTDecoder(FairseqDecoder):
 
     def output_layer(self, features: Tensor, **kwargs: Any) -> Tensor:
         """Features (…, E) → logits (…, V), through the token embedding itself."""
-        return linear(features, self.embed_tokens.weight)
+        return linear(features, self.embed_tokens.weight if self.head is None else self.head)
+
+    def pack_(self) -> None:
+        """Read the token embedding in 16 bits for the logits, where these hold it exactly: see ``half_weight.py``."""
+        weight = self.embed_tokens.weight
+        if self.head is None and weight.device.type == "cpu" and is_exact(weight):
+            self.head = HalfWeight(weight)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "OPTDecoder":
+        """``to``, ``half`` and the like: what was packed before is not of the new kind."""
+        self.head = None
+        super()._apply(fn, recurse)
+        return self
 
     def max_positions(self) -> int:
         """Longest input in tokens; fairseq's iterators and generators ask for it."""

@@ -8,7 +8,7 @@ everything that is V wide lives for one chunk only. Since the gradient of a summ
 known as soon as the logits are, it is taken in the forward pass, while they are there:
 
 (1) logits = X Wᵀ for the chunk's rows of X                                     (n, V)
-(2) probabilities P from them, the softmax in fp32 always; loss = -log P[target]
+(2) probabilities P from them, the softmax in fp32 always; loss = -log P[target] (``loss_softmax.py``)
 (3) G = P - onehot(target); dX = G W; dW += Gᵀ X
 (4) backward only multiplies dX and dW by the gradient that arrives, in place.
 
@@ -27,7 +27,6 @@ belongs to. (3) gives only this rank's part of dX: their sum over the ranks is t
 backward has no collective, so whoever hands in the features adds one there.
 """
 
-import math
 from typing import Any, Optional, Tuple
 
 import torch
@@ -36,11 +35,8 @@ from torch.autograd.function import once_differentiable
 
 from metaseq_plugin.modules.linear import matmul
 from metaseq_plugin.modules.loss_chunks import equal_chunk_tokens
+from metaseq_plugin.modules.loss_softmax import gradient_scale, softmax_
 from metaseq_plugin.modules.vocab_shard import VocabShard
-
-# G's entries lie in (-1, 1); times 2**10 the smallest normal fp16 number stands for a probability
-# of 6e-8 (1/V is 2e-5), and |dX| <= 2 * 2**10 * max|W| still fits in fp16 (65,504) up to |W| = 31.
-FP16_SCALE = 1_024.0
 
 # Before 2.10 (pytorch/pytorch pull request 167931) addmm refused an fp32 sum of 16-bit products.
 HAS_FP32_ADDMM = torch.__version__ >= "2.10"  # TorchVersion compares numbers, not letters
@@ -178,56 +174,13 @@ def _chunk(
     """
     logits = matmul(x, weight.t(), room)  # (n, V)
     with_gradient = dx is not None or dw is not None
-    target_lprob = _softmax_(logits, target, shard, with_gradient)  # (n, 1)
+    target_lprob = softmax_(logits, target, shard, with_gradient)  # (n, 1)
     keep = valid.unsqueeze(1)  # (n, 1); masking rows of D is cheaper than rows of V
     if dx is not None:
         torch.mul(matmul(logits, weight, room=dx), keep, out=dx)
     if dw is not None:
         _add_product(dw, logits.t(), x * keep, beta=0.0 if is_first else 1.0)
     return (-target_lprob.squeeze(1)).masked_fill_(~valid, 0.0)
-
-
-def _softmax_(
-    logits: Tensor, target: Tensor, shard: Optional[VocabShard], with_gradient: bool
-) -> Tensor:
-    """log P[target], (n, 1) fp32; ``with_gradient`` turns logits (n, V) into G times ``_scale``."""
-    index = target.unsqueeze(1)  # (n, 1)
-    is_here = torch.ones_like(index, dtype=torch.bool)
-    if shard is not None:
-        index, is_here = shard.locate(index, logits.size(1))
-    if logits.dtype == torch.float32:
-        row_max = logits.amax(1, keepdim=True)
-        target_logit = logits.gather(1, index)
-        row_sum = logits.sub_(row_max).exp_().sum(1, keepdim=True)
-        log_sum = row_sum.log()
-        target_lprob = target_logit - row_max - log_sum
-        if shard is not None:
-            target_lprob, shard_lprob = shard.share_out(row_max + log_sum, target_lprob, is_here)
-            row_sum.div_(shard_lprob.exp_())  # inf where this rank's share is 0, and so is its P
-        if with_gradient:
-            logits.div_(row_sum)
-    else:
-        lprobs = torch.log_softmax(logits, 1, dtype=torch.float32)  # (n, V), one fused kernel
-        target_lprob = lprobs.gather(1, index)
-        if shard is not None:
-            # The kernel keeps its log-sum-exp to itself; the largest logit's probability tells it.
-            row_max, column = logits.max(1, keepdim=True)
-            log_sum_exp = row_max.float() - lprobs.gather(1, column)
-            target_lprob, shard_lprob = shard.share_out(log_sum_exp, target_lprob, is_here)
-            if with_gradient:
-                lprobs.add_(shard_lprob)
-        if with_gradient:
-            if logits.dtype == torch.float16:
-                lprobs.add_(math.log(FP16_SCALE))
-            torch.exp(lprobs, out=logits)
-
-    if with_gradient:
-        # The target's entry is p - 1, which a rounded p would spoil: expm1 takes it from log p.
-        entry = (target_lprob.expm1() * _scale(logits.dtype)).to(logits.dtype)
-        if shard is not None:
-            entry = torch.where(is_here, entry, logits.gather(1, index))
-        logits.scatter_(1, index, entry)
-    return target_lprob
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, beta: float) -> None:
@@ -248,17 +201,13 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, beta: float) -> None:
         total.addmm_(a.float(), b.float(), beta=beta)
 
 
-def _scale(dtype: torch.dtype) -> float:
-    return FP16_SCALE if dtype == torch.float16 else 1.0
-
-
 def _scaled(
     gradient: Optional[Tensor], grad_output: Tensor, dtype: torch.dtype
 ) -> Optional[Tensor]:
-    """``gradient``, which carries ``_scale(dtype)``, times the gradient that arrives, as ``dtype``."""
+    """``gradient``, which carries ``gradient_scale(dtype)``, times the gradient that arrives, as ``dtype``."""
     if gradient is None:
         return None
-    factor = grad_output / _scale(dtype)
+    factor = grad_output / gradient_scale(dtype)
     if gradient.dtype != torch.float32:  # in fp16 the factor itself could overflow
         return gradient.float().mul_(factor).to(dtype)
     if factor.is_cpu and factor.item() == 1.0:  # fp32 training: spare a pass over (V, D)

@@ -2,23 +2,32 @@
 
     store_for_decoding_(model)
 
-Linear layers on a CPU are packed into oneDNN's blocks (``linear.py``), and those with the same input joined
-(``joint_linear.py``). State dicts stay as they are, and no second copy is kept. The token embedding stays plain, since of
-blocks no row is to be had.
+On a CPU the matrices are packed: into 16 bits where these hold every number exactly (``half_weight.py``), else into
+oneDNN's blocks (``linear.py``); and those of linear layers with the same input are joined (``joint_linear.py``). State dicts
+stay as they are. No second copy is kept, but in 16 bits of the token embedding: of blocks no row is to be had.
 """
+
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from metaseq_plugin.modules.joint_linear import JointLinear
-from metaseq_plugin.modules.linear import Linear
+
+
+@runtime_checkable
+class Packable(Protocol):
+    """A module that has a matrix of its own to pack."""
+
+    def pack_(self) -> None:
+        """Pack it where it can be packed and is not yet."""
 
 
 @torch.no_grad()
 def store_for_decoding_(model: nn.Module) -> None:
-    """Pack and join the linear layers of ``model``; what is stored already, or on no CPU, is left alone."""
+    """Pack and join the matrices of ``model``; what is stored already, or on no CPU, is left alone."""
     for module in model.modules():
-        if isinstance(module, Linear):
+        if isinstance(module, Packable):
             module.pack_()
     for module in model.modules():
         if isinstance(module, JointLinear):

@@ -11,12 +11,12 @@ the state dict the layers stay what they are, and training knows nothing of this
 Legend: I inputs, O outputs of one layer.
 """
 
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, cast
 
 import torch
 from torch import Tensor, nn
 
-from metaseq_plugin.modules.linear import linear, pack
+from metaseq_plugin.modules.linear import Linear, Stored, linear, pack
 
 
 class JointLinear(nn.Module):
@@ -31,7 +31,7 @@ class JointLinear(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.joint: Optional[tuple[Tensor, Tensor]] = None
+        self.joint: Optional[tuple[Stored, Tensor]] = None
         self.joint_sizes: list[int] = []  # O of each layer
 
     def products(self, x: Tensor) -> Sequence[Tensor]:
@@ -43,19 +43,21 @@ class JointLinear(nn.Module):
     @torch.no_grad()
     def join_(self) -> None:
         """Make one of the layers' weights, if all are packed and all biases have their values."""
-        weights, biases = self._parameters_together("weight"), self._parameters_together("bias")
-        if not all(w.is_mkldnn for w in weights) or any(b.is_meta for b in biases):
+        layers = self._layers()
+        if not all(x.is_packed for x in layers) or any(x.bias.is_meta for x in layers):
             return
-        rows = torch.cat([weight.to_dense() for weight in weights])
-        self._set_weights([torch.empty_like(w.to_dense(), device="meta") for w in weights])
-        self.joint_sizes = [weight.size(0) for weight in weights]
-        self.joint = pack(rows), torch.cat(biases)
+        weights = [layer.dense_weight() for layer in layers]
+        for layer in layers:
+            layer.hold_(torch.empty_like(layer.weight, device="meta", layout=torch.strided))
+        self.joint_sizes = [weight.size(0) for weight in weights]  # a rank's part of out_features
+        self.joint = pack(torch.cat(weights)), torch.cat([layer.bias for layer in layers])
         self.register_state_dict_post_hook(_tell_own_weights)
 
     def part_(self) -> None:
         """Give each layer its weight back, if they are joined."""
         if self.joint is not None:
-            self._set_weights(self.own_weights())
+            for layer, weight in zip(self._layers(), self.own_weights()):
+                layer.hold_(weight)
             self.joint = None
 
     def own_weights(self) -> Sequence[Tensor]:
@@ -63,12 +65,8 @@ class JointLinear(nn.Module):
         assert self.joint is not None, "the layers have weights of their own"
         return [rows.clone() for rows in self.joint[0].to_dense().split(self.joint_sizes)]
 
-    def _parameters_together(self, kind: str) -> list[Tensor]:
-        return [self.get_submodule(name).get_parameter(kind) for name in self.together]
-
-    def _set_weights(self, weights: Sequence[Tensor]) -> None:
-        for name, weight in zip(self.together, weights):
-            self.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
+    def _layers(self) -> list[Linear]:
+        return [cast(Linear, self.get_submodule(name)) for name in self.together]
 
     def _apply(self, fn: Any, recurse: bool = True) -> "JointLinear":
         """``to``, ``half`` and the like."""

@@ -55,16 +55,19 @@ least of 15 interleaved rounds, ms, in pages of 2 MiB | 4 KiB:
     embedding, (O, I)                 4.2 |  5.3    7.6 |  8.1    9.1 |  9.5
     embedding, packed                 4.6 |  6.5    3.6 |  4.8    5.1 |  6.1
 
-So fewer than 4 rows are filled up. int8, which gains little on packed bf16 at one row and is slower at more, is not offered. A packed embedding would be a
-second copy, since of blocks no row is to be had.
+So fewer than 4 rows are filled up, but not on CPUs of AVX2: on such an EPYC, quiet, the layers for one row took 18.3 ms, and
+25.0 filled up. int8, which gains little on packed bf16 at one row and is slower at more, is not offered. A packed embedding would be a
+second copy, since of blocks no row is to be had. What float16 holds exactly is packed otherwise (``half_weight.py``).
 """
 
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from metaseq_plugin.modules.half_weight import HAS_FBGEMM, HalfWeight, is_exact
 
 # Private operators, hence the check; present in every torch this package supports.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
@@ -72,8 +75,12 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
 )
 # The rows that blocks are made for. Those made for one row are slower at many; these are as fast at one.
 PACKED_FOR_ROWS = 16
-# Fewer are filled up with zeros.
-FEWEST_ROWS = 4
+# Fewer are filled up with zeros, which the kernels of AVX2 do not gain by.
+FEWEST_ROWS = 4 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 1
+
+
+# A weight as it is stored: plain or in oneDNN's blocks, or in 16 bits.
+Stored = Union[Tensor, HalfWeight]
 
 
 def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -128,11 +135,13 @@ def matmul(a: Tensor, b: Tensor, room: Tensor) -> Tensor:
     return product(a, b.t()) if _suits_onednn(a, b) else torch.mm(a, b, out=room)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+def linear(x: Tensor, weight: Stored, bias: Optional[Tensor] = None) -> Tensor:
     """x (…, I), weight (O, I), bias (O,) → (…, O); the same values as ``F.linear``.
 
     A packed weight has no gradient.
     """
+    if isinstance(weight, HalfWeight):
+        return weight.product(x, bias)
     if _suits_onednn(x, weight):
         return (
             OneDNNLinear.apply(x, weight, bias)
@@ -152,33 +161,67 @@ def packed_product(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` through ``linear``."""
+    """``nn.Linear`` through ``linear``.
+
+    Attributes:
+        half_weight: the weight in 16 bits; ``weight`` is then a shape without values. None: ``weight`` has them.
+    """
+
+    half_weight: Optional[HalfWeight] = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.stored_weight, self.bias)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Linear":
         """``to``, ``half`` and the like: blocks are of one data type and of the CPU, so they are undone before."""
-        if self.weight.is_mkldnn:
-            self.weight = nn.Parameter(self.weight.to_dense(), requires_grad=False)
+        if self.is_packed:
+            self.hold_(self.dense_weight())
         super()._apply(fn, recurse)
         return self
+
+    @property
+    def stored_weight(self) -> Stored:
+        """What to multiply by."""
+        return self.weight if self.half_weight is None else self.half_weight
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the weight is stored for decoding."""
+        return self.half_weight is not None or self.weight.is_mkldnn
+
+    def dense_weight(self) -> Tensor:
+        """The weight (O, I), out of its blocks."""
+        return self.stored_weight.to_dense()
+
+    def hold_(self, weight: Stored) -> None:
+        """Have another weight, which cannot be trained."""
+        self.half_weight = weight if isinstance(weight, HalfWeight) else None
+        if isinstance(weight, HalfWeight):
+            weight = torch.empty_like(self.weight, device="meta")
+        self.weight = nn.Parameter(weight, requires_grad=False)
 
     @torch.no_grad()
     def pack_(self) -> None:
         """Pack the weight where it can be; it cannot be trained afterwards."""
         if _can_be_packed(self.weight):
-            self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+            self.hold_(pack(self.weight))
             self.register_state_dict_post_hook(_unpack)
 
 
-def pack(weight: Tensor) -> Tensor:
-    """weight (O, I) in oneDNN's blocks, which only ``product`` reads; ``to_dense`` gives it back."""
+def pack(weight: Tensor) -> Stored:
+    """weight (O, I) in blocks of 16 bits where these hold it exactly, else in oneDNN's, which only ``product`` reads.
+
+    Of both ``to_dense`` gives it back.
+    """
+    if is_exact(weight):
+        return HalfWeight(weight)
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
 
 
 def computes_in(dtype: torch.dtype) -> bool:
-    """Whether this CPU has instructions for products in ``dtype``, and need not emulate them."""
+    """Whether this CPU has instructions for products of weights in ``dtype``, and need not emulate them."""
+    if dtype == torch.float16 and HAS_FBGEMM:
+        return True
     if dtype == torch.float32 or not HAS_ONEDNN:
         return dtype == torch.float32
     if dtype == torch.bfloat16:
@@ -198,5 +241,6 @@ def _can_be_packed(weight: Tensor) -> bool:
 
 
 def _unpack(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
-    if state[prefix + "weight"].is_mkldnn:
-        state[prefix + "weight"] = state[prefix + "weight"].to_dense()
+    assert isinstance(module, Linear), "the hook is of packed layers"
+    if module.is_packed:
+        state[prefix + "weight"] = module.dense_weight()

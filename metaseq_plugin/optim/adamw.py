@@ -104,9 +104,16 @@ class Fp32StateAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(
-        self, closure: Optional[Callable[[], Any]] = None, factor: Union[float, Tensor] = 1.0
+        self,
+        closure: Optional[Callable[[], Any]] = None,
+        factor: Union[float, Tensor] = 1.0,
+        found_inf: Optional[Tensor] = None,
     ) -> Any:
-        """One update with gradients that are to be multiplied by ``factor`` first."""
+        """One update with gradients that are to be multiplied by ``factor`` first.
+
+        Args:
+            found_inf: () fp32; where it is 1, parameters and state stay as they are, to the bit.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -114,10 +121,11 @@ class Fp32StateAdamW(torch.optim.AdamW):
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
             fp32 = [p for p in with_grad if p.dtype == torch.float32]
-            self._update(group, fp32, [local(p) for p in fp32], _grads(fp32), factor)
+            self._update(group, fp32, [local(p) for p in fp32], _grads(fp32), factor, found_inf)
             for params in _buckets(p for p in with_grad if p.dtype != torch.float32):
                 copies = [p.float() for p in params]
-                self._update(group, params, copies, [g.float() for g in _grads(params)], factor)
+                grads = [g.float() for g in _grads(params)]
+                self._update(group, params, copies, grads, factor, found_inf)
                 torch._foreach_copy_(params, copies)
         return loss
 
@@ -128,6 +136,7 @@ class Fp32StateAdamW(torch.optim.AdamW):
         fp32_params: List[Tensor],
         fp32_grads: List[Tensor],
         factor: Union[float, Tensor],
+        found_inf: Optional[Tensor],
     ) -> None:
         """Update ``fp32_params`` in place, with the state kept under ``params``."""
         if not params:
@@ -136,8 +145,11 @@ class Fp32StateAdamW(torch.optim.AdamW):
         # The kernel divides by a scale and writes the quotient back; without one it does neither.
         grad_scale = None
         if isinstance(factor, Tensor) or factor != 1.0:
-            grad_scale = torch.as_tensor(factor, dtype=torch.float32, device=fp32_params[0].device)
-            grad_scale = grad_scale.reciprocal()
+            if not isinstance(
+                factor, Tensor
+            ):  # filled in there: a copy from the host waits for the device
+                factor = torch.full((), factor, dtype=torch.float32, device=fp32_params[0].device)
+            grad_scale = factor.to(fp32_params[0].device, torch.float32).reciprocal()
         adamw(
             fp32_params,
             fp32_grads,
@@ -147,6 +159,7 @@ class Fp32StateAdamW(torch.optim.AdamW):
             [state["step"] for state in states],
             fused=True,
             grad_scale=grad_scale,
+            found_inf=found_inf,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -216,6 +229,7 @@ class FairseqAdamW(FairseqOptimizer):
             ]
         self._optimizer = Fp32StateAdamW(groups, fused=True, **self.optimizer_config)
         self._factor: Union[float, Tensor] = 1.0  # what the gradients are still to be multiplied by
+        self._found_inf: Optional[Tensor] = None
 
     @property
     def optimizer_config(self) -> Dict[str, Any]:
@@ -248,6 +262,10 @@ class FairseqAdamW(FairseqOptimizer):
             self._factor = self._factor * (max_norm / (norm + 1e-6)).clamp(max=1.0)
         return norm
 
+    def refuse_if(self, bad: Tensor) -> None:
+        """Let the next step change nothing if ``bad``, () fp32 on the parameters' device, is 1; the host need not know."""
+        self._found_inf = bad
+
     def step(
         self,
         closure: Optional[Callable[[], Any]] = None,
@@ -256,13 +274,13 @@ class FairseqAdamW(FairseqOptimizer):
     ) -> None:
         """One update with the gradients divided by ``scale``; fairseq's ``groups`` has no meaning."""
         factor = self._factor if scale == 1.0 else self._factor / scale
-        self._factor = 1.0
-        self.optimizer.step(closure, factor=factor)
+        found_inf, self._factor, self._found_inf = self._found_inf, 1.0, None
+        self.optimizer.step(closure, factor=factor, found_inf=found_inf)
 
     def zero_grad(self) -> None:
         """Drop the gradients, and with them what they were to be multiplied by."""
         super().zero_grad()
-        self._factor = 1.0
+        self._factor, self._found_inf = 1.0, None
 
     def state_dict(self) -> Dict[str, Any]:
         """PyTorch's, and the parameters themselves where they are nowhere else in the checkpoint."""

@@ -21,7 +21,7 @@ EVENTS, STARTS = 8, 8  # the last ones are shown
 INDENT = "  "
 BEGINNINGS = ("start", "ready")  # events before which no update is known
 # Events that every run has many of: the screen leaves them out.
-ROUTINE = ("ready", "save", "valid", "overflow", "loss_scale", "rank")
+ROUTINE = ("ready", "first_update", "save", "valid", "overflow", "loss_scale", "rank")
 NUMBERS = {
     "model_flops": "model FLOPs",
     "model_flops_causal": "causal",

@@ -60,7 +60,7 @@ def report(opt: OPT, source: Source, options: Options) -> list[str]:
     place = f"on {weight.device}" if num_ranks == 1 else f"on each of {num_ranks} ranks"
     return [
         f"model: {options.name}, from {source.path}",
-        f"parameters: {parameters:,}, {str(weight.dtype).removeprefix('torch.')} {place}",
+        f"parameters: {parameters:,}, {str(opt.dtype).removeprefix('torch.')} {place}",
         f"keys and values: at most {memory:,.0f} MiB for {options.max_batch_tokens:,} tokens "
         "(--max-batch-tokens)",
     ]

@@ -40,6 +40,7 @@ from metaseq_plugin.distributed.option_checks import check_vocabulary
 from metaseq_plugin.distributed.run import current
 from metaseq_plugin.formats.data_folder import data_folder_at
 from metaseq_plugin.generation.fairseq_generator import FairseqGenerator
+from metaseq_plugin.layout.held import give_memory
 from metaseq_plugin.ledger.options import LedgerOptions
 from metaseq_plugin.sizes import ARCH, is_opt
 from metaseq_plugin.tokenizers.dictionary import DICTIONARY_FILE, load_dictionary
@@ -160,7 +161,9 @@ class OPTLanguageModelingTask(LanguageModelingTask):
                 )
             if "compile" in cfg:
                 cfg.compile = False  # --compile is for training; generation meets ever new lengths
-            model = super().build_model(cfg, from_checkpoint)
+            with torch.device("meta"):  # the checkpoint has all its values: none are drawn
+                model = super().build_model(cfg, from_checkpoint)
+            give_memory(model, "cpu")
             self.longest_input = model.max_positions()
             return model
         run = current()

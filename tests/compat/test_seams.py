@@ -134,6 +134,25 @@ def test_only_the_named_warnings_are_silent(
     assert bool(caught) == heard
 
 
+@pytest.mark.parametrize(
+    ("path", "heard"),
+    [
+        ("/lib/site-packages/fairseq/models/wav2vec/wav2vec2_asr.py", False),
+        ("/lib/site-packages/fairseq_cli/train.py", False),
+        ("/home/user/fairseq_of_mine.py", True),
+        ("/home/user/model.py", True),
+    ],
+)
+def test_what_python_says_of_compiled_files_is_silent_for_the_hosts(path: str, heard: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        quiet_warnings.silence()
+        compile(
+            "x is 1", path, "exec"
+        )  # a SyntaxWarning on every Python, as escapes are from 3.12 on
+    assert bool(caught) == heard
+
+
 def test_the_users_own_filters_come_first() -> None:
     with warnings.catch_warnings():
         warnings.resetwarnings()

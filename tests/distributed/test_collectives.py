@@ -34,6 +34,7 @@ class Layout(NamedTuple):
     zero2: bool = False
     sequence: bool = False
     recompute: bool = False
+    selective: bool = False
     bf16: bool = False
     dropout: float = 0.0
     update_freq: int = 1
@@ -50,10 +51,11 @@ class Layout(NamedTuple):
             "--use-sharded-state": self.shards,
             "--no-reshard-after-forward": self.zero2,
             "--sequence-parallel": self.sequence,
-            "--checkpoint-activations": self.recompute,
+            "--checkpoint-activations": self.recompute or self.selective,
             "--bf16": self.bf16,
         }
         values = ["--model-parallel-size", self.tp, "--update-freq", self.update_freq]
+        values += ["--recompute", "selective"] if self.selective else []
         values += ["--ddp-backend", "fully_sharded"] if self.shards else []
         return [*values, "--dropout", self.dropout, *(flag for flag, on in flags.items() if on)]
 
@@ -111,7 +113,8 @@ def tensor_parallel(layout: Layout) -> Counter[Collective]:
     embedding           1 forward                  1 scatter forward, 1 gather backward
     loss's features     1 backward                 1 gather forward, 1 scatter backward
     recomputation       2 a layer, as forward; 1 without dropout: then nothing that backward needs
-                        comes after the MLP's, and PyTorch stops recomputing before it
+                        comes after the MLP's, and PyTorch stops recomputing before it; none with
+                        --recompute selective
 
     The vocabulary's loss gathers two fp32 numbers a token from each rank. Once an update, sequence
     parallelism adds up the gradients of what is held whole, which have seen T/tp tokens each.
@@ -209,6 +212,8 @@ MORE = [
     FSDP2._replace(dp=4),
     TP2._replace(recompute=True),
     TP2._replace(recompute=True, dropout=0.1),
+    TP2._replace(selective=True, dropout=0.1),
+    TP2._replace(selective=True, sequence=True, dropout=0.1),
     TP2._replace(update_freq=2),
     TP2._replace(sequence=True),
     TP2._replace(sequence=True, recompute=True),
@@ -256,5 +261,6 @@ def test_sequence_parallelism_sends_no_more(sent: Sent) -> None:
 
 
 @pytest.mark.slow
-def test_recomputing_gathers_no_parameters_again(sent: Sent) -> None:
-    assert sent(FSDP2._replace(recompute=True, dropout=0.1)) == sent(FSDP2)
+@pytest.mark.parametrize("how", ["recompute", "selective"])
+def test_recomputing_gathers_no_parameters_again(sent: Sent, how: str) -> None:
+    assert sent(FSDP2._replace(**{how: True}, dropout=0.1)) == sent(FSDP2)

@@ -39,6 +39,7 @@ LAYOUTS: dict[str, tuple[int, int, tuple[Any, ...]]] = {
     "tp2 x fsdp2": (4, 2, ("--model-parallel-size", 2, *FSDP)),
 }
 CHECKPOINTING = ("--checkpoint-activations",)
+SELECTIVE = (*CHECKPOINTING, "--recompute", "selective")
 SEQUENCE = ("--sequence-parallel",)
 
 Numbers = tuple[list[float], list[float], dict[str, Any]]
@@ -93,8 +94,14 @@ VARIANTS = [
     (kind, name, extra)
     for kind in KINDS
     for name in LAYOUTS
-    for extra in (CHECKPOINTING, SEQUENCE, (*SEQUENCE, *CHECKPOINTING))
-    if "tp" in name or extra == CHECKPOINTING
+    for extra in (
+        CHECKPOINTING,
+        SEQUENCE,
+        (*SEQUENCE, *CHECKPOINTING),
+        SELECTIVE,
+        (*SEQUENCE, *SELECTIVE),
+    )
+    if "tp" in name or extra in (CHECKPOINTING, SELECTIVE)
 ] + [("350m", name, ()) for name in LAYOUTS]
 
 

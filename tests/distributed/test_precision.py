@@ -46,6 +46,8 @@ def all_bits(recorder: Recorder) -> list[Any]:
 @pytest.mark.parametrize(
     "options",
     [("--cpu-offload",), ("--no-reshard-after-forward",), ("--checkpoint-activations",),
+     ("--checkpoint-activations", "--recompute", "selective"),
+     ("--checkpoint-activations", "--checkpoint-layers", "1"),
      ("--checkpoint-activations", "--offload-activations"),
      pytest.param(("--compile",), marks=pytest.mark.slow)],
 )  # fmt: skip

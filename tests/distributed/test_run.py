@@ -38,17 +38,21 @@ def test_a_plain_run_changes_nothing() -> None:
     cfg = config("pytorch_ddp", bf16=True)
     run.prepare(cfg)
     assert run.current().grid is SINGLE
-    assert not run.current().is_cut
+    assert not run.current().is_fully_sharded
     assert cfg.common.bf16
     with run.current().building():
-        assert torch.empty(1).device.type == "cpu"
+        assert torch.empty(1).is_meta
 
 
 def test_a_sharded_run_of_one_process_has_a_grid_until_it_is_reset() -> None:
     cfg = config("fully_sharded", bf16=True)
     run.prepare(cfg)
     now = run.current()
-    assert (now.grid.world_size, now.compute_dtype, now.is_cut) == (1, torch.bfloat16, True)
+    assert (now.grid.world_size, now.compute_dtype, now.is_fully_sharded) == (
+        1,
+        torch.bfloat16,
+        True,
+    )
     assert (now.use_sharded_state, now.reshard_after_forward) == (True, False)
     assert not cfg.common.bf16
     assert not cfg.checkpoint.write_checkpoints_asynchronously

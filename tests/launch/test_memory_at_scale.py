@@ -17,6 +17,7 @@ SMALL = OPTSize(layers=3, embed_dim=256, heads=4)
 SMALL_350M = OPTSize(layers=3, embed_dim=256, heads=4, word_embed_dim=128, post_norm=True)
 BF16 = MemorySettings(batch_size=4, tokens_per_sample=512, precision="bf16")
 RECOMPUTING = MemorySettings(batch_size=8, precision="bf16", checkpoint_activations=True)
+SELECTIVE = BF16._replace(checkpoint_activations=True, recompute="selective", vocab_size=512)
 
 QUICK = [
     (SMALL, Layout(1, 4), BF16),
@@ -25,11 +26,20 @@ QUICK = [
     (SMALL, Layout(2, 3), BF16._replace(precision="fp32", reshard_after_forward=False, vocab_size=512)),
     (SMALL, Layout(2, 2), BF16._replace(sequence_parallel=True, dropout=0.0, vocab_size=512)),
     (SMALL_350M, Layout(1, 1), BF16._replace(vocab_size=2048)),
+    (SMALL, Layout(1, 4), SELECTIVE),
+    (SMALL, Layout(1, 1), SELECTIVE._replace(precision="fp32", checkpoint_layers=2)),
+    (SMALL, Layout(2, 2), SELECTIVE._replace(checkpoint_layers=1, dropout=0.0)),
+    (SMALL, Layout(2, 2), SELECTIVE._replace(sequence_parallel=True)),
+    (SMALL_350M, Layout(1, 2), SELECTIVE),
+    (SMALL, Layout(1, 2), BF16._replace(checkpoint_activations=True, checkpoint_layers=1, vocab_size=512)),
 ]  # fmt: skip
 LARGE = [
     ("125m", LAYOUTS["125m"], BF16),
     ("1.3b", LAYOUTS["1.3b"], RECOMPUTING._replace(checkpoint_activations=False)),
     ("6.7b", LAYOUTS["6.7b"], RECOMPUTING),
+    ("6.7b", Layout(1, 1), RECOMPUTING._replace(batch_size=1, recompute="selective")),
+    ("13b", LAYOUTS["13b"], RECOMPUTING._replace(checkpoint_layers=10)),
+    ("175b", LAYOUTS["175b"], RECOMPUTING._replace(batch_size=2, recompute="selective")),
     ("175b", LAYOUTS["175b"], RECOMPUTING._replace(precision="fp16")),
 ]  # fmt: skip
 

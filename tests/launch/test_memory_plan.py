@@ -72,6 +72,26 @@ def test_memory_efficient_updates_copy_some_parameters_at_a_time() -> None:
 
 LESS = [
     ("recomputation", MemorySettings(batch_size=8), {"checkpoint_activations": True}),
+    (
+        "recomputation of half the layers",
+        MemorySettings(batch_size=8),
+        {"checkpoint_activations": True, "checkpoint_layers": 12},
+    ),
+    (
+        "recomputation of all of them",
+        MemorySettings(batch_size=8, checkpoint_activations=True, checkpoint_layers=12),
+        {"checkpoint_layers": None},
+    ),
+    (
+        "selective recomputation",
+        MemorySettings(batch_size=8),
+        {"checkpoint_activations": True, "recompute": "selective"},
+    ),
+    (
+        "recomputation of all of a layer",
+        MemorySettings(batch_size=8, checkpoint_activations=True, recompute="selective"),
+        {"recompute": "whole"},
+    ),
     ("sequence parallelism", MemorySettings(batch_size=8), {"sequence_parallel": True}),
     ("bf16", MemorySettings(batch_size=8), {"precision": "bf16"}),
     (

@@ -33,7 +33,8 @@ def act_at(number: int, act: Callable[[], None]) -> Callable[[], None]:
 
 
 def kinds(ledger: Ledger) -> list[str]:
-    return [event["kind"] for event in ledger.events]
+    """In order, without that of the first update, which follows ``ready`` in every start that trains."""
+    return [event["kind"] for event in ledger.events if event["kind"] != "first_update"]
 
 
 def only(ledger: Ledger, kind: str) -> Any:

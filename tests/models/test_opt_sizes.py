@@ -1,16 +1,22 @@
 """Sizes, initial weights, and architecture names through fairseq's own parser."""
 
+import hashlib
 import math
+import os
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import build_model
 
+from metaseq_plugin.layout.piece import Piece
 from metaseq_plugin.models.opt import SIZES, OPTDecoder
+from metaseq_plugin.modules import initial_weights
+from metaseq_plugin.modules.initial_weights import Matrix, fill_normal
 from tests.opt_models import KINDS, PAD, config, dictionary, hf_config
 
 # V = 50,272 and 2,050 position rows. The released 350M's is transformers'; metaseq's table has
@@ -68,6 +74,47 @@ def test_initial_weights(kind: str) -> None:
             error = 4 / math.sqrt(2 * values.numel())  # four standard errors of a deviation
             assert values.std().item() == pytest.approx(expected, rel=error), name
             assert abs(values.mean().item()) < 4 * expected / math.sqrt(values.numel()), name
+
+
+def as_defined(seed: int, name: str, shape: tuple[int, int], std: float) -> torch.Tensor:
+    """The whole matrix ``name``, block after block, as modules/initial_weights.py defines its values."""
+    blocks = []
+    step = max(1, 262_144 // shape[1])
+    for number, row in enumerate(range(0, shape[0], step)):
+        digest = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+        rows = min(step, shape[0] - row)
+        blocks.append(generator.standard_normal((rows, shape[1]), dtype=np.float32))
+    return torch.from_numpy(np.concatenate(blocks)) * std
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_initial_weights_are_those_of_their_names_whoever_draws_and_holds_them(
+    threads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(initial_weights, "num_threads", lambda: threads)
+    shape = (1_300, 600)
+    pieces = {
+        "whole": Piece.whole(shape),
+        "rows": Piece.whole(shape).narrow(0, 430, 800),
+        "columns": Piece.whole(shape).narrow(1, 7, 290),
+        "box": Piece.whole(shape).narrow(0, 437, 1).narrow(1, 599, 1),
+        "nothing": Piece.whole(shape).narrow(0, 1_300, 0),
+    }
+    held = {name: torch.full(piece.size, torch.nan, dtype=dtype) for name, piece in pieces.items()}
+    fill = [Matrix(name, held[name], piece, 0.02) for name, piece in pieces.items()]
+    fill_normal(fill, seed=3)
+    for name, piece in pieces.items():
+        expected = as_defined(3, name, shape, 0.02)[piece.slices].to(dtype)
+        assert torch.equal(held[name], expected), name
+
+
+def test_threads_are_this_ranks_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
+    for ranks, share in (("", 16), ("4", 4), ("64", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        assert initial_weights.num_threads() == share
 
 
 def test_output_is_tied_to_the_embedding() -> None:

@@ -1,12 +1,13 @@
 """Training: recomputing activations and compiling change nothing but memory and time."""
 
 import shutil
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from metaseq_plugin.modules.checkpointing import Recompute
 from metaseq_plugin.modules.compile import compile_layers
 from tests.opt_models import KINDS, TINY, decoder, tokens
 
@@ -30,6 +31,22 @@ def test_activation_checkpointing_is_exact(kind: str, offload: bool, dropout: fl
     again, recomputed = loss_and_gradients(
         **shape, checkpoint_activations=True, offload_activations=offload
     )
+    assert torch.equal(loss, again)
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, recomputed[name]), name
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("layers", [None, 1])
+@pytest.mark.parametrize("recompute", Recompute)
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_of_whichever_layers_is_recomputed_is_exact(
+    kind: str, recompute: Recompute, layers: Optional[int], dropout: float
+) -> None:
+    shape = {**KINDS[kind], "dropout": dropout, "attention_dropout": dropout}
+    loss, gradients = loss_and_gradients(**shape)
+    options = {"recompute": recompute, "checkpoint_layers": layers}
+    again, recomputed = loss_and_gradients(**shape, checkpoint_activations=True, **options)
     assert torch.equal(loss, again)
     for name, gradient in gradients.items():
         assert torch.equal(gradient, recomputed[name]), name

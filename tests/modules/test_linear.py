@@ -98,8 +98,9 @@ def test_what_is_not_ours_to_multiply_is_not_packed() -> None:
     assert not any(p.is_mkldnn for p in (*model.parameters(), *plain.parameters()))
 
 
-def test_16_bits_are_computed_where_onednn_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_16_bits_are_computed_where_a_kernel_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_module, "HAS_ONEDNN", False)
+    monkeypatch.setattr(linear_module, "HAS_FBGEMM", False)
     assert computes_in(torch.float32)
     assert not any(map(computes_in, (torch.bfloat16, torch.float16)))
     model = torch.nn.Sequential(Linear(8, 8))

@@ -160,7 +160,7 @@ def tensor_parallel(planned: Planned) -> tuple[Sent, ...]:
     if parts == 1:
         return ()
     layers, micro_batches = planned.size.layers, planned.batch.update_freq
-    again = layers * settings.checkpoint_activations
+    again = settings.layers_run_again(layers)
     # Without dropout PyTorch stops recomputing before the last product of a layer and its sum.
     stops = again if settings.dropout == 0 else 0
     reduced = 4 * layers + 2 + 2 * again - stops

@@ -107,9 +107,7 @@ class Estimate(NamedTuple):
                 "model_per_token": flops.training,
                 "model_per_token_causal": causal.training,
                 "hardware_per_token": planned.hardware_flops,
-                "hardware_per_token_causal": causal.hardware(
-                    planned.settings.checkpoint_activations
-                ),
+                "hardware_per_token_causal": causal.hardware(planned.recomputed_share),
                 "total": self.total_flops,
             },
             "time": {
@@ -167,9 +165,10 @@ def variants(planned: Planned) -> dict[str, Memory]:
     settings = planned.settings
     others = {"planned": settings}
     recomputes = settings.checkpoint_activations
-    others["kept" if recomputes else "recomputed"] = settings._replace(
-        checkpoint_activations=not recomputes
-    )
+    other = settings._replace(checkpoint_activations=not recomputes, checkpoint_layers=None)
+    others["kept" if recomputes else "recomputed"] = other._replace(recompute="whole")
+    if settings.is_selective or settings.checkpoint_layers is not None:
+        others["all whole"] = settings._replace(checkpoint_layers=None, recompute="whole")
     if planned.model_parallel_size > 1:
         cuts = settings.sequence_parallel
         others["tokens whole" if cuts else "tokens cut"] = settings._replace(

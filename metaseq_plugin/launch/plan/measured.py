@@ -18,7 +18,7 @@ from metaseq_plugin.launch.plan.utilisation import Rate
 from metaseq_plugin.launch.rank_bytes import rank_elements
 from metaseq_plugin.launch.spec import LAUNCH
 from metaseq_plugin.layout.layout import Layout
-from metaseq_plugin.ledger.flops import VOCAB_SIZE, model_flops
+from metaseq_plugin.ledger.flops import VOCAB_SIZE, model_flops, recomputed_share
 from metaseq_plugin.sizes import OPTSize, size_of
 
 CONFIGURATION = "config.yaml"
@@ -123,7 +123,7 @@ def hardware_flops(config: Mapping[str, Any], parameters: Optional[str]) -> floa
     flops = model_flops(
         size, int(task["tokens_per_sample"]), vocab_size, dropout=float(model["dropout"])
     )
-    return flops.hardware(bool(model["checkpoint_activations"]))
+    return flops.hardware(recomputed_share(model, size.layers))
 
 
 def vocabulary(size: OPTSize, parameters: int, position_rows: int) -> int:

@@ -114,25 +114,29 @@ class RankPlan:
         self.copies = 2 if has_shards and not settings.on_gpu else 1
         self.offloads_states = settings.cpu_offload and settings.on_gpu
         self.offloads_inputs = settings.offload_activations and settings.on_gpu
-        # On the device, of each layer that waits for its backward.
-        self.waiting = self.activations.kept
-        if settings.checkpoint_activations:
-            self.waiting = 0 if self.offloads_inputs else self.activations.input
+        self.checkpointed = settings.checkpointed_layers(shape.layers)
 
     @property
     def host(self) -> int:
         """Bytes in CPU memory."""
-        inputs = self.shape.layers * self.activations.input * self.offloads_inputs
+        inputs = self.checkpointed * self.activations.input * self.offloads_inputs
         return inputs + sum(self.held[:3]) * self.offloads_states
 
     def moments(self) -> Iterator[Moment]:
         """In the order of an update."""
         yield from self.forward()
         layers = self.shape.layers
-        for layer in sorted(
-            {layers, max(layers - 1, 1), 1}, reverse=True
-        ):  # between them it is linear
-            yield from self.backward(layer)
+        turns = {
+            layers,
+            layers - 1,
+            self.checkpointed + 1,
+            self.checkpointed,
+            self.checkpointed - 1,
+            1,
+        }
+        for layer in sorted(turns, reverse=True):  # between them it is linear
+            if 1 <= layer <= layers:
+                yield from self.backward(layer)
         yield self.moment(
             "embedding",
             self.gradients_of(layers),
@@ -153,27 +157,25 @@ class RankPlan:
     def forward(self) -> Iterator[Moment]:
         """The first layer, the last one, and the loss with the start of its backward."""
         layers, gradients = self.shape.layers, self.gradients_of(0)
-        in_layer = 2 * self.shape.entered
-        if self.settings.checkpoint_activations:
-            in_layer = self.activations.in_forward
         root_gather = self.root * (self.shape.shards > 1)  # before it is copied out
         yield self.moment("gather", gradients, gathered=self.root + root_gather + self.all_gather)
 
-        all_layers = layers * self.waiting
         stay = 0 if self.settings.reshard_after_forward else layers * self.layer
-        yield self.moment(
-            "forward",
-            gradients,
-            gathered=self.root + max(self.layer, stay) + self.all_gather,
-            activations=all_layers,
-            layer=in_layer,
-        )
+        for layer in sorted({self.checkpointed, layers} - {0}):
+            runs_again = layer <= self.checkpointed and not self.settings.is_selective
+            yield self.moment(
+                "forward",
+                gradients,
+                gathered=self.root + max(self.layer, stay) + self.all_gather,
+                activations=self.waiting(layer),
+                layer=self.activations.in_forward if runs_again else 2 * self.shape.entered,
+            )
         features = self.shape.compute * self.settings.num_tokens * self.shape.word_dim
         yield self.moment(
             "loss",
             gradients,
             gathered=self.root + stay,
-            activations=all_layers + self.shape.outside,  # and the last norm's input
+            activations=self.waiting(layers) + self.shape.outside,  # and the last norm's input
             loss=max(features + self.loss.in_forward, self.loss.in_backward),
         )
 
@@ -184,14 +186,14 @@ class RankPlan:
             others = self.all_gather * (layer > 1)  # of the next one
         else:
             others = (layer - 1) * self.layer
-        waiting, outside = (layer - 1) * self.waiting, self.shape.outside
+        waiting, outside = self.waiting(layer - 1), self.shape.outside
         yield self.moment(
             "backward",
             self.gradients_of(behind),
             self.reduce_scatter if behind else 0,
             gathered=self.root + self.layer + others,
             activations=waiting,
-            layer=self.activations.kept + self.activations.in_backward,
+            layer=self.at_work(layer),
             loss=self.loss.waiting,
         )
         if self.settings.fully_sharded:
@@ -204,6 +206,23 @@ class RankPlan:
                 layer=outside + self.still_whole(self.shape.layer),
                 loss=self.loss.waiting,
             )
+
+    def waiting(self, layers: int) -> int:
+        """Bytes on the device that the first ``layers`` layers keep for their backward."""
+        each = self.activations.selected
+        if not self.settings.is_selective:
+            each = 0 if self.offloads_inputs else self.activations.input
+        checkpointed = min(layers, self.checkpointed)
+        return checkpointed * each + (layers - checkpointed) * self.activations.kept
+
+    def at_work(self, layer: int) -> int:
+        """Bytes of the ``layer``-th of all layers in its backward."""
+        parts = self.activations
+        if layer > self.checkpointed:
+            return parts.kept + parts.in_backward
+        if self.settings.is_selective:
+            return parts.selected + parts.in_backward_selected
+        return parts.kept + parts.in_backward_again
 
     def still_whole(self, elements: int) -> int:
         """Bytes of whole gradients that a reduce-scatter's own copy and result do not make up for: those come when these are gone."""

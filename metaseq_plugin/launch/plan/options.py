@@ -23,7 +23,7 @@ from metaseq_plugin.launch.plan.checkpoints import (
 )
 from metaseq_plugin.launch.plan.estimate import Assumptions
 from metaseq_plugin.launch.plan.measured import POSITION_OFFSET, measured
-from metaseq_plugin.launch.plan.memory_settings import MemorySettings
+from metaseq_plugin.launch.plan.memory_settings import RECOMPUTES, MemorySettings
 from metaseq_plugin.launch.plan.planned import Planned
 from metaseq_plugin.layout.layout import check_divides
 from metaseq_plugin.ledger.carbon import INTENSITIES, INTENSITY, intensity
@@ -83,6 +83,8 @@ def add_run_options(group: Any) -> None:
         text = "compute in it (default: fp16, as OPT)" if name == "fp16" else "compute in it"
         kinds.add_argument(f"--{name.replace('_', '-')}", dest="precision", action="store_const", const=name, help=text)  # fmt: skip
     group.add_argument("--checkpoint-activations", action="store_true", help="recompute activations")  # fmt: skip
+    group.add_argument("--checkpoint-layers", type=int, metavar="N", help="of only the first N layers")  # fmt: skip
+    group.add_argument("--recompute", choices=RECOMPUTES, default=MemorySettings().recompute, help="what of a layer: whole (default), or selective: norms and dropout")  # fmt: skip
     group.add_argument("--offload-activations", action="store_true", help="keep layers' inputs in CPU memory")  # fmt: skip
     group.add_argument("--sequence-parallel", action="store_true", help="cut activations between model parts")  # fmt: skip
     group.add_argument("--cpu-offload", action="store_true", help="optimizer state in CPU memory")
@@ -103,6 +105,11 @@ def planned(args: argparse.Namespace) -> Planned:
         raise UserError(
             f"`--decoder-attention-heads` must divide `--decoder-embed-dim` ({size.embed_dim}), but is "
             f"{size.heads}. Set one that does."
+        )
+    if args.checkpoint_layers is not None and args.checkpoint_layers > size.layers:
+        raise UserError(
+            f"`--checkpoint-layers` must be from 1 to the number of layers ({size.layers}), but is "
+            f"{args.checkpoint_layers}. Leave it out for all of them."
         )
     parts = args.model_parallel_size
     cut = {
@@ -137,6 +144,8 @@ def settings_of(args: argparse.Namespace, batch: Batch) -> MemorySettings:
         reshard_after_forward=args.zero == 3,
         cpu_offload=args.cpu_offload,
         checkpoint_activations=args.checkpoint_activations,
+        checkpoint_layers=args.checkpoint_layers,
+        recompute=args.recompute,
         offload_activations=args.offload_activations,
         sequence_parallel=args.sequence_parallel,
         dropout=args.dropout,
@@ -156,7 +165,7 @@ def precision_of(args: argparse.Namespace) -> str:
 def ranges(args: argparse.Namespace) -> Iterator[str]:
     """Numbers out of their ranges, a sentence each."""
     whole = ["gpus", "gpus_per_node", "tokens_per_sample", "model_parallel_size", "vocab_size",
-             "decoder_max_positions", "batch_size", "update_freq",
+             "decoder_max_positions", "batch_size", "update_freq", "checkpoint_layers",
              *(f"decoder_{name}" for name in DIMENSION_OPTIONS)]  # fmt: skip
     for name in whole:
         value = vars(args)[name]
@@ -188,8 +197,7 @@ def combinations(args: argparse.Namespace) -> Iterator[str]:
         )
     if args.sequence_parallel and args.model_parallel_size == 1:
         yield "`--sequence-parallel` must come with --model-parallel-size of 2 or more, but that is 1. Set it."
-    if args.offload_activations and not args.checkpoint_activations:
-        yield "`--offload-activations` must come with --checkpoint-activations, but comes alone. Add it."
+    yield from recomputation(args)
     if args.cpu_offload and args.zero == 0:
         yield "`--cpu-offload` must come with --zero 2 or 3, but that is 0. Set 3."
     precision = precision_of(args)
@@ -212,6 +220,21 @@ def combinations(args: argparse.Namespace) -> Iterator[str]:
         yield "`--measured` must name a run with --cpu, whose rate is not known, but is missing. Set it."
     if args.mfu is not None and args.measured is not None:
         yield "`--mfu` must be left out with --measured, but both are set. Leave one out."
+
+
+def recomputation(args: argparse.Namespace) -> Iterator[str]:
+    """What --checkpoint-activations goes together with, a sentence each; as ``modules/checkpointing.py`` has it."""
+    is_selective = args.recompute != MemorySettings().recompute
+    if not args.checkpoint_activations:
+        for name, is_set in (
+            ("checkpoint_layers", args.checkpoint_layers is not None),
+            ("recompute", is_selective),
+            ("offload_activations", args.offload_activations),
+        ):
+            if is_set:
+                yield f"`{option(name)}` must come with --checkpoint-activations, but comes alone. Add it."
+    if args.offload_activations and is_selective:
+        yield "`--recompute` must be whole with --offload-activations, but is selective. Set whole."
 
 
 def batch_of(args: argparse.Namespace) -> tuple[Batch, int]:

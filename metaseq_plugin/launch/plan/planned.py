@@ -79,7 +79,12 @@ class Planned(NamedTuple):
     @property
     def hardware_flops(self) -> float:
         """A token's, with what this run recomputes."""
-        return self.flops.hardware(self.settings.checkpoint_activations)
+        return self.flops.hardware(self.recomputed_share)
+
+    @property
+    def recomputed_share(self) -> float:
+        """Of the layers, those that are run again."""
+        return self.settings.layers_run_again(self.size.layers) / self.size.layers
 
     @property
     def peak(self) -> float:

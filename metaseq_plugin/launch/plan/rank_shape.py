@@ -29,6 +29,7 @@ class RankShape(NamedTuple):
         ffn: N·F/t·c bytes.
         scores: B·H/t·T² elements of an attention matrix.
         statistics: B·H/t·T numbers, one for each row of it.
+        post_norm: norms come after the residual sums.
     """
 
     layers: int
@@ -46,6 +47,7 @@ class RankShape(NamedTuple):
     ffn: int
     scores: int
     statistics: int
+    post_norm: bool
 
 
 def rank_shape(size: OPTSize, layout: Layout, settings: MemorySettings) -> RankShape:
@@ -82,4 +84,5 @@ def rank_shape(size: OPTSize, layout: Layout, settings: MemorySettings) -> RankS
         ffn=N * F // t * c,
         scores=sequences * settings.tokens_per_sample**2,
         statistics=sequences * settings.tokens_per_sample,
+        post_norm=bool(size.post_norm),
     )

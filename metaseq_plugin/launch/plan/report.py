@@ -78,6 +78,11 @@ def layout(result: Estimate) -> Iterator[str]:
         f"{batch.batch_size} ×"
     )
     yield f"--update-freq {batch.update_freq} × {settings.tokens_per_sample:,} tokens"
+    count = settings.checkpointed_layers(planned.size.layers)
+    if settings.is_selective:
+        yield f"norms and dropout of {count} layers are computed again"
+    elif settings.checkpoint_layers is not None:
+        yield f"{count} of the layers are run again"
     if planned.asked_tokens:
         yield f"({planned.asked_tokens:,} were asked for: this is the nearest that divides)"
 
@@ -86,11 +91,11 @@ def flops(result: Estimate) -> Iterator[str]:
     planned = result.planned
     full, causal = planned.flops, planned.flops_by(causal=True)
     this = " (this run)"
-    recomputes = planned.settings.checkpoint_activations
+    share = planned.recomputed_share
     yield "of a token, attention as a full square (6N + 12LDT), or causal"
     yield (
-        f"model {number(full.training)}, {number(causal.training)}{'' if recomputes else this}; recomputing "
-        f"{number(full.hardware(True))}, {number(causal.hardware(True))}{this if recomputes else ''}"
+        f"model {number(full.training)}, {number(causal.training)}{'' if share else this}; recomputing "
+        f"{number(full.hardware(share or 1))}, {number(causal.hardware(share or 1))}{this if share else ''}"
     )
     yield f"{planned.tokens:,.0f} tokens: {result.total_flops:.3g} in all"
 
@@ -199,10 +204,11 @@ def suggestions(found: Suggestions, device_bytes: float) -> Iterator[str]:
 def suggestion(each: Suggestion) -> str:
     planned, settings = each.planned, each.planned.settings
     zero = 0 if not settings.fully_sharded else 3 if settings.reshard_after_forward else 2
-    marks = ["yes" if on else "no" for on in (settings.checkpoint_activations, settings.sequence_parallel)]  # fmt: skip
+    recompute = settings.recompute if settings.checkpoint_activations else "no"
+    cuts = "yes" if settings.sequence_parallel else "no"
     batch = f"{planned.batch.batch_size} × {planned.batch.update_freq}"
     return (
-        f"{planned.model_parallel_size:7}{zero:6}{marks[0]:>11}{marks[1]:>5}{batch:>14}"
+        f"{planned.model_parallel_size:7}{zero:6}{recompute:>11}{cuts:>5}{batch:>14}"
         f"{each.peak / GB:9.1f}{each.update_seconds:10.3g}{each.exposed_seconds:16.3g}"
     )
 
@@ -211,7 +217,7 @@ def reasons(fitting: Sequence[Suggestion]) -> Iterator[str]:
     """What the first has over the next that differs in it."""
     best = fitting[0]
     for text, differs in (
-        ("recomputing the other way", lambda s: s.checkpoint_activations),
+        ("recomputing the other way", lambda s: s.layers_run_again(1)),
         ("sharding the other way", lambda s: (s.fully_sharded, s.reshard_after_forward)),
     ):
         other = next((s for s in fitting if differs(s.planned.settings) != differs(best.planned.settings)), None)  # fmt: skip

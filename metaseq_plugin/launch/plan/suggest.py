@@ -1,7 +1,7 @@
 """``--suggest``: the layouts of the same ranks that fit, the fastest first.
 
 What is tried: every number of model parts that divides the ranks of a node, the heads, the feed-forward dim and the
-vocabulary; ZeRO-3, ZeRO-2 and plain data parallelism; activations recomputed or kept; tokens cut between the parts or
+vocabulary; ZeRO-3, ZeRO-2 and plain data parallelism; activations kept, recomputed selectively or as a whole; tokens cut between the parts or
 not; and, of each, the largest --batch-size that fits and divides what a rank takes of the batch.
 
 The time of an update is what its hardware FLOPs take at the rate, and on top of that the exchange that cannot hide
@@ -14,13 +14,14 @@ from typing import Iterator, NamedTuple, Optional
 
 from metaseq_plugin.launch.batch import Batch
 from metaseq_plugin.launch.plan.communication import exchange
-from metaseq_plugin.launch.plan.memory_settings import MemorySettings
+from metaseq_plugin.launch.plan.memory_settings import RECOMPUTES, MemorySettings
 from metaseq_plugin.launch.plan.planned import Planned
 from metaseq_plugin.launch.plan.time import time_of
 from metaseq_plugin.launch.plan.utilisation import Rate
 from metaseq_plugin.layout.layout import divisors
 
 LARGEST_BATCH_SIZE = 64
+RECOMPUTATIONS = (None, *RECOMPUTES)
 
 
 class Suggestion(NamedTuple):
@@ -36,9 +37,10 @@ class Suggestion(NamedTuple):
     peak: int
 
     @property
-    def order(self) -> tuple[float, float, int]:
-        """Fastest first; of equal ones, the one that sends less, then the one that needs less memory."""
-        return round(self.update_seconds, 6), self.exchange_seconds, self.peak
+    def order(self) -> tuple[float, float, bool, int]:
+        """Fastest first; of equal ones, the one that sends less, that keeps all, then that needs less memory."""
+        recomputes = self.planned.settings.checkpoint_activations
+        return round(self.update_seconds, 6), self.exchange_seconds, recomputes, self.peak
 
 
 class Suggestions(NamedTuple):
@@ -69,7 +71,7 @@ def candidates(planned: Planned) -> Iterator[Planned]:
     cut = (on_node, planned.num_ranks, size.heads, size.ffn_embed_dim, settings.vocab_size)
     sequences = planned.batch.batch_tokens // settings.tokens_per_sample
     for parts, zero, recomputes, cuts in product(
-        divisors(*cut), (3, 2, 0), (False, True), (False, True)
+        divisors(*cut), (3, 2, 0), RECOMPUTATIONS, (False, True)
     ):
         data_parallel = planned.num_ranks // parts
         unsuited = sequences % data_parallel or (cuts and parts == 1)
@@ -80,18 +82,20 @@ def candidates(planned: Planned) -> Iterator[Planned]:
             settings=settings._replace(
                 fully_sharded=zero > 0,
                 reshard_after_forward=zero == 3,
-                checkpoint_activations=recomputes,
+                checkpoint_activations=recomputes is not None,
+                checkpoint_layers=None,
+                recompute=recomputes or MemorySettings().recompute,
                 sequence_parallel=cuts,
             ),
         )
 
 
-def refused(settings: MemorySettings, parts: int, zero: int, recomputes: bool) -> bool:
+def refused(settings: MemorySettings, parts: int, zero: int, recomputes: Optional[str]) -> bool:
     """Whether no run can have the layout with what else was asked for."""
     without_masters = settings.precision.startswith("memory_efficient")
     return (
         (settings.cpu_offload and zero == 0)
-        or (settings.offload_activations and not recomputes)
+        or (settings.offload_activations and recomputes != "whole")
         or (without_masters and (zero > 0 or parts > 1))
         or (not settings.chunked_loss and parts > 1)
     )

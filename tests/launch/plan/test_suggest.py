@@ -41,6 +41,7 @@ def test_opts_own_layout_is_one_of_them() -> None:
     [
         "--memory-efficient-fp16 --zero 0",
         "--criterion cross_entropy",
+        "--checkpoint-activations --recompute selective --checkpoint-layers 3",
         "--checkpoint-activations --offload-activations",
         "--cpu-offload",
     ],
@@ -55,6 +56,8 @@ def test_none_is_what_a_plan_refuses(asked: str) -> None:
         args.zero = 0 if not settings.fully_sharded else 3 if settings.reshard_after_forward else 2
         args.model_parallel_size = each.planned.model_parallel_size
         args.checkpoint_activations = settings.checkpoint_activations
+        args.checkpoint_layers = settings.checkpoint_layers
+        args.recompute = settings.recompute
         args.sequence_parallel = settings.sequence_parallel
         assert list(combinations(args)) == []
 

@@ -201,7 +201,7 @@ ANYTHING = st.recursive(
     max_leaves=5,
 )
 KINDS = (
-    "start", "ready", "resume", "save", "valid", "lr", "loss_scale", "overflow", "skipped", "spike", "rewind",
+    "start", "ready", "first_update", "resume", "save", "valid", "lr", "loss_scale", "overflow", "skipped", "spike", "rewind",
     "nonfinite", "signal", "lost_rank", "hang", "excluded", "note", "end", "of a later version",
 )  # fmt: skip
 FIELDS = (

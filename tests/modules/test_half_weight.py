@@ -1,0 +1,84 @@
+"""Weights held in 16 bits: the same bits as before, the same products, in a whole model too."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from metaseq_plugin.models.opt import OPTDecoder, OPTDecoderLayer
+from metaseq_plugin.modules.decoding_weights import store_for_decoding_
+from metaseq_plugin.modules.half_weight import HAS_FBGEMM, HalfWeight, is_exact
+from metaseq_plugin.modules.linear import Linear, linear, pack
+from tests.opt_models import TINY, decoder, tokens
+
+pytestmark = pytest.mark.skipif(not HAS_FBGEMM, reason="needs FBGEMM, whose blocks are of 16 bits")
+
+
+def rounded(model: OPTDecoder) -> OPTDecoder:
+    """The model as it is when a float16 checkpoint of it is loaded in float32."""
+    return model.half().float()
+
+
+def test_only_what_16_bits_hold_exactly_is_held_in_them() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 8).half().float()
+    assert is_exact(weight)
+    assert is_exact(torch.full((8, 8), 2.0**-24))  # the least of float16's numbers
+    assert not any(
+        is_exact(weight.index_fill(0, torch.tensor(7), number))
+        for number in (0.1, 2.0**-25, 65_520.0, torch.inf * 0, 1e6)
+    )
+    assert not is_exact(weight.double())
+    assert not is_exact(weight[:0])
+
+
+@pytest.mark.parametrize("shape", [(0, 96), (1, 96), (5, 96), (2, 3, 96), (64, 96)])
+@pytest.mark.parametrize("outputs", [40, 72, 200])
+def test_equals_torch_at_all_numbers_of_rows(shape: tuple[int, ...], outputs: int) -> None:
+    torch.manual_seed(0)
+    x, bias = torch.randn(shape), torch.randn(outputs)
+    weight = torch.randn(outputs, 96).half().float()
+    weight[0, :2] = torch.tensor([2.0**-24, 65_504.0])
+    held = pack(weight)
+    assert isinstance(held, HalfWeight)
+    assert torch.equal(held.to_dense(), weight)
+    with torch.no_grad():
+        for added in (None, bias):
+            expected = F.linear(x, weight, added)
+            torch.testing.assert_close(linear(x, held, added), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_model_in_16_bits_has_the_state_and_the_logits_it_had() -> None:
+    model, ids = rounded(decoder(**TINY)), tokens(2, 9)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected = model(ids)[0]
+    store_for_decoding_(model)
+    store_for_decoding_(model)  # a model may have come to two generators
+    layer = model.layers[0]
+    assert isinstance(layer, OPTDecoderLayer)
+    assert layer.self_attn.joint is not None
+    held = (layer.fc1.half_weight, layer.self_attn.joint[0], model.head)
+    assert all(isinstance(part, HalfWeight) for part in held)
+    torch.testing.assert_close(model(ids)[0], expected, rtol=1e-5, atol=1e-5)
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+@torch.no_grad()
+def test_a_model_in_16_bits_may_change_its_data_type() -> None:
+    model, plain, ids = rounded(decoder(**TINY)), decoder(**TINY), tokens(2, 9)
+    plain.load_state_dict(model.state_dict())
+    store_for_decoding_(model)
+    torch.testing.assert_close(model.double()(ids)[0], plain.double()(ids)[0])
+    assert model.head is None
+
+
+def test_a_layer_in_16_bits_can_be_unpacked() -> None:
+    module = Linear(24, 40).half().float()
+    expected = module.weight.detach().clone()
+    store_for_decoding_(module)
+    assert module.weight.is_meta
+    assert torch.equal(module.state_dict()["weight"], expected)
+    module.double()
+    assert torch.equal(module.weight, expected.double())
