@@ -26,7 +26,7 @@ from metaseq_plugin.launch.plan.memory_settings import MemorySettings
 from metaseq_plugin.layout.grid import Grid
 from metaseq_plugin.layout.held import give_memory, local
 from metaseq_plugin.models.opt import OPTDecoder, OPTLanguageModel
-from metaseq_plugin.modules import chunked_loss
+from metaseq_plugin.modules import chunked_loss, dropout
 from metaseq_plugin.optim.adamw import Fp32StateAdamW
 from metaseq_plugin.sizes import OPTSize
 from tests.opt_models import PAD, config, dictionary
@@ -121,8 +121,8 @@ def _gpu_add_product(total: Tensor, *_: Any, beta: float) -> None:
     """The loss's products of 16 bits, summed in fp32, which a GPU takes as they are."""
 
 
-def _gpu_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    return torch.native_dropout(x, p, True)[0] if p and training else x
+def _gpu_dropout(x: Tensor, p: float) -> Tensor:
+    return torch.native_dropout(x, p, True)[0]
 
 
 @contextmanager
@@ -133,6 +133,7 @@ def kernels_of(on_gpu: bool) -> Iterator[None]:
         return
     with (
         patch.object(F, "scaled_dot_product_attention", _gpu_attention),
+        patch.object(dropout, "is_by_words", lambda x: False),
         patch.object(F, "dropout", _gpu_dropout),
         patch.object(chunked_loss, "softmax_", _gpu_softmax),
         patch.object(chunked_loss, "_add_product", _gpu_add_product),

@@ -34,12 +34,13 @@ from metaseq_plugin.modules.attention import attention
 from metaseq_plugin.modules.cached_attention import CachedAttention
 from metaseq_plugin.modules.checkpointing import Checkpointing, Recompute, checkpointing_problems
 from metaseq_plugin.modules.compile import compile_layers
+from metaseq_plugin.modules.dropout import dropout
 from metaseq_plugin.modules.half_weight import HalfWeight, is_exact
 from metaseq_plugin.modules.initial_weights import fill_all
 from metaseq_plugin.modules.joint_linear import JointLinear
 from metaseq_plugin.modules.linear import Linear, linear
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
-from metaseq_plugin.modules.recomputation import LayerNorm, dropout
+from metaseq_plugin.modules.recomputation import LayerNorm
 from metaseq_plugin.modules.vocab_shard import VocabShard
 from metaseq_plugin.sizes import MAX_POSITIONS, SIZES, fill_size
 

@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metaseq_plugin.modules.dropout import kept_entries, rounded
 from metaseq_plugin.modules.row_blocks import BLOCK_ELEMENTS
-
-LEVELS = 1 << 16  # of a random number
 
 
 def dropped_attention(
@@ -78,8 +77,7 @@ class _DroppedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Optional[Tensor], dropout: float
     ) -> Tensor:
-        threshold = round(dropout * LEVELS)
-        scale = LEVELS / max(LEVELS - threshold, 1)
+        threshold, scale = rounded(dropout)
         blocks, values = _Blocks(query, key, mask), flat(value)
         output = torch.empty_like(values)
         log_sums = values.new_empty(*values.shape[:2], 1)
@@ -125,10 +123,3 @@ class _DroppedAttention(torch.autograd.Function):
 def flat(x: Tensor) -> Tensor:
     """(B, H, T, K) → (B·H, T, K), contiguous."""
     return x.flatten(0, 1).contiguous()
-
-
-def kept_entries(shape: torch.Size, threshold: int) -> Tensor:
-    """Booleans of ``shape``, each False with probability threshold/2**16: four to a random number of 64 bits."""
-    count = math.prod(shape)
-    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    return words.view(torch.int16)[:count].view(shape) >= threshold - LEVELS // 2

@@ -1,7 +1,7 @@
 """``--recompute selective``: of a layer, backward computes norms and dropout again, and no product.
 
     with Forgetting():
-        y = layer(x)        # its norms are ``LayerNorm``, its dropout is ``dropout``
+        y = layer(x)        # its norms are ``LayerNorm``, its dropout is ``dropout.dropout``
 
 What a layer keeps without it, and what of that takes next to no time to have again:
 
@@ -14,19 +14,18 @@ Results of matrix products, of attention and of collectives are all kept, so tha
 out_proj besides, only to run the layer again from its start, and under tensor parallelism each of these twice: before its
 all-reduce and after it.)
 
-The steps: (1) ``LayerNorm`` tells which tensor it made of which; (2) when an operation saves that tensor, or a view of it,
+Masks of dropout are not told of here: ``dropout.py`` asks ``current``. The steps: (1) ``LayerNorm`` tells which tensor it made of which; (2) when an operation saves that tensor, or a view of it,
 for its gradient, autograd's hook puts a ``Recipe`` in its place; (3) backward asks for the tensor, and the recipe makes it,
 once for all that ask. A gathered copy, as sequence parallelism hands on, is another tensor and is kept.
 """
 
 import weakref
 from contextvars import ContextVar
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
 
@@ -115,35 +114,3 @@ _current: ContextVar[Optional[Forgetting]] = ContextVar("forgetting", default=No
 def current() -> Optional[Forgetting]:
     """What is entered; nothing is in compiled code, which is not to look."""
     return None if torch.compiler.is_compiling() else _current.get()
-
-
-def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """x of any shape → the same shape: ``F.dropout``, whose mask can be forgotten."""
-    if not training or p == 0 or current() is None:
-        return F.dropout(x, p, training)
-    result: Tensor = _ForgottenMask.apply(x, p)
-    return result
-
-
-class _ForgottenMask(torch.autograd.Function):
-    """Dropout that keeps the generator's state in place of its mask.
-
-    Its gradient is dropout again: dx = dy ⊙ mask / (1 - p). Both are of contiguous tensors, since the order in which
-    elements draw their numbers is that of memory.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
-        ctx.p = p
-        ctx.state = torch.cuda.get_rng_state(x.device) if x.is_cuda else torch.get_rng_state()
-        return F.dropout(x.contiguous(), p, True)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        with torch.random.fork_rng([dy.device] if dy.is_cuda else []):
-            if dy.is_cuda:
-                torch.cuda.set_rng_state(ctx.state, dy.device)
-            else:
-                torch.set_rng_state(ctx.state)
-            return F.dropout(dy.contiguous(), ctx.p, True), None

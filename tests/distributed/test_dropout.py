@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
+from metaseq_plugin.models import opt
 from metaseq_plugin.modules import attention as attention_module
 from tests.fairseq_runs import train, write_data
 from tests.rank_runs import train_ranks
@@ -26,7 +26,7 @@ class RandomStates(Recorder):
     def __call__(self, rank: int = 0) -> None:
         super().__call__(rank)
         states: dict[str, list[bytes]] = {"activations": [], "attention": []}
-        drop, attend = F.dropout, attention_module.dropped_attention
+        drop, attend = opt.dropout, attention_module.dropped_attention
 
         def keep(kind: str) -> None:
             states[kind].append(torch.get_rng_state().numpy().tobytes())
@@ -40,7 +40,7 @@ class RandomStates(Recorder):
             keep("attention")
             return attend(*args, **kwargs)
 
-        F.dropout = dropout
+        opt.dropout = dropout
         attention_module.dropped_attention = attention
 
     def states(self, rank: int) -> dict[str, list[bytes]]:

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from metaseq_plugin.modules import attention_rows
 from metaseq_plugin.modules.attention import attention
-from metaseq_plugin.modules.attention_rows import dropped_attention, kept_entries
+from metaseq_plugin.modules.attention_rows import dropped_attention
+from metaseq_plugin.modules.dropout import kept_entries
 
 BATCH, HEADS, TOKENS, DIM = 2, 2, 8, 2
 

@@ -2,13 +2,16 @@
 
 import gc
 import weakref
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from metaseq_plugin.modules.recomputation import Forgetting, LayerNorm, dropout
+from metaseq_plugin.models.opt import OPTDecoder
+from metaseq_plugin.modules.dropout import dropout
+from metaseq_plugin.modules.recomputation import Forgetting, LayerNorm
 from tests.fake_updates import Storages
 from tests.opt_models import KINDS, decoder, tokens
 
@@ -20,7 +23,9 @@ SELECTIVE = {"checkpoint_activations": True, "recompute": "selective"}
 def test_kept_bytes_are_between_those_of_nothing_and_of_all(kind: str, p: float) -> None:
     kept = []
     for options in ({}, SELECTIVE, {"checkpoint_activations": True}):
-        with FakeTensorMode(), Storages() as storages:
+        # Fake tensors take no values.
+        unfilled = patch.object(OPTDecoder, "reset_parameters")
+        with unfilled, FakeTensorMode(), Storages() as storages:
             model = decoder(**KINDS[kind], **options, dropout=p, attention_dropout=0.0).train()
             ids, before = torch.full((4, 32), 5), storages.now
             features = model.extract_features(ids)

@@ -8,7 +8,7 @@ Read off ``models/opt.py`` line by line, with the tensors that each operation sa
       outputs of the norms, as q, k, v and fc1 read them  2·entered
       q, k, v and the attention's output                  4·heads
       fc1's output, after ReLU in place                   ffn
-      masks of two dropouts                               2·outside, a byte an element on a GPU
+      masks of two dropouts                               2·outside/c, a byte an element
       flash attention: log-sum-exps                       4·B·H/t·T
       attention with dropout on a CPU, in fp32, by rows:
         which entries stay, of those that a row sees      B·H/t·T·(T + r)/2
@@ -60,9 +60,7 @@ class LayerActivations(NamedTuple):
 def layer_activations(shape: RankShape, settings: MemorySettings) -> LayerActivations:
     """The table above."""
     outside, entered, heads, ffn = shape.outside, shape.entered, shape.heads, shape.ffn
-    mask = 0
-    if settings.dropout > 0:
-        mask = outside // shape.compute if settings.on_gpu else outside
+    mask = outside // shape.compute if settings.dropout > 0 else 0
     attention, scores = _attention(shape, settings)
     kept = 2 * outside + 2 * entered + attention + ffn + 2 * mask
 
