@@ -102,7 +102,7 @@ def _write_gradient(
 ):
     """exp(logit - m - log_sum) · scale in place of a row's logits; (p - 1) · scale at its target, if that is a column."""
     # A rounded p would spoil p - 1 where p is near 1. There it follows from log p by its series, whose next term is
-    # below 1e-8 of it.
+    # below 1e-7 of it.
     series = target_lprob * (1.0 + target_lprob * (0.5 + target_lprob * (1.0 / 6.0)))
     entry = tl.where(target_lprob > -0.01, series, tl.exp(target_lprob) - 1.0)
     for start in range(0, num_columns, BLOCK):
