@@ -79,7 +79,8 @@ class _DroppedAttention(torch.autograd.Function):
     ) -> Tensor:
         threshold, scale = rounded(dropout)
         blocks, values = _Blocks(query, key, mask), flat(value)
-        output = torch.empty_like(values)
+        # As the query lies, (B, T, H, K): the projection that follows saves it, and need not save a copy.
+        output = torch.empty_like(query)
         log_sums = values.new_empty(*values.shape[:2], 1)
         stays = []
         for rows, columns in blocks:
@@ -88,8 +89,8 @@ class _DroppedAttention(torch.autograd.Function):
             probabilities = scores.sub_(log_sums[:, rows]).exp_()
             stays.append(kept_entries(probabilities.shape, threshold))
             probabilities.mul_(stays[-1])
-            output[:, rows] = torch.bmm(probabilities, values[:, columns]).mul_(scale)
-        output = output.view(query.shape)
+            block = torch.bmm(probabilities, values[:, columns]).mul_(scale)
+            output[:, :, rows] = block.unflatten(0, query.shape[:2])
         ctx.scale = scale
         ctx.save_for_backward(query, key, value, mask, output, log_sums, *stays)
         return output
@@ -98,8 +99,8 @@ class _DroppedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Optional[Tensor], ...]:
         query, key, value, mask, output, log_sums, *stays = ctx.saved_tensors
+        inner = flat((dy * output).sum(3, keepdim=True))  # (B·H, T, 1)
         blocks, values, dy = _Blocks(query, key, mask), flat(value), flat(dy)
-        inner = (dy * flat(output)).sum(2, keepdim=True)  # (B·H, T, 1)
         dy = dy * ctx.scale
         dquery, dkey, dvalue = (
             torch.empty_like(values),

@@ -45,8 +45,8 @@ def is_by_words(x: Tensor) -> bool:
 
 def rounded(p: float) -> tuple[int, float]:
     """How many of ``LEVELS`` drop an entry, and the factor of those that stay."""
-    threshold = round(p * LEVELS)
-    return threshold, LEVELS / max(LEVELS - threshold, 1)
+    threshold = min(round(p * LEVELS), LEVELS - 1)  # something stays, as p < 1
+    return threshold, LEVELS / (LEVELS - threshold)
 
 
 def kept_entries(shape: torch.Size, threshold: int) -> Tensor:

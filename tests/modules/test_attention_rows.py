@@ -117,6 +117,20 @@ def test_no_matrix_of_all_rows_is_made() -> None:
     assert sum(x.numel() for x in saved if x.dtype == torch.bool) < 0.7 * BATCH * HEADS * TOKENS**2
 
 
+def test_the_projection_behind_it_needs_no_copy() -> None:
+    """Heads lie side by side again, as the query's do: what the projection saves is what is saved here."""
+    q, k, v = inputs()
+    y = dropped_attention(q, k, v, None, 0.1)
+    assert y.transpose(1, 2).is_contiguous()
+
+
+def test_a_probability_that_rounds_to_1_still_keeps_some() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.zeros(3, 1, 1, 400, 4).unbind()
+    y = dropped_attention(q, k, torch.ones_like(v), None, 1 - 1e-9)
+    assert (y == 0).double().mean() > 0.9
+
+
 def test_without_dropout_it_is_pytorchs() -> None:
     q, k, v = inputs()
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
