@@ -27,6 +27,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from metaseq_plugin.layout.fit import largest
+
 HAS_FBGEMM = "fbgemm" in torch.backends.quantized.supported_engines and all(
     hasattr(torch.ops.quantized, name)
     for name in ("linear_prepack_fp16", "linear_dynamic_fp16", "linear_unpack_fp16")
@@ -57,5 +59,6 @@ def is_exact(weight: Tensor) -> bool:
     """Whether ``HalfWeight`` holds ``weight`` (O, I) without rounding, and this CPU can multiply it."""
     if not HAS_FBGEMM or weight.dtype != torch.float32 or weight.numel() == 0:
         return False
-    # The first row tells most of those that are not, without a copy of all.
-    return all(torch.equal(part.half().float(), part) for part in (weight[:1], weight))
+    # The first row tells most of those that are not, without a copy of all. Of infinity FBGEMM makes 65,504.
+    is_same = all(torch.equal(part.half().float(), part) for part in (weight[:1], weight))
+    return is_same and largest(weight) < torch.inf
