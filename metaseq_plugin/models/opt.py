@@ -38,7 +38,7 @@ from metaseq_plugin.modules.dropout import dropout
 from metaseq_plugin.modules.half_weight import HalfWeight, is_exact
 from metaseq_plugin.modules.initial_weights import fill_all
 from metaseq_plugin.modules.joint_linear import JointLinear
-from metaseq_plugin.modules.linear import Linear, linear
+from metaseq_plugin.modules.linear import Linear, linear, unpack_to_load
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
 from metaseq_plugin.modules.recomputation import LayerNorm
 from metaseq_plugin.modules.vocab_shard import VocabShard
@@ -334,6 +334,7 @@ class OPTDecoder(FairseqDecoder):
         weight = self.embed_tokens.weight
         if self.head is None and weight.device.type == "cpu" and is_exact(weight):
             self.head = HalfWeight(weight)
+            self.register_load_state_dict_pre_hook(unpack_to_load)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "OPTDecoder":
         """``to``, ``half`` and the like: what was packed before is not of the new kind."""

@@ -16,7 +16,7 @@ from typing import Any, Optional, Sequence, cast
 import torch
 from torch import Tensor, nn
 
-from metaseq_plugin.modules.linear import Linear, Stored, linear, pack
+from metaseq_plugin.modules.linear import Linear, Stored, linear, pack, unpack_to_load
 
 
 class JointLinear(nn.Module):
@@ -52,6 +52,7 @@ class JointLinear(nn.Module):
         self.joint_sizes = [weight.size(0) for weight in weights]  # a rank's part of out_features
         self.joint = pack(torch.cat(weights)), torch.cat([layer.bias for layer in layers])
         self.register_state_dict_post_hook(_tell_own_weights)
+        self.register_load_state_dict_pre_hook(unpack_to_load)
 
     def part_(self) -> None:
         """Give each layer its weight back, if they are joined."""

@@ -206,6 +206,7 @@ class Linear(nn.Linear):
         if _can_be_packed(self.weight):
             self.hold_(pack(self.weight))
             self.register_state_dict_post_hook(_unpack)
+            self.register_load_state_dict_pre_hook(unpack_to_load)
 
 
 def pack(weight: Tensor) -> Stored:
@@ -227,6 +228,11 @@ def computes_in(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
+def unpack_to_load(module: nn.Module, *_: Any) -> None:
+    """Hook of modules whose ``_apply`` unpacks: of new values, a shape without any would take none, and say nothing."""
+    module._apply(lambda tensor: tensor)
 
 
 def _can_be_packed(weight: Tensor) -> bool:

@@ -78,6 +78,19 @@ def test_a_model_in_16_bits_may_change_its_data_type() -> None:
     assert model.head is None
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("rounds", [True, False], ids=["16 bits", "blocks"])
+def test_a_packed_model_takes_other_weights(rounds: bool) -> None:
+    model, other, ids = decoder(**TINY), decoder(**TINY), tokens(2, 9)
+    for parameter in other.parameters():
+        parameter.mul_(2)  # its inexact numbers stay inexact
+    store_for_decoding_(rounded(model) if rounds else model)
+    model.load_state_dict(other.state_dict())
+    for _ in range(2):
+        torch.testing.assert_close(model(ids)[0], other(ids)[0], rtol=1e-5, atol=1e-5)
+        store_for_decoding_(model)
+
+
 def test_a_layer_in_16_bits_can_be_unpacked() -> None:
     module = Linear(24, 40).half().float()
     expected = module.weight.detach().clone()
