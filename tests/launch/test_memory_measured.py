@@ -1,6 +1,6 @@
 """The plan of memory against what ranks of real runs on this machine's CPU allocate in an update, within 10%.
 
-Twelve runs: sizes, one rank and two, data parallel, sharded and tensor parallel, with recomputation and without.
+Fourteen runs: sizes, one rank and two, data parallel, sharded and tensor parallel, with recomputation and without.
 ``tests/allocated.py`` counts.
 """
 
@@ -25,6 +25,7 @@ CPU = MemorySettings(
 )
 SHARDED = CPU._replace(fully_sharded=True)
 RECOMPUTED: dict[str, Any] = {"checkpoint_activations": True}
+SELECTIVE: dict[str, Any] = {**RECOMPUTED, "recompute": "selective"}
 
 # (size, layers that are left of it, model parts, data-parallel ranks, settings)
 RUNS = [
@@ -40,6 +41,8 @@ RUNS = [
     ("125m", 2, 2, 1, SHARDED._replace(sequence_parallel=True, vocab_size=512)),
     ("350m", 2, 1, 2, SHARDED._replace(precision="bf16", dropout=0.0)),
     ("350m", 2, 2, 1, CPU._replace(**RECOMPUTED, tokens_per_sample=512, vocab_size=1024)),
+    ("8m", 4, 1, 1, CPU._replace(batch_size=8, **SELECTIVE, checkpoint_layers=2, vocab_size=512)),
+    ("8m", 1, 1, 1, CPU._replace(batch_size=1, **SELECTIVE, tokens_per_sample=2048, vocab_size=512)),
 ]  # fmt: skip
 
 
@@ -54,8 +57,10 @@ def options(name: str, layers: int, model_parts: int, settings: MemorySettings) 
         ("tokens-per-sample", settings.tokens_per_sample),
         ("dropout", settings.dropout),
         ("attention-dropout", settings.attention_dropout),
+        ("recompute", settings.recompute),
+        ("checkpoint-layers", settings.checkpoint_layers),
     ):
-        words += [f"--{option}", value]
+        words += [] if value is None else [f"--{option}", value]
     words += [flag for field, flag in FLAGS.items() if settings._asdict()[field]]
     words += [] if settings.precision == "fp32" else [f"--{settings.precision}"]
     if settings.fully_sharded:

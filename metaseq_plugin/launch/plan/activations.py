@@ -20,8 +20,9 @@ Read off ``models/opt.py`` line by line, with the tensors that each operation sa
     the layer whose backward runs has besides
       after recomputation    fc2's output and what dropout left of it       2·outside
       at ReLU                gradients of ffn, before and after; of fc2     2·ffn + c·D·F/t
-      in attention           on a CPU, in fp32: weights and gradients of r  2·4·B·H/t·T·r + 5·heads
-                             rows; copies of q, k, v, the gradient (two)
+      in attention           on a CPU, in fp32: of r rows weights, their    3·4·B·H/t·T·r + 5·heads
+                             gradients, and what stays as a factor; copies
+                             of q, k, v, the gradient (two)
                              in 16 bits: gradients of two matrices          2·4·B·H/t·T²
 
 Compare Korthikanti et al. 2022 (arXiv:2205.05198), equation 2: 34·s·b·h bytes and 5·a·s²·b, for GELU, which keeps its
@@ -90,6 +91,6 @@ def _attention(shape: RankShape, settings: MemorySettings) -> tuple[int, int]:
     if shape.compute == 4:
         block = min(shape.scores, BLOCK_ELEMENTS)
         kept = 4 * shape.heads + 4 * shape.statistics + (shape.scores + block) // 2
-        return kept, 2 * 4 * block + 5 * shape.heads
+        return kept, 3 * 4 * block + 5 * shape.heads
     in_fp32 = 4 * shape.heads // shape.compute
     return 3 * in_fp32 + shape.heads + 3 * 4 * shape.scores, 4 * shape.scores
