@@ -6,10 +6,9 @@
 The steps, each called by the host (``metaseq_plugin/host.py``) or by the task:
 (1) ``make_groups``, when fairseq initialises torch.distributed for several model parts: the grid;
 (2) ``prepare``, before fairseq's ``main``: the grid otherwise, and what the flags ask for, as a ``Run``;
-(3) ``Run.building``, around the task's ``build_model``: on the meta device, if anything will be cut;
-(4) ``Run.distribute``, right after it: the tensor-parallel cut;
-(5) ``Run.wrap``, where fairseq wraps the model in FSDP: the shards.
-Without any of the flags nothing here changes a run of one process.
+(3) ``Run.building``, around the task's ``build_model``: on the meta device;
+(4) ``Run.distribute``, right after it: the tensor-parallel cut; then memory and initial values, if (5) will not come;
+(5) ``Run.wrap``, where fairseq wraps the model in FSDP: the shards, and theirs.
 
 A process takes part in one run at a time, the ``current`` one; ``reset`` forgets it.
 """
