@@ -9,8 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -63,6 +64,32 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         )
 
     return run
+
+
+class FailuresAtOnce:
+    """Tells a failure when it happens, too: a run may be cut before its summary."""
+
+    def __init__(self, plugins: pytest.PytestPluginManager) -> None:
+        self.plugins = plugins
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            terminal: Any = self.plugins.get_plugin("terminalreporter")
+            terminal.write_line("")
+            terminal.write_line(f"{report.nodeid} failed in its {report.when}:")
+            terminal.write_line(report.longreprtext)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # a worker's reports are the main process's to tell
+        config.pluginmanager.register(FailuresAtOnce(config.pluginmanager))
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which may be what takes long
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    until = os.environ.get("METASEQ_SLOW_UNTIL")
+    if until and item.get_closest_marker("slow") is not None and time.time() > int(until):
+        pytest.skip("the time for slow tests is over (METASEQ_SLOW_UNTIL)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
