@@ -6,10 +6,10 @@
 The steps, each called by the host (``metaseq_plugin/host.py``) or by the task:
 (1) ``make_groups``, when fairseq initialises torch.distributed for several model parts: the grid;
 (2) ``prepare``, before fairseq's ``main``: the grid otherwise, and what the flags ask for, as a ``Run``;
-(3) ``Run.building``, around the task's ``build_model``: on the meta device, if anything will be cut;
-(4) ``Run.distribute``, right after it: the tensor-parallel cut;
+(3) ``Run.building``, around the task's ``build_model``: on the meta device;
+(4) ``Run.distribute``, right after it: the tensor-parallel cut, and memory and initial weights where FSDP gives none;
 (5) ``Run.wrap``, where fairseq wraps the model in FSDP: the shards.
-Without any of the flags nothing here changes a run of one process.
+Without any of the flags a run of one process has the same model as with them, whole.
 
 A process takes part in one run at a time, the ``current`` one; ``reset`` forgets it.
 """
