@@ -17,8 +17,12 @@ from tests.fairseq_runs import train, training_arguments
 def at_exit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """What would be called."""
     called: list[Any] = []
+
+    def forget(function: Any) -> None:
+        called[:] = [other for other in called if other is not function]
+
     monkeypatch.setattr(atexit, "register", called.append)
-    monkeypatch.setattr(atexit, "unregister", lambda f: f in called and called.remove(f))
+    monkeypatch.setattr(atexit, "unregister", forget)
     yield called
     process_groups.leave()
 
