@@ -176,15 +176,15 @@ class Worker:
 
     def ask(self, step: Step, seconds: float) -> List[str]:
         """The rows of ``step``; a sentence where they are not there in time."""
-        if self.process is None:
-            self.begin()
-        self.pipe.send((step, self.rate))
         try:
+            if self.process is None:
+                self.begin()
+            self.pipe.send((step, self.rate))
             if self.pipe.poll(seconds):
                 rows: List[str] = self.pipe.recv()
                 return rows
             said = f"not within {seconds:.0f} s"
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             said = "the process ended"
         self.end()
         return [f"{step.name} {said} | | | |"]
@@ -204,8 +204,10 @@ def run_command(words: List[str], seconds: float, options: argparse.Namespace) -
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return ["", f"`{' '.join(command[1:])}`: not within {seconds:.0f} s"]
-    said = done.stdout.strip() or done.stderr.strip().splitlines()[-1]
-    return ["", f"`{' '.join(command[1:])}`", "", "```text", said, "```"]
+    lines = ["", f"`{' '.join(command[1:])}`", "", "```text", done.stdout.strip(), "```"]
+    if done.returncode:
+        lines += ["", f"ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"]
+    return lines
 
 
 class Report:

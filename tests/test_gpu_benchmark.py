@@ -1,5 +1,7 @@
 """The script for a GPU runs from end to end on tiny models; its arithmetic of kernels and of memory."""
 
+import argparse
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import gpu
 from benchmarks.kernels import Span, busy_time, kind_of, shares_of
 from benchmarks.turns import Peak
 
@@ -22,6 +25,18 @@ def test_the_whole_script_runs_and_writes_its_rows(tmp_path: Path) -> None:
     assert "Error" not in text
     assert "chunked_cross_entropy" in text
     assert "tok/s" in text
+
+
+def test_what_fails_is_told_and_the_next_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = argparse.Namespace(device="cpu", dtype="float32")
+    assert "ended with 1: " in gpu.run_command(["nothing"], 60, options)[-1]
+    worker = gpu.Worker(options)
+    monkeypatch.setattr(gpu, "work", lambda pipe, options: None)  # a child that ends at once
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    for _ in range(2):
+        assert "the process ended" in worker.ask(gpu.TINY[0], 60)[0]
+        assert worker.process is None
 
 
 def test_kernels_that_overlap_count_once() -> None:

@@ -55,4 +55,7 @@ def sent(data: Mapping[str, Any], device: torch.device) -> Dict[str, Any]:
 
 
 def is_on_host(value: Any) -> bool:
-    return not torch.is_tensor(value) or (value.device.type == "cpu" and value.numel() == 1)
+    """Whether ``value`` is one number on the host; arrays and lists, which other models may log, go fairseq's way."""
+    if torch.is_tensor(value):
+        return value.device.type == "cpu" and value.dim() == 0
+    return isinstance(value, (int, float))

@@ -11,13 +11,13 @@ once, behind the next one:
 (4) before the next update's step, when its passes are queued, they are read: watched, logged and told to the ledger as
     those of their own update. One that was not finite ends the run now, in the words and at the number it always had.
 
-Nothing is late that somebody sees: a line of the log, a validation, a checkpoint and the end of an epoch settle what is
-outstanding first. What must be known before the step is read before it, as ever: with --fp16 and --amp the loss scale;
+Nothing is late that somebody sees: a line of the log, a validation, a checkpoint, the end of an epoch and an error settle
+what is outstanding first. What must be known before the step is read before it, as ever: with --fp16 and --amp the loss scale;
 with --on-spike skip, rewind or stop, --find-nonfinite, and at updates of --log-norms and --log-noise-scale the loss and
 the norm. On a CPU reading costs nothing, and nothing of this happens.
 """
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -67,12 +67,12 @@ class NeverZero(Tensor):
 
 
 class Arriving:
-    """Tensors of one element each, on their way to the host in one copy."""
+    """Tensors of one device, on their way to the host in one copy."""
 
     def __init__(self, tensors: List[Tensor]) -> None:
         self.kinds = [(tensor.dtype, tensor.shape) for tensor in tensors]
         # fp64 holds every number of fewer bits as it is, and counts up to 2^53.
-        sent = torch.stack([tensor.detach().reshape(()).double() for tensor in tensors])
+        sent = torch.cat([tensor.detach().reshape(-1).double() for tensor in tensors])
         self.there = torch.empty(sent.shape, dtype=sent.dtype, pin_memory=sent.is_cuda)
         self.there.copy_(sent, non_blocking=True)
         self.event: Any = None
@@ -84,9 +84,10 @@ class Arriving:
         """Each as it was, on the host; waits for what was queued up to the copy."""
         if self.event is not None:
             self.event.synchronize()
+        parts = self.there.split([shape.numel() for _, shape in self.kinds])
         return [
-            number.to(dtype).reshape(shape)
-            for number, (dtype, shape) in zip(self.there, self.kinds, strict=True)
+            part.to(dtype).reshape(shape)
+            for part, (dtype, shape) in zip(parts, self.kinds, strict=True)
         ]
 
 
@@ -96,29 +97,34 @@ class Numbers(NamedTuple):
     Attributes:
         logged: what the criterion logged, as ``_reduce_and_log_stats`` is given it.
         sample_size: what the loss is divided by.
+        bad: 1 where the optimizer was to leave its step out, else 0.
         norm: of the gradient, as this rank has it.
         norms: of all data-parallel ranks, (ranks,); none where there is one.
     """
 
     logged: List[Dict[str, Any]]
     sample_size: Any
+    bad: Tensor
     norm: Tensor
     norms: Optional[Tensor]
 
+    def is_away(self, value: Any) -> bool:
+        """Whether ``value`` is on the device; a criterion may have logged some that are not."""
+        return torch.is_tensor(value) and value.device == self.norm.device
+
     def tensors(self) -> List[Tensor]:
+        """What is on the device."""
         values = [value for log in self.logged for value in log.values()]
-        found = [value for value in [*values, self.sample_size] if torch.is_tensor(value)]
-        return [*found, self.norm, *([] if self.norms is None else self.norms)]
+        found = [value for value in [*values, self.sample_size] if self.is_away(value)]
+        return [*found, self.bad, self.norm, *([] if self.norms is None else [self.norms])]
 
     def on_host(self, tensors: List[Tensor]) -> "Numbers":
         """These, with ``tensors()`` replaced in order."""
         rest = iter(tensors)
-        take = lambda value: next(rest) if torch.is_tensor(value) else value  # noqa: E731
+        take = lambda value: next(rest) if self.is_away(value) else value  # noqa: E731
         logged = [{name: take(value) for name, value in log.items()} for log in self.logged]
-        sample_size, norm = take(self.sample_size), next(rest)
-        return Numbers(
-            logged, sample_size, norm, None if self.norms is None else torch.stack(list(rest))
-        )
+        sample_size, bad, norm = take(self.sample_size), next(rest), next(rest)
+        return Numbers(logged, sample_size, bad, norm, next(rest, None))
 
 
 class Held(NamedTuple):
@@ -138,12 +144,14 @@ class Late:
     Attributes:
         refuse_if: of its optimizer; None where nothing of its run may be late.
         check: fairseq's ``_check_grad_norms`` of the update that is being made, if that is late.
+        bad: of that update, as ``Numbers`` has it.
         has_begun: one was read; the first starts the clocks of fairseq's rates.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.refuse_if = refusal(trainer)
         self.check: Optional[Check] = None
+        self.bad: Optional[Tensor] = None
         self.has_begun = False
 
 
@@ -210,8 +218,8 @@ def settling_the_one_before(check_grad_norms: Check) -> Check:
             late.check = None
             check_grad_norms(trainer, grad_norm)
             return
-        late.check = check_grad_norms
-        late.refuse_if(is_bad(trainer, grad_norm))
+        late.check, late.bad = check_grad_norms, is_bad(trainer, grad_norm)
+        late.refuse_if(late.bad)
 
     return wrapper
 
@@ -232,9 +240,9 @@ def is_bad(trainer: Any, norm: Tensor) -> Tensor:
     found = [
         norm,
         *(loss for loss in losses if torch.is_tensor(loss)),
-        *([] if norms is None else norms),
+        *([] if norms is None else [norms]),
     ]
-    together = torch.stack([number.detach().reshape(()).double() for number in found])
+    together = torch.cat([n.detach().reshape(-1).to(norm.device, torch.float64) for n in found])
     return together.isfinite().all().logical_not().float()
 
 
@@ -244,19 +252,21 @@ def holding(reduce_and_log: Reduce) -> Reduce:
     @wraps(reduce_and_log)
     def wrapper(trainer: Any, logged: Any, sample_size: Any, grad_norm: Any = None) -> Any:
         late = late_of(trainer)
-        if late.check is None or grad_norm is None:
+        if late.check is None or late.bad is None or grad_norm is None:
             return reduce_and_log(trainer, logged, sample_size, grad_norm)
         from fairseq.logging import metrics
 
         norms = trainer._grad_norm_buf
         size = sample_size.as_subclass(Tensor) if torch.is_tensor(sample_size) else sample_size
-        norm = grad_norm.as_subclass(Tensor)
-        numbers = Numbers(list(logged or ()), size, norm, None if norms is None else norms.clone())
+        gathered = None if norms is None else norms.clone()
+        numbers = Numbers(
+            list(logged or ()), size, late.bad, grad_norm.as_subclass(Tensor), gathered
+        )
         aggregators = tuple(name for name in metrics._active_aggregators if name != "default")
         arriving = Arriving(numbers.tensors())
         held = Held(update_being_made(), numbers, arriving, late.check, reduce_and_log, aggregators)
         setattr(trainer, HELD, held)
-        late.check = None
+        late.check = late.bad = None
         is_shown = trainer.get_num_updates() % trainer.cfg.common.log_interval == 0
         if is_shown or not late.has_begun:
             late.has_begun = True
@@ -287,6 +297,32 @@ def settling_first(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(cfg: Any, trainer: Any, *args: Any, **named: Any) -> Any:
         settle(trainer)
         return function(cfg, trainer, *args, **named)
+
+    return wrapper
+
+
+def settling_before_memory_ends(log_oom: Callable[..., Any]) -> Callable[..., Any]:
+    """``Trainer._log_oom``, of an update that is not made: the one before it was."""
+
+    @wraps(log_oom)
+    def wrapper(trainer: Any, *args: Any, **named: Any) -> Any:
+        settle(trainer)
+        return log_oom(trainer, *args, **named)
+
+    return wrapper
+
+
+def settling_at_an_error(train: Callable[..., Any]) -> Callable[..., Any]:
+    """``fairseq_cli.train.train``, which may end by an error of the update behind the one that is outstanding."""
+
+    @wraps(train)
+    def wrapper(cfg: Any, trainer: Any, *args: Any, **named: Any) -> Any:
+        try:
+            return train(cfg, trainer, *args, **named)
+        except Exception:
+            with suppress(RuntimeError):  # a device that is broken tells nothing more
+                settle(trainer)
+            raise
 
     return wrapper
 
@@ -322,9 +358,7 @@ def settle(trainer: Any, is_told: bool = True) -> None:
 def judge(trainer: Any, held: Held, numbers: Numbers) -> None:
     """Let the update's watcher see it, and fairseq check it, as if it were still to be made."""
     norms = numbers.norms
-    losses = [log.get("loss", 0) for log in numbers.logged]
-    found = [numbers.norm, *losses, *([] if norms is None else norms)]
-    if not all(torch.isfinite(torch.as_tensor(number)) for number in found):
+    if bool(numbers.bad):
         trainer.set_num_updates(trainer.get_num_updates() - 1)  # it was not made
     if held.update is not None:
         held.update.logged = numbers.logged
@@ -333,7 +367,10 @@ def judge(trainer: Any, held: Held, numbers: Numbers) -> None:
             held.check(trainer, numbers.norm)  # gathers them again, and says which
             return
         with alone(trainer):
-            held.check(trainer, numbers.norm if norms is None else norms[0])
+            # That of a rank whose norm is not finite, if there is one.
+            held.check(
+                trainer, numbers.norm if norms is None else norms[norms.isfinite().int().argmin()]
+            )
 
 
 def disagree(norms: Tensor) -> bool:

@@ -1,10 +1,13 @@
-"""A run that is over leaves its process groups: NCCL complains at the exit of a process that has not.
+"""A process leaves its process groups when it exits: NCCL complains of one that has not.
 
-(1) A rank among others leaves when fairseq has waited for all of them at the end of the run. Where the run ends by an
-    error it does not: others may be gone, or wait in a group, and the ranks still compare notes (``last_words``).
+(1) A rank among others leaves where its run ended well: fairseq has waited for all of them. Where it ended by an error
+    it does not: others may be gone, or wait in a group, and the ranks still compare notes (``last_words``).
 (2) A rank alone has a group where it shards its model; it leaves however the run ends, as there is nobody to wait for.
+
+Not at the end of the run: a process may train once more, and fairseq and the grid keep the groups they had.
 """
 
+import atexit
 from functools import wraps
 from typing import Any, Callable
 
@@ -27,8 +30,9 @@ def leaving_together(distributed_main: Callable[..., Any]) -> Callable[..., Any]
 
     @wraps(distributed_main)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        atexit.unregister(leave)  # of a run before
         result = distributed_main(*args, **kwargs)
-        leave()
+        atexit.register(leave)
         return result
 
     return wrapper
@@ -44,6 +48,6 @@ def leaving_alone(call_main: Callable[..., Any]) -> Callable[..., Any]:
             return call_main(*args, **kwargs)
         finally:
             if not was_there and is_alone():
-                leave()
+                atexit.register(leave)
 
     return wrapper

@@ -176,6 +176,8 @@ SEAMS = (
     Seam("fairseq.trainer", "after", "late_statistics", "holding", "Trainer._reduce_and_log_stats"),
     Seam("fairseq_cli.train", "after", "late_statistics", "settling_first", "validate"),
     Seam("fairseq.checkpoint_utils", "after", "late_statistics", "settling_first", "save_checkpoint"),
+    Seam("fairseq.trainer", "after", "late_statistics", "settling_before_memory_ends", "Trainer._log_oom"),
+    Seam("fairseq_cli.train", "after", "late_statistics", "settling_at_an_error", "train"),
     Seam("fairseq_cli.train", "after", "checkpoint_errors", "looking_only", "main"),
     Seam("fairseq_cli.train", "after", "mlflow_tracker", "tracking", "main"),
     Seam("fairseq.logging.progress_bar", "after", "mlflow_tracker", "telling_mlflow", "progress_bar"),

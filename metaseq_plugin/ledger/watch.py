@@ -153,9 +153,10 @@ class Watch:
         self._nonfinite_in_a_row = 0
         if self.options.no_ledger:
             return
-        if self.norms is not None:
+        # One that is judged late is so within the update behind it, and not what is measured there.
+        if self.norms is not None and is_due(update, self.options.log_norms):
             self._log(norms=self.norms.of_all(current().grid, grad_norm))
-        if self.small is not None:
+        if self.small is not None and is_due(update, self.options.log_noise_scale):
             self._log_noise(self.small, grad_norm)
         spike = self.detector.look(Seen(update.number, loss, grad_norm))
         is_new, self._in_spike = not self._in_spike, spike is not None

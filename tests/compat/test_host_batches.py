@@ -2,6 +2,7 @@
 
 from typing import Any, Optional
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -55,6 +56,13 @@ def test_numbers_of_the_host_are_sent_in_one_copy(monkeypatch: pytest.MonkeyPatc
     assert (
         sent["ntokens"].untyped_storage().data_ptr() == sent["seconds"].untyped_storage().data_ptr()
     )
+
+
+def test_what_is_not_one_number_goes_fairseqs_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_batches, "pinned", lambda tensor: tensor)
+    several = {"counts": np.arange(3), "rates": [0.5, 1.5], "row": torch.ones(1)}
+    sent = host_batches.sent({**several, "ntokens": 7}, torch.device("cpu"))
+    assert all(sent[name] is value for name, value in several.items())
 
 
 def test_ranks_on_the_cpu_add_up_as_ever() -> None:

@@ -7,6 +7,7 @@ is on "the device" is then told apart by ``Device``, a mode that follows the ten
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Iterable, Optional
 
 import pytest
@@ -30,7 +31,8 @@ SAME = frozenset((
     "epoch", "update", "num_updates", "loss", "ppl", "wpb", "bsz", "lr", "gnorm", "clip", "tokens", "train_loss",
     "train_ppl", "train_wpb", "train_bsz", "train_num_updates", "train_lr", "train_gnorm", "train_clip",
     "train_tokens", "valid_loss", "valid_ppl", "valid_wpb", "valid_num_updates", "kind", "start", "updates",
-    "ntokens", "done", "subset", "reason", "of", "value", "policy", "action", "names", "why",
+    "ntokens", "done", "subset", "reason", "of", "value", "policy", "action", "names", "why", "norms", "noise_scale",
+    "noise_trace", "gradient_square",
 ))  # fmt: skip
 
 
@@ -88,6 +90,7 @@ KINDS: dict[str, tuple[Any, ...]] = {
     "no clipping, accumulated": ("--clip-norm", 0, "--update-freq", 2),
     "no ledger": ("--no-ledger",),
     "no save": ("--no-save",),
+    "measured": ("--log-norms", 5, "--log-noise-scale", 5, "--update-freq", 2),
 }
 
 
@@ -206,6 +209,77 @@ def test_an_update_that_is_not_finite_ends_the_run_as_ever(
     assert names[0] == names[1]
 
 
+class Raises:
+    """Once, where the forward pass of update ``at`` begins."""
+
+    def __init__(self, at: int, words: str) -> None:
+        self.at, self.words = at, words
+
+    def __call__(self, rank: int = 0) -> None:
+        from fairseq.tasks.fairseq_task import FairseqTask
+
+        step, words = FairseqTask.train_step, [self.words]
+
+        def train_step(
+            task: Any,
+            sample: Any,
+            model: Any,
+            criterion: Any,
+            optimizer: Any,
+            update_num: int,
+            **more: Any,
+        ) -> Any:
+            if update_num + 1 == self.at and words:
+                raise RuntimeError(words.pop())
+            return step(task, sample, model, criterion, optimizer, update_num, **more)
+
+        FairseqTask.train_step = train_step
+
+
+@pytest.mark.parametrize(
+    "words", ["a fault of the data", pytest.param("out of memory", marks=pytest.mark.slow)]
+)
+def test_what_was_made_before_an_error_is_told(words: str, data: Path, tmp_path: Path) -> None:
+    """Of any error the run ends; of memory it goes on, and one update is not made."""
+    error = Raises(5, words)
+    at_once = train(data, tmp_path / "run", *RUN, prepare=error)
+    (tmp_path / "run").rename(tmp_path / "at-once")
+    behind = train(data, tmp_path / "run", *RUN, prepare=both(late, error))
+    assert words in behind.output
+    assert at_once.status == behind.status
+    check_same(tmp_path / "at-once", tmp_path / "run")
+
+
+def test_what_was_refused_is_what_the_device_refused() -> None:
+    """Of an infinite loss that nobody watches the update is made, and counts."""
+    counted: list[int] = []
+    trainer = SimpleNamespace(
+        _grad_norm_buf=None, get_num_updates=lambda: 4, set_num_updates=counted.append
+    )
+    logged = [{"loss": torch.tensor(torch.inf)}]
+    for bad in (0.0, 1.0):
+        numbers = late_statistics.Numbers(logged, 1, torch.tensor(bad), torch.ones(()), None)
+        check = lambda trainer, norm: None  # noqa: E731
+        held: Any = SimpleNamespace(update=None, check=check)
+        late_statistics.judge(trainer, held, numbers)
+    assert counted == [3]
+
+
+def test_a_criterion_may_log_what_it_likes() -> None:
+    """Several numbers in one tensor, and some that are on the host."""
+    away, here = torch.ones((), device="meta"), torch.arange(2)
+    numbers = late_statistics.Numbers([{"loss": away, "n": here, "m": 1}], 3, away, away, None)
+    assert [tensor.device.type for tensor in numbers.tensors()] == ["meta"] * 3
+    loss = torch.tensor([[1.0, 2.0]])
+    read = late_statistics.Arriving([loss, here, torch.tensor(7.0)]).read()
+    assert torch.equal(read[0], loss)
+    assert torch.equal(read[1], here)
+    found = numbers.on_host([read[0], torch.zeros(()), read[2]])
+    assert found.logged[0]["n"] is here
+    assert found.logged[0]["loss"] is read[0]
+    assert (found.sample_size, float(found.norm), found.norms) == (3, 7.0, None)
+
+
 def test_what_is_refused_changes_nothing() -> None:
     from metaseq_plugin.optim.adamw import Fp32StateAdamW
 
@@ -222,13 +296,20 @@ def test_what_is_refused_changes_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_ranks_that_disagree_end_as_ever(data: Path, tmp_path: Path) -> None:
-    poison = both(gathering_norms, Poison(6, "twice", rank=1))
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("twice", "gradients are inconsistent between workers"),
+        ("nan", "at update 6, whose gradients are NaN or infinite"),
+    ],
+)
+def test_ranks_that_disagree_end_as_ever(what: str, words: str, data: Path, tmp_path: Path) -> None:
+    poison = both(gathering_norms, Poison(6, what, rank=1))
     said = []
     for prepare in (poison, both(late, poison)):
         ended = train_ranks(2, data, tmp_path / "run", *RUN, "--no-save", prepare=prepare)
-        assert ended[0].status != 0
-        said.append("gradients are inconsistent between workers" in ended[0].output)
+        assert all(rank.status for rank in ended)
+        said.append(any(words in rank.output for rank in ended))
     assert said == [True, True]
 
 
