@@ -85,6 +85,7 @@ OTHERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("option", ["--finetune-from-model", "--restore-file"])
 def test_other_dimensions_are_refused_with_the_right_flags(

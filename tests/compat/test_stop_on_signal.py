@@ -58,6 +58,7 @@ def updates_of(folder: Path) -> int:
     return int(state(folder)["optimizer_history"][-1]["num_updates"])
 
 
+@pytest.mark.slow
 # 4 is saved anyway, 3 is only validated, 11 is the epoch's end. Each validation is two forward passes.
 @pytest.mark.parametrize(
     ("number", "forward", "stop", "saved"),
@@ -235,6 +236,7 @@ def tell_the_group(number: signal.Signals) -> Callable[[], None]:
     return tell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [INT, TERM])
 @pytest.mark.parametrize("task", ["binarised", "streaming"])
 def test_workers_go_on_and_end_with_the_run(tmp_path: Path, task: str, number: Any) -> None:

@@ -110,6 +110,7 @@ def test_bug_of_one_rank_keeps_its_traceback(tmp_path: Path, data: Path) -> None
     assert ranks[1].last_line == "RuntimeError: a bug"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["fsdp", "tp"])
 @pytest.mark.parametrize("step", ["train", "valid"])
 def test_rank_without_memory_ends_the_run(
@@ -211,6 +212,7 @@ def test_heartbeat_does_not_delay_the_end(tmp_path: Path, data: Path) -> None:
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [((), "`--min-loss-scale` must"), (("--threshold-loss-scale", 4), "The gradients must fit")],

@@ -78,6 +78,7 @@ def test_sixteen_bits_compute_beside_fp32_master_weights(
         assert not torch.equal(tensor, tensor.to(torch.bfloat16).float()), name
 
 
+@pytest.mark.slow
 def test_loss_scale_goes_on_from_a_checkpoint(tmp_path: Path, data: Path) -> None:
     options = (*FSDP, "--fp16", "--fp16-init-scale", 4, "--fp16-scale-window", 2)
     run(tmp_path, data, *options, updates=4)
@@ -96,6 +97,7 @@ def test_loss_scale_goes_on_from_a_checkpoint(tmp_path: Path, data: Path) -> Non
     assert all_bits(resumed) == all_bits(whole)[4:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [FSDP[:2], FSDP], ids=["one file", "shards"])
 def test_a_run_in_bf16_goes_on_from_its_checkpoint(
     tmp_path: Path, data: Path, layout: tuple[str, ...]

@@ -137,6 +137,7 @@ def count_after_updates(folder: Path, rank: int) -> None:
     optimizer_class.step = counting_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [Layout(2, 2), Layout(1, 4)])
 def test_a_rank_of_a_real_run_holds_what_the_formula_says(layout: Layout, tmp_path: Path) -> None:
     """Neither 3 rows on 2 shards nor 6 on 4 divide; of 6, the last shard has none."""

@@ -174,6 +174,7 @@ def test_sentencepiece_is_copied(tmp_path: Path, trained: Run, capsys: Any) -> N
     assert (tmp_path / "back" / "sentencepiece.model").read_bytes() == b"pieces"
 
 
+@pytest.mark.slow
 def test_stock_commands_take_a_converted_checkpoint(tmp_path: Path, trained: Run) -> None:
     """Continue a prompt, finetune, and go on from it; the loss before the first update is the old."""
     run_convert(trained.save_dir, tmp_path / "hf", "--to", "hf")

@@ -331,6 +331,7 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_the_run(data: Path, tmp_pa
     assert ledger.tally.has_ended == 1
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_could_not_write_is_said_by_the_next(data: Path, tmp_path: Path) -> None:
     fill(tmp_path)
     prepare = full_from(3, 7, send_myself(signal.SIGKILL))
@@ -347,6 +348,7 @@ def test_what_a_killed_run_could_not_write_is_said_by_the_next(data: Path, tmp_p
     assert (before["update"], before["done"]) == (6, 6)
 
 
+@pytest.mark.slow
 def test_the_second_run_of_a_folder_leaves_the_ledger_alone(data: Path, tmp_path: Path) -> None:
     words = training_arguments(data, tmp_path, *ALIKE, "--max-update", 2)
     second: list[Any] = []

@@ -79,6 +79,7 @@ def test_bad_data_end_a_run_with_status_2(tmp_path: Path) -> None:
     assert "left out: Line 11 of" in ended.output
 
 
+@pytest.mark.slow
 def test_a_run_that_bad_data_ended_goes_on_without_them(tmp_path: Path) -> None:
     data = write_streaming_data(tmp_path / "data", 60)
     for path in sorted((data / "train").rglob("code.jsonl")):

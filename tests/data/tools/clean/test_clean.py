@@ -301,6 +301,7 @@ def test_a_full_disk_is_one_sentence(
     assert not list(tmp_path.glob("clean*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_result_and_no_processes(kind: int, tmp_path: Path) -> None:
     """After Ctrl-C nothing is left; after kill -9 what is left is left alone."""
