@@ -19,6 +19,7 @@ STOP = 15
 CASES = {"boundary": ("--update-freq", "1"), "middle": ("--update-freq", "2")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("where", CASES)
 def test_resumed_run_equals_uninterrupted(tmp_path: Path, where: str, workers: int) -> None:
@@ -137,6 +138,7 @@ def test_other_ranks_and_batches_in_mid_epoch_show_every_block_once(tmp_path: Pa
     assert "goes on with the 53 of its 123 blocks" in ended[0].output
 
 
+@pytest.mark.slow
 def test_a_rest_too_small_for_an_update_is_the_next_epochs_beginning(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", documents=60, longest=31)
     recorder = Recorder(tmp_path / "rows")

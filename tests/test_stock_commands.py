@@ -57,6 +57,7 @@ def test_validate_repeats_what_training_logged(trained: Trained, tmp_path: Path)
     assert valid_loss(ended.output) == valid_loss(trained.ended.output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "options", "name"),
     [

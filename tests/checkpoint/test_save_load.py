@@ -166,6 +166,7 @@ def test_any_path_of_a_set_restores_it(five: Run, tmp_path: Path, path: str) -> 
     assert loaded(ended) == [("checkpoint_1_2-shard0.pt", 2)]
 
 
+@pytest.mark.slow
 def test_another_suffix_is_another_run(five: Run, tmp_path: Path) -> None:
     run = five.copy(tmp_path / "run")
     suffixed = ("--checkpoint-suffix=-b",)

@@ -22,6 +22,7 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "again", "said"),
     [
@@ -60,6 +61,7 @@ def test_a_larger_number_goes_on(data: Path, tmp_path: Path) -> None:
     assert f"epoch 2 @ {EPOCH + 1} updates" in ended.output
 
 
+@pytest.mark.slow
 def test_a_count_that_begins_anew_is_said(data: Path, tmp_path: Path) -> None:
     assert train(data, tmp_path, "--max-update", 3).status == 0
     ended = train(data, tmp_path, "--max-update", 3, "--reset-optimizer")

@@ -70,6 +70,7 @@ def test_a_start_is_short_and_says_what_matters(data: Path, tmp_path: Path) -> N
     assert "model      opt: 2 layers" in kept
 
 
+@pytest.mark.slow
 def test_the_configuration_is_that_of_the_latest_start(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "run", "--max-update", 1)
     ended = train(data, tmp_path / "run", "--max-update", 2, "--weight-decay", 0.3)
@@ -81,6 +82,7 @@ def test_the_configuration_is_that_of_the_latest_start(data: Path, tmp_path: Pat
     assert cfg.task.data == str(data)
 
 
+@pytest.mark.slow
 def test_a_refusal_stands_alone(data: Path, tmp_path: Path) -> None:
     ended = train(data, tmp_path / "run", "--lr", -1)
     assert ended.status == 2
@@ -90,12 +92,14 @@ def test_a_refusal_stands_alone(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / CONFIGURATION).exists()
 
 
+@pytest.mark.slow
 def test_without_saving_there_is_no_configuration(data: Path, tmp_path: Path) -> None:
     ended = train(data, tmp_path / "run", "--max-update", 1, "--no-save")
     assert "saves      nothing (--no-save)" in started(ended)
     assert not (tmp_path / "run" / CONFIGURATION).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "options", "layout", "precision"),
     [
@@ -127,6 +131,7 @@ def test_the_whole_model_is_counted_however_it_is_cut(
     assert not any("versions" in other.output for other in others)
 
 
+@pytest.mark.slow
 def test_fairseqs_models_start_as_ever(data: Path, tmp_path: Path) -> None:
     arguments = training_arguments(data, tmp_path / "run", *STOCK, "--max-update", 1)
     dropped = arguments.index("--arch") + 2, arguments.index("--decoder-attention-heads") + 2

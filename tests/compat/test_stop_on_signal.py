@@ -127,6 +127,7 @@ def test_in_a_save(data: Path, tmp_path: Path) -> None:
     assert updates_of(tmp_path) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     ["ddp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp", "tp"))],
@@ -221,6 +222,7 @@ def test_a_last_update_is_the_end(data: Path, tmp_path: Path) -> None:
     assert "done training" in ended.last_line
 
 
+@pytest.mark.slow
 def test_other_signals_are_left_alone(data: Path, tmp_path: Path) -> None:
     prepare = at_forward(2, send_myself(signal.SIGUSR1))
     assert train(data, tmp_path, *OPTIONS, prepare=prepare).status == -signal.SIGUSR1

@@ -31,6 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("wall") / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 11])  # in the middle of an epoch, and at its end
 def test_a_resumed_run_counts_on(data: Path, tmp_path: Path, stop: int) -> None:
     train(data, tmp_path, *OPTIONS, "--max-update", stop, prepare=an_hour_later)
@@ -39,6 +40,7 @@ def test_a_resumed_run_counts_on(data: Path, tmp_path: Path, stop: int) -> None:
     assert all(HOUR <= seconds < HOUR + 60 for seconds in found), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--finetune-from-model", "--reset-meters"])
 def test_a_run_that_begins_anew_counts_from_0(data: Path, tmp_path: Path, how: str) -> None:
     """And so --stop-time-hours does not count the hours of the model that it begins with."""

@@ -35,6 +35,7 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_logs_that_cannot_be_summed_are_gathered(tmp_path: Path) -> None:
     def listing(rank: int) -> None:
         from metaseq_plugin.criterions.chunked_cross_entropy import ChunkedCrossEntropyCriterion

@@ -83,6 +83,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_equals_one_process(tmp_path: Path, shared_folder: Path, name: str) -> None:
     ranks, data_parallel, options = LAYOUTS[name]

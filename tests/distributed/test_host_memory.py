@@ -29,6 +29,7 @@ def growth(treat: Callable[[], None], pipe: Connection) -> None:
     pipe.send(resident_bytes("VmRSS") - before - sum(tensor.nbytes for tensor in small))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("treat", "is_kept"), [(give_back_freed_memory, False), (keep_freed_memory, True)]
 )

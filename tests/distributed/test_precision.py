@@ -43,6 +43,7 @@ def all_bits(recorder: Recorder) -> list[Any]:
     return [row | {"ids": None} for row in recorder.rows()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [("--cpu-offload",), ("--no-reshard-after-forward",), ("--checkpoint-activations",),
@@ -123,6 +124,7 @@ def test_an_overflow_is_skipped_by_all_ranks_and_the_scale_halved(
     assert [row["update"] for row in found.rows()][-2:] == [1, 2]
 
 
+@pytest.mark.slow
 def test_no_scale_that_fits_ends_the_run_in_one_sentence(tmp_path: Path, data: Path) -> None:
     ended = train_ranks(
         2, data, tmp_path, *FSDP, "--fp16", "--fp16-init-scale", 2**30, "--threshold-loss-scale",

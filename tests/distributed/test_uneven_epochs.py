@@ -16,6 +16,7 @@ OPTIONS = (
 FSDP = ("--ddp-backend", "fully_sharded", "--use-sharded-state")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["chunked_cross_entropy", "cross_entropy"])
 @pytest.mark.parametrize("backend", [(), FSDP], ids=["ddp", "fsdp"])
 def test_two_ranks_are_one_process(backend: tuple, criterion: str, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def text_data(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed_from_here", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_copied_run_finds_its_data(

@@ -37,6 +37,7 @@ def write_source(folder: Path, added: list[str]) -> int:
     return -(-len(tokens) // DICTIONARY_MULTIPLE) * DICTIONARY_MULTIPLE
 
 
+@pytest.mark.slow
 @settings(max_examples=60, derandomize=True, deadline=None)
 @example(added=AWKWARD)
 @example(added=AWKWARD[::-1])
@@ -70,6 +71,7 @@ def test_every_door_writes_one_dictionary(added: list[str]) -> None:
         assert from_folder(back).dictionary == tokenizer.dictionary
 
 
+@pytest.mark.slow
 def test_convert_there_and_back_keeps_awkward_names(tmp_path: Path) -> None:
     write_hf(tmp_path / "hf", tokenizer=False)
     assert write_source(tmp_path / "files", [*AWKWARD, "\u0120x", "\u0120y"]) < VOCAB_SIZE

@@ -124,6 +124,7 @@ def test_options_that_name_the_same_tokenizer_are_taken(model: Model) -> None:
     assert ids_of(model, ended) == [model.opt.encode(line) for line in LINES]
 
 
+@pytest.mark.slow
 def test_contradictions_are_refused(model: Model, tmp_path: Path) -> None:
     train_byte_level_bpe([text[::-1] for text in TEXTS], VOCAB_SIZE, tmp_path)
     bare = tmp_path / "bare"
@@ -175,6 +176,7 @@ def test_a_tokenizer_of_other_ids_than_the_dictionary_is_refused(
     assert "`--opt-bpe-vocab` must number its tokens as dict.txt of `DATA` does" in ended.last_line
 
 
+@pytest.mark.slow
 def test_input_that_cannot_be_read_is_refused(words: Model, tmp_path: Path) -> None:
     bad = tmp_path / "latin1.txt"
     bad.write_bytes(b"w1\nw2 caf\xe9\n")
@@ -187,6 +189,7 @@ def test_input_that_cannot_be_read_is_refused(words: Model, tmp_path: Path) -> N
         assert sentence in ended.last_line
 
 
+@pytest.mark.slow
 def test_stock_tasks_read_lines_as_ever(tmp_path: Path) -> None:
     """fairseq's own task, and its own model, which strips what is typed."""
     data = write_data(tmp_path / "data")

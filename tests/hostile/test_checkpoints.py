@@ -139,6 +139,7 @@ def test_sound_file_passes_every_door(sound: Path, state: Dict[str, Any], tmp_pa
         assert outcome(door, saved(state, tmp_path), name) == "", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_mutated_checkpoints(state: Dict[str, Any], tmp_path: Path, step: int) -> None:
     """360 files, or every sixth, through one door after the other in turn."""

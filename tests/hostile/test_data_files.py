@@ -102,6 +102,7 @@ def outcome(act: Callable[[], object]) -> str:
 MANY = 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("door", "num_damaged"),
     [
@@ -240,6 +241,7 @@ def indexed_data(tmp_path: Path) -> Tuple[Path, Path]:
     return tmp_path / "data", here / ".a.jsonl.index.npy"
 
 
+@pytest.mark.slow
 def test_hostile_stream_indexes(indexed_data: Tuple[Path, Path], tokenizer: Path) -> None:
     data, index = indexed_data
     good = index.read_bytes()

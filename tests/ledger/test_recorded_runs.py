@@ -170,6 +170,7 @@ def test_a_run_that_fails_says_why(data: Path, tmp_path: Path) -> None:
     assert only(read_ledger(run), "end")["reason"] == "RuntimeError: a bug"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_refused_is_none_unless_it_was_one_before(data: Path, tmp_path: Path) -> None:
     mistake = (*ALIKE, "--max-update", 4, "--tokens-per-sample", 4096)
     assert "`--tokens-per-sample` must be at most" in train(data, tmp_path, *mistake).output
@@ -261,6 +262,7 @@ def test_no_ledger(data: Path, tmp_path: Path, option: str) -> None:
     assert not (tmp_path / "ledger").exists()
 
 
+@pytest.mark.slow
 def test_what_no_ledger_can_be_written_with_is_refused(data: Path, tmp_path: Path) -> None:
     def refused(*options: Any) -> str:
         ended = train(data, tmp_path, *ALIKE, "--max-update", 2, *options)

@@ -158,6 +158,7 @@ def losses(folder: Path, data: Path, mode: str, batch_size: int, *options: Any) 
     return recorder.numbers("loss")
 
 
+@pytest.mark.slow
 def test_a_run_of_joined_documents_is_that_of_documents_apart(tmp_path: Path) -> None:
     """The same tokens are predicted from the same ones, whether a block is a document or many."""
     data = write_data(tmp_path / "data", documents=3, longest=10)

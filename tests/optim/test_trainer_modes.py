@@ -73,6 +73,7 @@ def train(trainer: Trainer, updates: range) -> list:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_trains_and_resumes_bit_for_bit(mode: str, data: Path) -> None:
     trainer = make_trainer(data, *MODES[mode])

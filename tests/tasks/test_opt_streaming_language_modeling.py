@@ -65,6 +65,7 @@ def test_no_tokenizer_is_refused(tmp_path: Path, data: Path) -> None:
     assert ended.status == 0, ended.output
 
 
+@pytest.mark.slow
 def test_bad_data_end_a_run_with_status_2(tmp_path: Path) -> None:
     data = write_streaming_data(tmp_path / "data", 20)
     path = data / "train" / "00" / "code.jsonl"
@@ -112,6 +113,7 @@ def in_small_runs(recorder: Recorder) -> Callable[[], None]:
     return prepare
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
     options = (*STREAMING, "--disable-validation")

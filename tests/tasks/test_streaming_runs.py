@@ -34,6 +34,7 @@ def trained(data: Path, folder: Path, *options: Any, **more: Any) -> str:
 
 
 # An epoch is about 28 updates of 2 batches: the stops lie in the first epoch and in the second.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_mode", "workers", "stops"),
     [
@@ -126,6 +127,7 @@ def test_the_last_update_of_an_epoch_weighs_all_its_tokens(tmp_path: Path, data:
         assert two.numbers(key) == pytest.approx(one.numbers(key), rel=1e-4), key
 
 
+@pytest.mark.slow
 def test_each_subset_is_validated_and_twice_alike(tmp_path: Path, data: Path) -> None:
     often = (*OPTIONS, "--validate-interval-updates", 6, "--log-format", "json", "--max-update", 12)
     outputs = [
@@ -147,6 +149,7 @@ def test_each_subset_is_validated_and_twice_alike(tmp_path: Path, data: Path) ->
     assert re.search(r"epoch 1 so far: 40 samples \(40 in this run\); code: ", outputs[0])
 
 
+@pytest.mark.slow
 def test_validating_on_the_training_split_leaves_training_alone(tmp_path: Path, data: Path) -> None:
     plain, validating = Recorder(tmp_path / "plain"), Recorder(tmp_path / "validating")
     trained(data, tmp_path / "a", *QUIET, "--max-update", 9, prepare=plain)
@@ -201,6 +204,7 @@ def test_a_run_folder_has_the_tokenizer(tmp_path: Path, data: Path) -> None:
     assert not (tmp_path / "quiet" / "dict.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_validated_and_generates(tmp_path: Path, data: Path) -> None:
     trained(data, tmp_path / "run", *QUIET, "--max-update", 5)
     checkpoint = tmp_path / "run" / "checkpoint_last.pt"

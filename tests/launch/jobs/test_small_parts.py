@@ -97,6 +97,7 @@ def test_torchrun_is_one_process_that_knows_the_nodes(
     assert "RANK" not in variables
 
 
+@pytest.mark.slow
 def test_a_child_ends_with_its_parent() -> None:
     parent = """
 import subprocess, sys, time
@@ -161,6 +162,7 @@ def test_a_job_after_one_that_did_not_finish_names_it(
     assert turn.Queue(tmp_path, after=(job,)).failed() is None
 
 
+@pytest.mark.slow
 def test_a_former_start_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / LOCK_FILE
     lock.wait_until_free(tmp_path)
