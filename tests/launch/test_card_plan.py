@@ -40,17 +40,18 @@ ROWS = [
     ("13b", 80, "`--cpu-offload --checkpoint-activations`", 32),
     ("13b", 141, "`--cpu-offload`", 8),
 ]
+SELECTIVE, WHOLE = (
+    "`--checkpoint-activations --recompute selective`",
+    "`--checkpoint-activations`",
+)
 KEPT: dict[str, dict[str, Any]] = {
     "nothing": {},
-    "`--checkpoint-activations --recompute selective`": {
-        "checkpoint_activations": True,
-        "recompute": "selective",
-    },
+    SELECTIVE: OPTIONS[SELECTIVE],
     "`--checkpoint-activations --checkpoint-layers 16`": {
-        "checkpoint_activations": True,
+        **OPTIONS[WHOLE],
         "checkpoint_layers": 16,
     },
-    "`--checkpoint-activations`": {"checkpoint_activations": True},
+    WHOLE: OPTIONS[WHOLE],
 }
 PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text("utf-8")
 
