@@ -16,6 +16,19 @@ work on the machine the ratios at 8 rows grew to 5 and more.) Forward and backwa
 rows: 215 against 411. So ``linear`` calls oneDNN's operator, the one that ``torch.compile`` emits for
 frozen models, and brings the operator's missing gradient.
 
+A gradient's second factor is stored the other way round, (I, O), which oneDNN's kernels of AVX2 do not read well. On 2
+cores of an AMD EPYC without AVX-512, torch 2.13, ms, least of 7 rounds of 12 weights:
+
+    768 → 3072, rows                32     128     256     512
+    y    F.linear | oneDNN   3.7 | 2.2   7.0 | 5.1  11.5 | 8.8  23.8 | 17.7
+    dx   torch.mm | oneDNN   3.0 | 2.5   5.7 | 6.4   9.4 | 11.3 19.4 | 26.0
+    dW   torch.mm | oneDNN   1.8 | 2.5   4.6 | 5.6   8.5 | 10.7 23.1 | 27.9
+    3072 → 768
+    dx   torch.mm | oneDNN   3.9 | 3.5   7.0 | 10.5 11.8 | 19.8 19.4 | 37.7
+    dW   torch.mm | oneDNN   3.4 | 3.2   6.1 | 9.9  10.7 | 20.0 19.0 | 38.2
+
+So gradients are ``torch.mm``'s there.
+
 For decoding, which is a matter of reading weights, ``Linear.pack_`` puts them into oneDNN's own blocks. Without
 blocks oneDNN reads (O, I) well at one row and less well at more, (I, O) the other way round. All matrices of the 125M, the
 embedding packed too and blocks made for as many rows as there are, read once, ms, on 2 cores of an AMD EPYC (Zen 4,
@@ -75,8 +88,9 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
 )
 # The rows that blocks are made for. Those made for one row are slower at many; these are as fast at one.
 PACKED_FOR_ROWS = 16
+HAS_AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
 # Fewer are filled up with zeros, which the kernels of AVX2 do not gain by.
-FEWEST_ROWS = 4 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 1
+FEWEST_ROWS = 4 if HAS_AVX512 else 1
 
 
 # A weight as it is stored: plain or in oneDNN's blocks, or in 16 bits.
@@ -104,11 +118,16 @@ class OneDNNLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         rows = dy.reshape(-1, dy.size(-1))  # (N, O)
-        dx = product(dy, weight.t()) if needs_x else None  # (…, I)
+        dx = _gradient_product(rows, weight).view(x.shape) if needs_x else None  # (…, I)
         dweight = (
-            product(rows.t(), x.reshape(-1, x.size(-1)).t()) if needs_weight else None
+            _gradient_product(rows.t(), x.reshape(-1, x.size(-1))) if needs_weight else None
         )  # (O, I)
         return dx, dweight, rows.sum(0) if needs_bias else None
+
+
+def _gradient_product(a: Tensor, b: Tensor) -> Tensor:
+    """a (N, I), b (I, O) → a @ b (N, O), b not being stored as a weight is, which oneDNN's AVX2 kernels read badly."""
+    return product(a, b.t()) if HAS_AVX512 else torch.mm(a, b)
 
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -132,7 +151,8 @@ def matmul(a: Tensor, b: Tensor, room: Tensor) -> Tensor:
 
     The result may be in ``room`` (N, O) or not: oneDNN's operator returns a new tensor.
     """
-    return product(a, b.t()) if _suits_onednn(a, b) else torch.mm(a, b, out=room)
+    is_read_well = HAS_AVX512 or b.t().is_contiguous()
+    return product(a, b.t()) if is_read_well and _suits_onednn(a, b) else torch.mm(a, b, out=room)
 
 
 def linear(x: Tensor, weight: Stored, bias: Optional[Tensor] = None) -> Tensor:
