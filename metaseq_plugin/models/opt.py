@@ -35,7 +35,7 @@ from metaseq_plugin.modules.cached_attention import CachedAttention
 from metaseq_plugin.modules.checkpointing import Checkpointing, Recompute, checkpointing_problems
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.dropout import dropout
-from metaseq_plugin.modules.half_weight import HalfWeight, is_exact
+from metaseq_plugin.modules.half_weight import HalfWeight, held
 from metaseq_plugin.modules.initial_weights import fill_all
 from metaseq_plugin.modules.joint_linear import JointLinear
 from metaseq_plugin.modules.linear import Linear, linear, unpack_to_load
@@ -332,9 +332,10 @@ class OPTDecoder(FairseqDecoder):
     def pack_(self) -> None:
         """Read the token embedding in 16 bits for the logits, where these hold it exactly: see ``half_weight.py``."""
         weight = self.embed_tokens.weight
-        if self.head is None and weight.device.type == "cpu" and is_exact(weight):
-            self.head = HalfWeight(weight)
-            self.register_load_state_dict_pre_hook(unpack_to_load)
+        if self.head is None and weight.device.type == "cpu":
+            self.head = held(weight)
+            if self.head is not None:
+                self.register_load_state_dict_pre_hook(unpack_to_load)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "OPTDecoder":
         """``to``, ``half`` and the like: what was packed before is not of the new kind."""

@@ -1,8 +1,10 @@
 """Weights held in 16 bits and multiplied in 32: half the bytes to read, on CPUs without 16-bit products too.
 
-    if is_exact(weight):              # every number is one of float16's, as in all of OPT's releases
-        half = HalfWeight(weight)
-        y = half.product(x, bias)     # what float32 gives, in another order of sums
+    half = held(weight)               # None if 16 bits cannot hold every number exactly
+    y = half.product(x, bias)         # what float32 gives, in another order of sums
+
+They hold a matrix that was saved in float16, as all of OPT's releases were, and, times a power of two, one that was saved in
+bfloat16, as ``--bf16`` saves them: of 8 significant bits, numbers down to 2**-32 of the largest.
 
 FBGEMM, which PyTorch ships, widens each number on its way from the cache into the product; every CPU that it runs on
 (AVX2 and later) has an instruction for it, so nothing is emulated. Decoding waits for weights to be read. The matrices
@@ -22,6 +24,7 @@ Neither is offered.
 Legend: I inputs, O outputs of a layer.
 """
 
+import math
 from typing import Optional
 
 import torch
@@ -34,31 +37,45 @@ HAS_FBGEMM = "fbgemm" in torch.backends.quantized.supported_engines and all(
     for name in ("linear_prepack_fp16", "linear_dynamic_fp16", "linear_unpack_fp16")
 )
 
+PART_ROWS = 1024  # of a weight, looked at together
+LEAST_EXPONENT = -100  # of the largest number; below it the power of two would be none of float32's
+
 
 class HalfWeight:
-    """A weight (O, I) of float32 on a CPU, in FBGEMM's 16-bit blocks. What float16 cannot hold has been refused before."""
+    """A weight (O, I) of float32 on a CPU, in FBGEMM's 16-bit blocks. What they cannot hold is not for it: see ``held``."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
-        self.num_outputs = weight.size(0)
+    def __init__(self, weight: Tensor, scale: float) -> None:
+        self.packed = torch.ops.quantized.linear_prepack_fp16((weight * scale).contiguous(), None)
+        self.num_outputs, self.scale = weight.size(0), scale
 
     def product(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """x (…, I) fp32, bias (O,) → (…, O) fp32, without a gradient."""
         if x.numel() == 0:
             return x.new_empty(*x.shape[:-1], self.num_outputs)
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
-        return y if bias is None else y.add_(bias)
+        return y.div_(self.scale) if bias is None else torch.add(bias, y, alpha=1 / self.scale)
 
     def to_dense(self) -> Tensor:
         """The weight (O, I) in fp32, bit by bit as it was."""
         weight: Tensor = torch.ops.quantized.linear_unpack_fp16(self.packed)[0]
-        return weight
+        return weight.div_(self.scale)
 
 
-def is_exact(weight: Tensor) -> bool:
-    """Whether ``HalfWeight`` holds ``weight`` (O, I) without rounding, and this CPU can multiply it."""
+def held(weight: Tensor) -> Optional[HalfWeight]:
+    """``weight`` (O, I) in 16 bits; None where these would round it, or where this CPU cannot multiply it."""
     if not HAS_FBGEMM or weight.dtype != torch.float32 or weight.numel() == 0:
-        return False
-    # The first row tells most of those that are not, without a copy of all. Of infinity FBGEMM makes 65,504.
-    is_same = all(torch.equal(part.half().float(), part) for part in (weight[:1], weight))
-    return is_same and largest(weight) < torch.inf
+        return None
+    top = largest(weight)
+    if not top < torch.inf:  # of infinity FBGEMM makes 65,504
+        return None
+    # Times the second, the largest number has float16's largest exponent but one: more could round up to infinity.
+    exponent = max(math.frexp(top)[1], LEAST_EXPONENT)
+    for scale in (1.0, 2.0 ** (15 - exponent)):
+        # By parts, most of those that are rounded are known by the first, and no copy is made of all.
+        if all(_is_exact(part * scale) for part in weight.split(PART_ROWS)):
+            return HalfWeight(weight, scale)
+    return None
+
+
+def _is_exact(part: Tensor) -> bool:
+    return torch.equal(part.half().float(), part)

@@ -70,7 +70,7 @@ least of 15 interleaved rounds, ms, in pages of 2 MiB | 4 KiB:
 
 So fewer than 4 rows are filled up, but not on CPUs of AVX2: on such an EPYC, quiet, the layers for one row took 18.3 ms, and
 25.0 filled up. int8, which gains little on packed bf16 at one row and is slower at more, is not offered. A packed embedding would be a
-second copy, since of blocks no row is to be had. What float16 holds exactly is packed otherwise (``half_weight.py``).
+second copy, since of blocks no row is to be had. What 16 bits hold exactly is packed otherwise (``half_weight.py``).
 """
 
 from typing import Any, Optional, Union
@@ -80,7 +80,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from metaseq_plugin.modules.half_weight import HAS_FBGEMM, HalfWeight, is_exact
+from metaseq_plugin.modules.half_weight import HAS_FBGEMM, HalfWeight, held
 
 # Private operators, hence the check; present in every torch this package supports.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
@@ -234,8 +234,9 @@ def pack(weight: Tensor) -> Stored:
 
     Of both ``to_dense`` gives it back.
     """
-    if is_exact(weight):
-        return HalfWeight(weight)
+    half = held(weight)
+    if half is not None:
+        return half
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
 
 

@@ -6,33 +6,49 @@ import torch.nn.functional as F
 
 from metaseq_plugin.models.opt import OPTDecoder, OPTDecoderLayer
 from metaseq_plugin.modules.decoding_weights import store_for_decoding_
-from metaseq_plugin.modules.half_weight import HAS_FBGEMM, HalfWeight, is_exact
+from metaseq_plugin.modules.half_weight import HAS_FBGEMM, HalfWeight, held
 from metaseq_plugin.modules.linear import Linear, linear, pack
 from tests.opt_models import TINY, decoder, tokens
 
 pytestmark = pytest.mark.skipif(not HAS_FBGEMM, reason="needs FBGEMM, whose blocks are of 16 bits")
 
 
-def rounded(model: OPTDecoder) -> OPTDecoder:
-    """The model as it is when a float16 checkpoint of it is loaded in float32."""
-    return model.half().float()
+def rounded(model: OPTDecoder, dtype: torch.dtype = torch.float16) -> OPTDecoder:
+    """The model as it is when a checkpoint of it in ``dtype`` is loaded in float32."""
+    return model.to(dtype).float()
+
+
+def with_number(weight: torch.Tensor, number: float) -> torch.Tensor:
+    return weight.index_put((torch.tensor(7), torch.tensor(7)), torch.tensor(number))
 
 
 def test_only_what_16_bits_hold_exactly_is_held_in_them() -> None:
     torch.manual_seed(0)
     weight = torch.randn(8, 8).half().float()
-    assert is_exact(weight)
-    assert is_exact(torch.full((8, 8), 2.0**-24))  # the least of float16's numbers
-    assert not any(
-        is_exact(weight.index_fill(0, torch.tensor(7), number))
-        for number in (0.1, 2.0**-25, 65_520.0, torch.nan, 1e6)
-    )
-    # FBGEMM would make the largest finite number of it.
-    assert not is_exact(
-        weight.index_put((torch.tensor(7), torch.tensor(7)), torch.tensor(torch.inf))
-    )
-    assert not is_exact(weight.double())
-    assert not is_exact(weight[:0])
+    least = torch.full((8, 8), 2.0**-24)  # of float16's numbers
+    # What float16 rounds down to 0, or up to infinity, it holds times a power of two.
+    inside = [weight, least, with_number(weight, 2.0**-25), with_number(weight, 2.0**17)]
+    for matrix in (*inside, torch.zeros(8, 8), torch.full((8, 8), 2.0**-120)):
+        half = held(matrix)
+        assert half is not None
+        assert torch.equal(half.to_dense(), matrix)
+    for number in (0.1, 65_520.0, torch.nan, 1e6, torch.inf, -torch.inf, 1e-9):
+        assert held(with_number(weight, number)) is None, number
+    assert held(weight.double()) is None
+    assert held(weight[:0]) is None
+
+
+@pytest.mark.parametrize("std", [1e-12, 0.006, 0.02, 3.0, 1e12])
+def test_what_was_saved_in_bfloat16_is_held(std: float) -> None:
+    torch.manual_seed(0)
+    weight = (torch.randn(1100, 96) * std).bfloat16().float()
+    x, bias = torch.randn(3, 96), torch.randn(1100) * std
+    half = held(weight)
+    assert half is not None
+    assert torch.equal(half.to_dense(), weight)
+    for added in (None, bias):
+        expected = F.linear(x, weight, added)
+        torch.testing.assert_close(half.product(x, added), expected, rtol=1e-5, atol=1e-5 * std)
 
 
 @pytest.mark.parametrize("shape", [(0, 96), (1, 96), (5, 96), (2, 3, 96), (64, 96)])
@@ -52,8 +68,9 @@ def test_equals_torch_at_all_numbers_of_rows(shape: tuple[int, ...], outputs: in
 
 
 @torch.no_grad()
-def test_a_model_in_16_bits_has_the_state_and_the_logits_it_had() -> None:
-    model, ids = rounded(decoder(**TINY)), tokens(2, 9)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_16_bits_has_the_state_and_the_logits_it_had(dtype: torch.dtype) -> None:
+    model, ids = rounded(decoder(**TINY), dtype), tokens(2, 9)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     expected = model(ids)[0]
     store_for_decoding_(model)
