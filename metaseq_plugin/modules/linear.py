@@ -70,7 +70,8 @@ least of 15 interleaved rounds, ms, in pages of 2 MiB | 4 KiB:
 
 So fewer than 4 rows are filled up, but not on CPUs of AVX2: on such an EPYC, quiet, the layers for one row took 18.3 ms, and
 25.0 filled up. int8, which gains little on packed bf16 at one row and is slower at more, is not offered. A packed embedding would be a
-second copy, since of blocks no row is to be had. What 16 bits hold exactly is packed otherwise (``half_weight.py``).
+second copy, since of blocks no row is to be had. What 16 bits hold exactly is packed otherwise (``half_weight.py``),
+and CPUs of AVX2 read no blocks (``first_factor.py``).
 """
 
 from typing import Any, Optional, Union
@@ -80,6 +81,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from metaseq_plugin.modules import first_factor
+from metaseq_plugin.modules.first_factor import FirstFactor
 from metaseq_plugin.modules.half_weight import HAS_FBGEMM, HalfWeight, held
 
 # Private operators, hence the check; present in every torch this package supports.
@@ -88,13 +91,15 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available() and all(
 )
 # The rows that blocks are made for. Those made for one row are slower at many; these are as fast at one.
 PACKED_FOR_ROWS = 16
-HAS_AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
+CAPABILITY = torch.backends.cpu.get_cpu_capability()
+IS_AVX2 = CAPABILITY == "AVX2"  # and no AVX-512
 # Fewer are filled up with zeros, which the kernels of AVX2 do not gain by.
-FEWEST_ROWS = 4 if HAS_AVX512 else 1
+FEWEST_ROWS = 4 if "AVX512" in CAPABILITY else 1
 
 
-# A weight as it is stored: plain or in oneDNN's blocks, or in 16 bits.
-Stored = Union[Tensor, HalfWeight]
+# What multiplies by itself, and a weight as it is stored: that, or plain or in oneDNN's blocks.
+Held = Union[HalfWeight, FirstFactor]
+Stored = Union[Tensor, Held]
 
 
 def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -127,7 +132,7 @@ class OneDNNLinear(torch.autograd.Function):
 
 def _gradient_product(a: Tensor, b: Tensor) -> Tensor:
     """a (N, I), b (I, O) → a @ b (N, O), b not being stored as a weight is, which oneDNN's AVX2 kernels read badly."""
-    return product(a, b.t()) if HAS_AVX512 else torch.mm(a, b)
+    return torch.mm(a, b) if IS_AVX2 else product(a, b.t())
 
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -151,7 +156,7 @@ def matmul(a: Tensor, b: Tensor, room: Tensor) -> Tensor:
 
     The result may be in ``room`` (N, O) or not: oneDNN's operator returns a new tensor.
     """
-    is_read_well = HAS_AVX512 or b.t().is_contiguous()
+    is_read_well = not IS_AVX2 or b.t().is_contiguous()
     return product(a, b.t()) if is_read_well and _suits_onednn(a, b) else torch.mm(a, b, out=room)
 
 
@@ -160,14 +165,12 @@ def linear(x: Tensor, weight: Stored, bias: Optional[Tensor] = None) -> Tensor:
 
     A packed weight has no gradient.
     """
-    if isinstance(weight, HalfWeight):
+    if not isinstance(weight, Tensor):
         return weight.product(x, bias)
     if _suits_onednn(x, weight):
-        return (
-            OneDNNLinear.apply(x, weight, bias)
-            if torch.is_grad_enabled()
-            else product(x, weight, bias)
-        )
+        if torch.is_grad_enabled():
+            return OneDNNLinear.apply(x, weight, bias)
+        return (first_factor.product if IS_AVX2 else product)(x, weight, bias)
     return packed_product(x, weight, bias) if weight.is_mkldnn else F.linear(x, weight, bias)
 
 
@@ -184,10 +187,10 @@ class Linear(nn.Linear):
     """``nn.Linear`` through ``linear``.
 
     Attributes:
-        half_weight: the weight in 16 bits; ``weight`` is then a shape without values. None: ``weight`` has them.
+        held: what has the values in place of ``weight``, which is then a shape without any. None: ``weight`` has them.
     """
 
-    half_weight: Optional[HalfWeight] = None
+    held: Optional[Held] = None
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.stored_weight, self.bias)
@@ -202,12 +205,12 @@ class Linear(nn.Linear):
     @property
     def stored_weight(self) -> Stored:
         """What to multiply by."""
-        return self.weight if self.half_weight is None else self.half_weight
+        return self.weight if self.held is None else self.held
 
     @property
     def is_packed(self) -> bool:
         """Whether the weight is stored for decoding."""
-        return self.half_weight is not None or self.weight.is_mkldnn
+        return self.held is not None or self.weight.is_mkldnn
 
     def dense_weight(self) -> Tensor:
         """The weight (O, I), out of its blocks."""
@@ -215,8 +218,8 @@ class Linear(nn.Linear):
 
     def hold_(self, weight: Stored) -> None:
         """Have another weight, which cannot be trained."""
-        self.half_weight = weight if isinstance(weight, HalfWeight) else None
-        if isinstance(weight, HalfWeight):
+        self.held = None if isinstance(weight, Tensor) else weight
+        if not isinstance(weight, Tensor):
             weight = torch.empty_like(self.weight, device="meta")
         self.weight = nn.Parameter(weight, requires_grad=False)
 
@@ -230,13 +233,15 @@ class Linear(nn.Linear):
 
 
 def pack(weight: Tensor) -> Stored:
-    """weight (O, I) in blocks of 16 bits where these hold it exactly, else in oneDNN's, which only ``product`` reads.
+    """weight (O, I) as it is read fastest, by ``linear`` only: in 16 bits where these hold it exactly, else as this CPU likes it.
 
-    Of both ``to_dense`` gives it back.
+    Of all kinds ``to_dense`` gives it back.
     """
     half = held(weight)
     if half is not None:
         return half
+    if IS_AVX2:
+        return FirstFactor(weight.clone())  # ``weight`` may lie in a file
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
 
 

@@ -58,13 +58,13 @@ def test_equals_torch_at_all_numbers_of_rows(shape: tuple[int, ...], outputs: in
     x, bias = torch.randn(shape), torch.randn(outputs)
     weight = torch.randn(outputs, 96).half().float()
     weight[0, :2] = torch.tensor([2.0**-24, 65_504.0])
-    held = pack(weight)
-    assert isinstance(held, HalfWeight)
-    assert torch.equal(held.to_dense(), weight)
+    half = pack(weight)
+    assert isinstance(half, HalfWeight)
+    assert torch.equal(half.to_dense(), weight)
     with torch.no_grad():
         for added in (None, bias):
             expected = F.linear(x, weight, added)
-            torch.testing.assert_close(linear(x, held, added), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(linear(x, half, added), expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -78,8 +78,8 @@ def test_a_model_in_16_bits_has_the_state_and_the_logits_it_had(dtype: torch.dty
     layer = model.layers[0]
     assert isinstance(layer, OPTDecoderLayer)
     assert layer.self_attn.joint is not None
-    held = (layer.fc1.half_weight, layer.self_attn.joint[0], model.head)
-    assert all(isinstance(part, HalfWeight) for part in held)
+    parts = (layer.fc1.held, layer.self_attn.joint[0], model.head)
+    assert all(isinstance(part, HalfWeight) for part in parts)
     torch.testing.assert_close(model(ids)[0], expected, rtol=1e-5, atol=1e-5)
     after = model.state_dict()
     assert list(after) == list(before)

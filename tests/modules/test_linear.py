@@ -1,11 +1,14 @@
 """The matrix product that replaces ``F.linear``, and weights packed for decoding."""
 
+from typing import cast
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from metaseq_plugin.modules import linear as linear_module
 from metaseq_plugin.modules.decoding_weights import store_for_decoding_
+from metaseq_plugin.modules.first_factor import FirstFactor
 from metaseq_plugin.modules.linear import Linear, computes_in, linear, pack
 from tests.opt_models import TINY, decoder, tokens
 
@@ -20,7 +23,7 @@ def test_equals_torch(shape: tuple[int, ...], stored: bool, bias: bool) -> None:
     expected = F.linear(x, module.weight, module.bias)
     if stored:
         store_for_decoding_(module)
-        assert module.weight.is_mkldnn
+        assert module.is_packed
     with torch.no_grad():
         found = module(x)
         assert found.shape == expected.shape
@@ -30,22 +33,38 @@ def test_equals_torch(shape: tuple[int, ...], stored: bool, bias: bool) -> None:
                 assert linear(x.to(dtype), module.weight.to(dtype)).dtype == dtype
 
 
-@pytest.mark.parametrize("rows", [1, 2, 4, 8, 16, 64])
+@pytest.mark.skipif(not linear_module.HAS_ONEDNN, reason="without oneDNN nothing is packed")
+@pytest.mark.parametrize(
+    "shape", [(n, 96) for n in (0, 1, 2, 3, 4, 5, 8, 9, 16, 32, 33, 64)] + [(2, 5, 96)]
+)
 @pytest.mark.parametrize("outputs", [72, 200])
-def test_packed_equals_torch_at_all_numbers_of_rows(rows: int, outputs: int) -> None:
+@pytest.mark.parametrize("is_avx2", [True, False])
+def test_packed_equals_torch_at_all_numbers_of_rows(
+    shape: tuple[int, ...], outputs: int, is_avx2: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_module, "IS_AVX2", is_avx2)
     torch.manual_seed(0)
-    x, weight, bias = torch.randn(rows, 96), torch.randn(outputs, 96), torch.randn(outputs)
+    x, weight, bias = torch.randn(shape), torch.randn(outputs, 96), torch.randn(outputs)
     packed = pack(weight)
+    assert isinstance(packed, FirstFactor) == is_avx2
     assert torch.equal(packed.to_dense(), weight)
     with torch.no_grad():
-        found = linear(x, packed, bias)
-    torch.testing.assert_close(found, F.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
+        for added in (None, bias):
+            expected = F.linear(x, weight, added)
+            for stored in (packed, weight):
+                found = linear(x, stored, added)
+                assert found.is_contiguous()
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (24,)])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", ["", "x", "weight"])
-def test_gradients_equal_torchs(shape: tuple[int, ...], bias: bool, frozen: str) -> None:
+@pytest.mark.parametrize("is_avx2", [True, False])
+def test_gradients_equal_torchs(
+    shape: tuple[int, ...], bias: bool, frozen: str, is_avx2: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_module, "IS_AVX2", is_avx2)
     torch.manual_seed(0)
     module = Linear(24, 40, bias=bias)
     module.weight.requires_grad_(frozen != "weight")
@@ -68,7 +87,7 @@ def test_storing_changes_neither_state_nor_logits() -> None:
         expected = model(ids)[0]
         store_for_decoding_(model)
         store_for_decoding_(model)  # a model may have come to two generators
-        assert model.get_parameter("layers.0.fc1.weight").is_mkldnn
+        assert cast(Linear, model.get_submodule("layers.0.fc1")).is_packed
         torch.testing.assert_close(model(ids)[0], expected, rtol=1e-5, atol=1e-5)
     after = model.state_dict()
     assert list(after) == list(before)
@@ -115,3 +134,13 @@ def test_a_packed_model_may_change_its_data_type() -> None:
     module.double()
     assert torch.equal(module.weight, expected)
     assert torch.equal(module.state_dict()["weight"], expected)
+
+
+def test_a_packed_weight_lies_in_memory_of_its_own() -> None:
+    """The file that it was read from may be changed, or its pages given back."""
+    module = Linear(24, 40)
+    source = module.weight.detach()
+    expected = source.clone()
+    store_for_decoding_(module)
+    source.zero_()
+    assert torch.equal(module.dense_weight(), expected)
