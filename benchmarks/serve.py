@@ -140,7 +140,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--shape", choices=SHAPES, default="125m")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64], help="at once")
-    parser.add_argument("--seconds", type=float, default=25.0, help="for each number of clients")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each number of clients")
     parser.add_argument("--batched", type=int, default=48, help="requests for Hugging Face")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
