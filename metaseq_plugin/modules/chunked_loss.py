@@ -13,7 +13,8 @@ known as soon as the logits are, it is taken in the forward pass, while they are
 (4) backward only multiplies dX and dW by the gradient that arrives, in place.
 
 So there are three matrix products in all; recomputing the logits in backward would make four. On CPUs
-in fp32 the first two run on oneDNN (``linear.py``); dW's would need a second (V, D) tensor there.
+in fp32 the first two run on oneDNN, the second not on AVX2 (``linear.py``); dW's would need a second
+(V, D) tensor there.
 
 16 bits: softmax statistics, loss and dW's sum are fp32; G is rounded to the features' type for the
 products. An entry of P is near 1/V and would be subnormal in fp16, and the loss scale that should

@@ -3,8 +3,9 @@
     store_for_decoding_(model)
 
 On a CPU the matrices are packed: into 16 bits where these hold every number exactly (``half_weight.py``), else into
-oneDNN's blocks (``linear.py``); and those of linear layers with the same input are joined (``joint_linear.py``). State dicts
-stay as they are, and one that is loaded unpacks what it is for. No second copy is kept, but in 16 bits of the token embedding: of blocks no row is to be had.
+oneDNN's blocks (``linear.py``), or on AVX2 left whole to be first factors (``first_factor.py``); and those of linear layers
+with the same input are joined (``joint_linear.py``). State dicts stay as they are, and one that is loaded unpacks what it is
+for. No second copy is kept, but in 16 bits of the token embedding: of blocks no row is to be had.
 """
 
 from typing import Protocol, runtime_checkable
