@@ -4,7 +4,7 @@
     y = half.product(x, bias)         # what float32 gives, in another order of sums
 
 They hold a matrix that was saved in float16, as all of OPT's releases were, and, times a power of two, one that was saved in
-bfloat16, as ``--bf16`` saves them: of 8 significant bits, numbers down to 2**-32 of the largest.
+bfloat16, as ``--bf16`` saves them: of 8 significant bits, numbers down to 2**-31 of the largest.
 
 FBGEMM, which PyTorch ships, widens each number on its way from the cache into the product; every CPU that it runs on
 (AVX2 and later) has an instruction for it, so nothing is emulated. Decoding waits for weights to be read. The matrices
@@ -45,7 +45,10 @@ class HalfWeight:
     """A weight (O, I) of float32 on a CPU, in FBGEMM's 16-bit blocks. What they cannot hold is not for it: see ``held``."""
 
     def __init__(self, weight: Tensor, scale: float) -> None:
-        self.packed = torch.ops.quantized.linear_prepack_fp16((weight * scale).contiguous(), None)
+        scaled = (
+            weight if scale == 1.0 else weight * scale
+        )  # a copy of a large matrix is not made in vain
+        self.packed = torch.ops.quantized.linear_prepack_fp16(scaled.contiguous(), None)
         self.num_outputs, self.scale = weight.size(0), scale
 
     def product(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -72,10 +75,10 @@ def held(weight: Tensor) -> Optional[HalfWeight]:
     exponent = max(math.frexp(top)[1], LEAST_EXPONENT)
     for scale in (1.0, 2.0 ** (15 - exponent)):
         # By parts, most of those that are rounded are known by the first, and no copy is made of all.
-        if all(_is_exact(part * scale) for part in weight.split(PART_ROWS)):
+        if all(_is_exact(part, scale) for part in weight.split(PART_ROWS)):
             return HalfWeight(weight, scale)
     return None
 
 
-def _is_exact(part: Tensor) -> bool:
-    return torch.equal(part.half().float(), part)
+def _is_exact(part: Tensor, scale: float) -> bool:
+    return torch.equal((part * scale).half().float() / scale, part)

@@ -34,6 +34,8 @@ def test_only_what_16_bits_hold_exactly_is_held_in_them() -> None:
         assert torch.equal(half.to_dense(), matrix)
     for number in (0.1, 65_520.0, torch.nan, 1e6, torch.inf, -torch.inf, 1e-9):
         assert held(with_number(weight, number)) is None, number
+    # Times a power of two that brings the largest into float16, the least is none of float32's.
+    assert held(torch.tensor([[2.0**127, 2.0**-120]])) is None
     assert held(weight.double()) is None
     assert held(weight[:0]) is None
 
