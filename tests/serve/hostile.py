@@ -61,9 +61,16 @@ def made(seed: int, number: int) -> Hostile:
     return Hostile(kind, RAW[kind](draw), True)
 
 
+def host(draw: random.Random) -> str:
+    """Most often one that the server listens to, so that the rest of the request is looked at too."""
+    return (
+        "localhost" if draw.random() < 0.95 else draw.choice(("x", "[", "a b", "localhost.x", ""))
+    )
+
+
 def post(path: str, body: bytes, draw: random.Random) -> bytes:
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {draw.choice(KINDS)}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host(draw)}\r\nConnection: close\r\nContent-Type: {draw.choice(KINDS)}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -125,7 +132,7 @@ BYTE_CHANGES: list[Callable[[random.Random, str], bytes]] = [
 ]  # fmt: skip
 
 BODY = b'{"prompt": "a", "max_tokens": 2}'
-HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 
@@ -153,7 +160,7 @@ def odd_request(draw: random.Random) -> bytes:
          "Range: bytes=0-,0-,0-\r\n", "If-None-Match: *\r\n", "Content-Length: 0\r\nContent-Length: 1\r\n",
          "Cookie: " + "x" * 3000 + "\r\n", "Accept-Encoding: \x00\r\n", " folded: 1\r\n", "Host: y\r\n")
     )  # fmt: skip
-    return f"{method} {target} HTTP/{version}\r\nHost: x\r\n{more}\r\n".encode("latin-1")
+    return f"{method} {target} HTTP/{version}\r\nHost: {host(draw)}\r\n{more}\r\n".encode("latin-1")
 
 
 def chunks(draw: random.Random) -> bytes:
@@ -199,7 +206,7 @@ def wrong_length(draw: random.Random) -> bytes:
 
 
 def pipelined(draw: random.Random) -> bytes:
-    parts = [WHOLE, WHOLE, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", odd_request(draw), bad_head(draw)]  # fmt: skip
+    parts = [WHOLE, WHOLE, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", odd_request(draw), bad_head(draw)]  # fmt: skip
     return b"".join(draw.choice(parts) for _ in range(draw.randrange(2, 12)))
 
 

@@ -31,11 +31,13 @@ async def ask_again_and_again(url: str, end: float, statuses: Counter[str]) -> f
     place, slowest = urlsplit(url), 0.0
     body = json.dumps(FIELDS).encode()
     head = (
-        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    while time.monotonic() < end:
+    is_over = False  # whoever comes late asks once, too
+    while not is_over:
         begun = time.monotonic()
+        is_over = begun >= end
         try:
             reader, writer = await asyncio.open_connection(place.hostname, place.port)
             writer.write(head.encode() + body)

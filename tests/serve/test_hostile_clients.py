@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import resource
 import signal
 import socket
@@ -98,11 +99,31 @@ def test_too_many_fields_and_biases_are_counted(client: TestClient) -> None:
     )
 
 
-def test_hostile_requests(url: str) -> None:
-    before = ordinary(url)
-    found = send(url, seed=1, numbers=range(40))
-    assert found.faults == []
-    assert ordinary(url) == before
+def test_hostile_requests(service: Service) -> None:
+    with running(build(service, only_at="127.0.0.1"), service) as url:  # as it is without keys
+        before = ordinary(url)
+        found = send(url, seed=1, numbers=range(40))
+        assert found.faults == []
+        assert found.statuses["421"] < found.statuses["200"]  # what is behind is reached too
+        assert ordinary(url) == before
+
+
+@pytest.mark.parametrize("ending", [b"zz\r\n", b"-1\r\n", b"2\r\nab"])
+@pytest.mark.parametrize("host", [b"localhost", b"pages.example"])
+def test_a_request_that_is_refused_and_no_http_is_answered_once(
+    service: Service, caplog: pytest.LogCaptureFixture, host: bytes, ending: bytes
+) -> None:
+    """Its head may be refused while its body turns out to be none."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n" % host
+    with running(build(service, only_at="127.0.0.1"), service) as url:
+        logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+        for _ in range(5):
+            connection = connect(url, head + ending)
+            connection.shutdown(socket.SHUT_WR)
+            assert rest(connection).count(b"HTTP/1.1 4") <= 1
+        ordinary(url)
+    logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize(
