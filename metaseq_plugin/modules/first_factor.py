@@ -44,6 +44,11 @@ class FirstFactor:
         return self.weight
 
 
+def onednn_product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """x (…, I), weight (O, I), of any strides or packed, bias (O,) → (…, O), on oneDNN, without a gradient."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """x (…, I), weight (O, I), bias (O,) → x Wᵀ + b (…, O), all fp32, without a gradient."""
     rows = x.reshape(-1, x.size(-1))  # (R, I)
@@ -51,9 +56,9 @@ def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     if count == 0:
         return F.linear(x, weight, bias)
     if count > MOST_ROWS:
-        return _onednn(x, weight, bias)
+        return onednn_product(x, weight, bias)
     filled = F.pad(rows, (0, 0, 0, _filled(count) - count))
-    y = _onednn(weight, filled, None)[:, :count].t()  # (R, O)
+    y = onednn_product(weight, filled)[:, :count].t()  # (R, O)
     y = y.contiguous() if bias is None else torch.add(y, bias, out=rows.new_empty(y.shape))
     return y.view(*x.shape[:-1], y.size(1))
 
@@ -63,7 +68,3 @@ def _filled(count: int) -> int:
     if count <= 4:
         return 1 if count == 1 else 4
     return -(-count // 8) * 8
-
-
-def _onednn(a: Tensor, b: Tensor, bias: Optional[Tensor]) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")

@@ -83,6 +83,7 @@ from torch.autograd.function import once_differentiable
 
 from metaseq_plugin.modules import first_factor
 from metaseq_plugin.modules.first_factor import FirstFactor
+from metaseq_plugin.modules.first_factor import onednn_product as product
 from metaseq_plugin.modules.half_weight import HAS_FBGEMM, HalfWeight, held
 
 # Private operators, hence the check; present in every torch this package supports.
@@ -100,11 +101,6 @@ FEWEST_ROWS = 4 if "AVX512" in CAPABILITY else 1
 # What multiplies by itself, and a weight as it is stored: that, or plain or in oneDNN's blocks.
 Held = Union[HalfWeight, FirstFactor]
 Stored = Union[Tensor, Held]
-
-
-def product(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """x (…, I), weight (O, I), of any strides or packed, bias (O,) → (…, O), on oneDNN, without a gradient."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class OneDNNLinear(torch.autograd.Function):

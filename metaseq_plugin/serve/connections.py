@@ -123,9 +123,8 @@ class PatientProtocol(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
-        if (
-            self.cycle is not None
-        ):  # its request is answered with this: what else it says finds nobody
+        if self.cycle is not None:
+            # Its request is answered with this: what else it says finds nobody.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
