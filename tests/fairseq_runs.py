@@ -16,6 +16,7 @@ from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
+import torch._dynamo  # every run imports it, for two seconds; here once for all forks
 from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder, data_file_path, index_file_path
 
 import metaseq_plugin  # noqa: F401  registers everything before the fork

@@ -15,7 +15,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-import torch._dynamo  # noqa: F401  DDP imports it, for a second; here once for all forks
 import torch.distributed as dist
 
 from tests.fairseq_runs import TIMEOUT_SECONDS, Ended, _child, training_arguments

@@ -70,6 +70,7 @@ SEAMS = (
     Seam("omegaconf", "before", "mutable_defaults", "give_hashes"),
     Seam("hydra", "before", "mutable_defaults", "give_hashes"),
     Seam("fairseq", "before", "mutable_defaults", "give_hashes"),
+    Seam("omegaconf", "after", "config_copies", "leaving_parents"),
     Seam("hydra.core.plugins", "after", "hydra_plugins", "provide_find_module"),
     Seam("fairseq.dataclass.utils", "after", "hydra_plugins", "provide_find_module"),
     Seam("fairseq", "before", "huge_pages", "ask"),

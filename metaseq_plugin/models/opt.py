@@ -36,7 +36,7 @@ from metaseq_plugin.modules.checkpointing import Checkpointing, Recompute, check
 from metaseq_plugin.modules.compile import compile_layers
 from metaseq_plugin.modules.dropout import dropout
 from metaseq_plugin.modules.half_weight import HalfWeight, held
-from metaseq_plugin.modules.initial_weights import fill_all
+from metaseq_plugin.modules.initial_weights import empty_embedding, fill_all
 from metaseq_plugin.modules.joint_linear import JointLinear
 from metaseq_plugin.modules.linear import Linear, linear, unpack_to_load
 from metaseq_plugin.modules.positions import POSITION_OFFSET, positions_and_mask
@@ -245,8 +245,8 @@ class OPTDecoder(FairseqDecoder):
         self.checkpointing = Checkpointing(cfg)
         self.padding_idx: int = dictionary.pad()
         self.separator: Optional[int] = dictionary.eos() if cfg.document_attention else None
-        self.embed_tokens = nn.Embedding(len(dictionary), word_dim, self.padding_idx)
-        self.embed_positions = nn.Embedding(
+        self.embed_tokens = empty_embedding(len(dictionary), word_dim, self.padding_idx)
+        self.embed_positions = empty_embedding(
             cfg.decoder_max_positions + POSITION_OFFSET, dim, self.padding_idx
         )
         self.head: Optional[HalfWeight] = None  # the token embedding again, to be multiplied only

@@ -18,7 +18,7 @@ from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metaseq_plugin.layout.piece import Piece
 
@@ -114,6 +114,12 @@ def fill_normal(matrices: Sequence[Matrix], seed: int) -> None:
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill_share, range(threads)))
+
+
+def empty_embedding(num_rows: int, dim: int, padding_idx: int) -> nn.Embedding:
+    """One to be filled later; ``nn.Embedding`` draws at once, for which torch imports its compiler on the meta device."""
+    rows = torch.empty(num_rows, dim)
+    return nn.Embedding.from_pretrained(rows, freeze=False, padding_idx=padding_idx)
 
 
 @torch.no_grad()

@@ -76,6 +76,22 @@ def test_initial_weights(kind: str) -> None:
             assert abs(values.mean().item()) < 4 * expected / math.sqrt(values.numel()), name
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_embeddings_draw_nothing_of_their_own(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    def draw(self: torch.nn.Embedding) -> None:
+        raise AssertionError(
+            "on the meta device torch imports its compiler for this, for two seconds"
+        )
+
+    monkeypatch.setattr(torch.nn.Embedding, "reset_parameters", draw)
+    with torch.device(device):
+        model = OPTDecoder(config(**KINDS["pre-norm"]), dictionary(40))
+    for table, num_rows in ((model.embed_tokens, 40), (model.embed_positions, 42)):
+        assert table.weight.shape == (num_rows, 32)
+        assert (table.padding_idx, table.weight.requires_grad) == (PAD, True)
+        assert table.weight.device.type == device
+
+
 def as_defined(seed: int, name: str, shape: tuple[int, int], std: float) -> torch.Tensor:
     """The whole matrix ``name``, block after block, as modules/initial_weights.py defines its values."""
     blocks = []
