@@ -5,6 +5,8 @@ import linecache
 import re
 from pathlib import Path
 
+import pytest
+
 from metaseq_plugin import cli
 from tests.fairseq_runs import run_fairseq, train
 
@@ -19,6 +21,7 @@ def fifty_lines() -> list[str]:
     return list(dict.fromkeys(line for line in lines if len(line.split()) > 2))[:NUM_LINES]
 
 
+@pytest.mark.slow
 def test_fifty_lines_by_heart(tmp_path: Path) -> None:
     lines = fifty_lines()
     # Two documents, of which `prepare` holds one out; which one is its choice.

@@ -285,6 +285,7 @@ REQUESTS = st.builds(
 ACTIONS = st.builds(Action, st.lists(REQUESTS, max_size=3), st.integers(0, 30), st.integers(0, 12))
 
 
+@pytest.mark.slow
 @given(
     kind=st.sampled_from(sorted(KINDS)),
     patience=st.sampled_from([1, 3, 8]),

@@ -23,7 +23,7 @@ TINY_SHAPE = {**TINY, "decoder_max_positions": 80}
 # The 125M's layers, dimensions and heads, with few words and positions.
 REAL_SHAPE = {"decoder_max_positions": 80}
 CASES = [
-    pytest.param(TINY_SHAPE, 0.4, 16, id="tiny"),
+    pytest.param(TINY_SHAPE, 0.4, 16, id="tiny", marks=pytest.mark.slow),
     pytest.param(REAL_SHAPE, 0.06, 8, id="125m", marks=pytest.mark.slow),
 ]
 

@@ -75,6 +75,7 @@ def num_common(one: str, other: str) -> int:
     )
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(deadline=None, max_examples=600)
 def test_pieces_are_the_whole_text_up_to_its_first_stop(

@@ -185,6 +185,7 @@ def test_a_run_that_is_refused_is_none_unless_it_was_one_before(data: Path, tmp_
     assert end["accounts"]["starting"] == pytest.approx(end["seconds"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_known_to_the_update(data: Path, tmp_path: Path) -> None:
     options = (*ALIKE, "--max-update", 9, "--save-interval-updates", 2)
     prepare = act_at(6, send_myself(signal.SIGKILL))  # amid the sixth
