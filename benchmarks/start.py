@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import List, Mapping, NamedTuple
@@ -90,9 +91,12 @@ def run(command: List[str]) -> Spent:
     Raises:
         RuntimeError: it failed, with what it said.
     """
-    before, began = os.times(), time.perf_counter()
-    ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    wall, after = time.perf_counter() - began, os.times()
+    with tempfile.TemporaryDirectory() as folder:  # fairseq makes checkpoints/ in it
+        before, began = os.times(), time.perf_counter()
+        ended = subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=folder
+        )
+        wall, after = time.perf_counter() - began, os.times()
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {ended.returncode}:\n{ended.stderr}")
     cpu = after.children_user + after.children_system
